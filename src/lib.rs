@@ -1,0 +1,12 @@
+//! boardlane: a virtio-net link between a PCI master and each of its boards.
+
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
+)]
+
+pub mod memory;
+pub mod net;
+pub mod spec;
+pub mod tunnel;
+pub mod virtqueue;

@@ -1,0 +1,3 @@
+//! boardlane's command line.
+
+fn main() {}

@@ -1,0 +1,412 @@
+//! Access to memory that another machine or process may change at any moment.
+//!
+//! Theory of operation. A [`Mapping`] owns a range of bytes; a [`View`] is a checked part of it. All
+//! values are little-endian in memory and native in the program. Scalars are relaxed atomics unless
+//! the name says acquire or release; bulk copies are relaxed atomics of 8 bytes where alignment
+//! allows and of single bytes at the edges. So nothing the other end does while we look is undefined
+//! behaviour: at worst a copy is a mixture of old and new, and what is checked is the copy.
+//!
+//! On memory that is not [`Kind::Cached`] every access is an aligned 4- or 8-byte one. A narrower
+//! load takes the word around it; a narrower store rewrites the word around it, which is right only
+//! because each word of shared structures has one writer. The rings avoid it on their hot words.
+//!
+//! Invariants: `base..base+len` stays mapped while the Mapping lives (`keep` owns it), and `base` is
+//! aligned to 8 bytes.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use super::Kind;
+
+/// A range of memory shared with a peer, and how it may be accessed.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    kind: Kind,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the bytes are only reached through atomic accesses, which any thread may make; `_keep` is
+// Send and Sync itself and only holds the memory.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.len).field("kind", &self.kind).finish()
+    }
+}
+
+impl Mapping {
+    /// Zeroed memory of this process, of at least `len` bytes: for tests, examples and buffers.
+    pub fn anonymous(len: usize, kind: Kind) -> Self {
+        let words: Box<[AtomicU64]> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let base = NonNull::from(&*words).cast::<u8>();
+        // SAFETY: the words live on the heap, do not move with their box, are aligned to 8 bytes and
+        // only accessed through atomics from now on.
+        unsafe { Self::from_raw(base, len, kind, Box::new(words)) }
+    }
+
+    /// Takes over a mapping that somebody made.
+    ///
+    /// # Safety
+    /// `base..base + len` must be readable and writable for as long as `keep` lives, and must not be
+    /// accessed except through atomics or by other processes.
+    ///
+    /// # Panics
+    /// If `base` is not aligned to 8 bytes, or `len` not a multiple of 8 where the kind takes words
+    /// only: how a transport maps is our own doing.
+    pub unsafe fn from_raw(
+        base: NonNull<u8>,
+        len: usize,
+        kind: Kind,
+        keep: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        assert!(base.as_ptr().addr() % 8 == 0, "mappings are aligned to 8 bytes");
+        assert!(kind == Kind::Cached || len % 8 == 0, "word-only memory ends at a word");
+        Self { base, len, kind, _keep: keep }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How it may be accessed.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// If they are not all inside: callers pass what [`super::BusMemory`] has checked.
+    pub fn view(&self, offset: usize, len: usize) -> View<'_> {
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "view {offset}+{len} of a mapping of {}",
+            self.len
+        );
+        // SAFETY: offset is inside the mapping, or one past its end.
+        let base = unsafe { self.base.add(offset) };
+        View { base, len, kind: self.kind, _mapping: self }
+    }
+}
+
+/// A full fence between all accesses before it and all after it, stores and loads alike.
+///
+/// On WC and UC mappings of real buses this also orders: x86 makes it a locked instruction or
+/// MFENCE, PowerPC a `sync`.
+#[inline]
+pub fn fence_full() {
+    fence(Ordering::SeqCst);
+}
+
+/// A checked part of a [`Mapping`]. Offsets are in bytes from its start and must lie inside it: they
+/// come from our own layout arithmetic, so being wrong is a bug and panics.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'m> {
+    base: NonNull<u8>,
+    len: usize,
+    kind: Kind,
+    _mapping: &'m Mapping,
+}
+
+/// One scalar access of a cached mapping, checked for range and alignment.
+macro_rules! atomic {
+    ($self:ident, $off:expr, $atomic:ty) => {{
+        let (off, size) = ($off, size_of::<$atomic>());
+        assert!(off <= $self.len && size <= $self.len - off, "{off}+{size} in {}", $self.len);
+        // SAFETY: in range, as just asserted.
+        let p = unsafe { $self.base.add(off) };
+        assert!(p.as_ptr().addr() % size == 0, "misaligned access");
+        // SAFETY: in range, aligned, valid while the mapping is borrowed, and only ever accessed
+        // atomically; the reference to the atomic does not outlive this expression's statement.
+        unsafe { p.cast::<$atomic>().as_ref() }
+    }};
+}
+
+impl View<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How it may be accessed.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether its first byte lies at a multiple of `align` in this process.
+    pub fn is_aligned(&self, align: u64) -> bool {
+        self.base.as_ptr().addr() as u64 % align == 0
+    }
+
+    /// Address and length for a system call's I/O vector; `None` where a system call must not
+    /// copy to or from this memory itself.
+    pub fn io_parts(&self) -> Option<(*mut u8, usize)> {
+        (self.kind == Kind::Cached).then_some((self.base.as_ptr(), self.len))
+    }
+
+    fn cached(&self) -> bool {
+        self.kind == Kind::Cached
+    }
+
+    /// A relaxed load of 16 bits.
+    #[inline]
+    pub fn load_le16(&self, off: usize) -> u16 {
+        if !self.cached() {
+            return self.narrow_load(off);
+        }
+        u16::from_le(atomic!(self, off, AtomicU16).load(Ordering::Relaxed))
+    }
+
+    /// A 16-bit load that no later access overtakes.
+    #[inline]
+    pub fn load_acquire_le16(&self, off: usize) -> u16 {
+        let v = self.load_le16(off);
+        fence(Ordering::Acquire);
+        v
+    }
+
+    /// A relaxed store of 16 bits.
+    #[inline]
+    pub fn store_le16(&self, off: usize, value: u16) {
+        if !self.cached() {
+            return self.narrow_store(off, value);
+        }
+        atomic!(self, off, AtomicU16).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// A relaxed load of 32 bits.
+    #[inline]
+    pub fn load_le32(&self, off: usize) -> u32 {
+        u32::from_le(atomic!(self, off, AtomicU32).load(Ordering::Relaxed))
+    }
+
+    /// A 32-bit load that no later access overtakes.
+    #[inline]
+    pub fn load_acquire_le32(&self, off: usize) -> u32 {
+        u32::from_le(atomic!(self, off, AtomicU32).load(Ordering::Acquire))
+    }
+
+    /// A relaxed store of 32 bits.
+    #[inline]
+    pub fn store_le32(&self, off: usize, value: u32) {
+        atomic!(self, off, AtomicU32).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// A 32-bit store that becomes visible after every access before it.
+    ///
+    /// Memory that is not cached gets a full fence: write-combining buffers drain in any order, and
+    /// a release store alone does not order them.
+    #[inline]
+    pub fn store_release_le32(&self, off: usize, value: u32) {
+        if !self.cached() {
+            fence_full();
+        }
+        atomic!(self, off, AtomicU32).store(value.to_le(), Ordering::Release);
+    }
+
+    /// A relaxed load of 64 bits, in one access.
+    #[inline]
+    pub fn load_le64(&self, off: usize) -> u64 {
+        u64::from_le(atomic!(self, off, AtomicU64).load(Ordering::Relaxed))
+    }
+
+    /// A relaxed store of 64 bits, in one access.
+    #[inline]
+    pub fn store_le64(&self, off: usize, value: u64) {
+        atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// Copies the bytes at `off` out, into private memory.
+    pub fn copy_to(&self, off: usize, out: &mut [u8]) {
+        self.check(off, out.len());
+        let mut at = off;
+        let mut out = out;
+        while !out.is_empty() {
+            let step = self.step(at, out.len());
+            let (now, later) = out.split_at_mut(step.min(out.len()));
+            match now.len() {
+                8 => now.copy_from_slice(&self.load_le64(at).to_le_bytes()),
+                _ => self.load_edge(at, now),
+            }
+            at += now.len();
+            out = later;
+        }
+    }
+
+    /// Copies private bytes in, to `off`.
+    pub fn copy_from(&self, off: usize, data: &[u8]) {
+        self.check(off, data.len());
+        let mut at = off;
+        let mut data = data;
+        while !data.is_empty() {
+            let step = self.step(at, data.len());
+            let (now, later) = data.split_at(step);
+            match <[u8; 8]>::try_from(now) {
+                Ok(word) => self.store_le64(at, u64::from_le_bytes(word)),
+                Err(_) => self.store_edge(at, now),
+            }
+            at += now.len();
+            data = later;
+        }
+    }
+
+    /// Sets every byte to zero.
+    pub fn zero(&self) {
+        const ZEROS: [u8; 256] = [0; 256];
+        let mut at = 0;
+        while at < self.len {
+            let n = (self.len - at).min(ZEROS.len());
+            self.copy_from(at, &ZEROS[..n]);
+            at += n;
+        }
+    }
+
+    fn check(&self, off: usize, len: usize) {
+        assert!(
+            off <= self.len && len <= self.len - off,
+            "copy of {off}+{len} in a view of {}",
+            self.len
+        );
+    }
+
+    /// How many of the `left` bytes at `at` the next access takes: 8 where aligned, else those up to
+    /// the next multiple of 8 (or 4 on memory that takes words only).
+    fn step(&self, at: usize, left: usize) -> usize {
+        let word = 8 - (self.base.as_ptr().addr() + at) % 8;
+        word.min(left)
+    }
+
+    /// Loads fewer than 8 bytes that share one aligned 8-byte word.
+    fn load_edge(&self, at: usize, out: &mut [u8]) {
+        for (i, b) in out.iter_mut().enumerate() {
+            *b = if self.cached() {
+                atomic!(self, at + i, AtomicU8).load(Ordering::Relaxed)
+            } else {
+                let (word, byte) = self.word_around(at + i);
+                word.load(Ordering::Relaxed).to_ne_bytes()[byte]
+            };
+        }
+    }
+
+    /// Stores fewer than 8 bytes that share one aligned 8-byte word.
+    fn store_edge(&self, at: usize, data: &[u8]) {
+        for (i, b) in data.iter().enumerate() {
+            if self.cached() {
+                atomic!(self, at + i, AtomicU8).store(*b, Ordering::Relaxed);
+            } else {
+                let (word, byte) = self.word_around(at + i);
+                let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+                bytes[byte] = *b;
+                word.store(u32::from_ne_bytes(bytes), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The aligned 4-byte word that holds the byte at `off`, and that byte's place in it.
+    fn word_around(&self, off: usize) -> (&AtomicU32, usize) {
+        self.check(off, 1);
+        let addr = self.base.as_ptr().addr() + off;
+        let byte = addr % 4;
+        // SAFETY: `off` is in range; the word around it is inside the mapping, whose base is aligned
+        // to 8 bytes and whose length, as it is not cached memory, is a multiple of 8 (`from_raw`).
+        let word = unsafe { self.base.add(off).sub(byte) };
+        // SAFETY: in range, aligned to 4, and only ever accessed atomically.
+        (unsafe { word.cast::<AtomicU32>().as_ref() }, byte)
+    }
+
+    fn narrow_load(&self, off: usize) -> u16 {
+        let mut b = [0; 2];
+        assert!((self.base.as_ptr().addr() + off) % 2 == 0, "misaligned access");
+        self.check(off, 2);
+        self.load_edge(off, &mut b);
+        u16::from_le_bytes(b)
+    }
+
+    fn narrow_store(&self, off: usize, value: u16) {
+        assert!((self.base.as_ptr().addr() + off) % 2 == 0, "misaligned access");
+        self.check(off, 2);
+        let (word, byte) = self.word_around(off);
+        let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        bytes[byte..byte + 2].copy_from_slice(&value.to_le_bytes());
+        word.store(u32::from_ne_bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 3] = [Kind::Cached, Kind::WriteCombined, Kind::Uncached];
+
+    #[test]
+    fn scalars_are_little_endian_in_memory() {
+        for kind in KINDS {
+            let m = Mapping::anonymous(32, kind);
+            let v = m.view(0, 32);
+            v.store_le64(0, 0x0807_0605_0403_0201);
+            v.store_le32(8, 0x0403_0201);
+            v.store_le16(14, 0x0201);
+            let mut b = [0; 16];
+            v.copy_to(0, &mut b);
+            assert_eq!(b, [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 0, 0, 1, 2], "{kind:?}");
+            assert_eq!(v.load_le16(2), 0x0403);
+            assert_eq!(v.load_le32(4), 0x0807_0605);
+            assert_eq!(v.load_le64(8), 0x0201_0000_0403_0201);
+        }
+    }
+
+    #[test]
+    fn copies_of_every_alignment_and_length_touch_only_their_bytes() {
+        for kind in KINDS {
+            for off in 0..17 {
+                for len in 0..40 {
+                    let m = Mapping::anonymous(64, kind);
+                    let v = m.view(0, 64);
+                    let data: Vec<u8> = (1..=len as u8).collect();
+                    v.copy_from(off, &data);
+                    let mut all = [0xaa; 64];
+                    v.copy_to(0, &mut all);
+                    assert_eq!(&all[off..off + len], &data[..], "{kind:?} {off}+{len}");
+                    assert!(all[..off].iter().chain(&all[off + len..]).all(|b| *b == 0));
+                    let mut back = vec![0; len];
+                    v.copy_to(off, &mut back);
+                    assert_eq!(back, data);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_cached_memory_is_lent_to_system_calls() {
+        for kind in KINDS {
+            let m = Mapping::anonymous(64, kind);
+            assert_eq!(m.view(8, 16).io_parts().is_some(), kind == Kind::Cached);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "view 60+8")]
+    fn a_view_beyond_the_end_is_our_bug() {
+        let m = Mapping::anonymous(64, Kind::Cached);
+        let _ = m.view(60, 8);
+    }
+}

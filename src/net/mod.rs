@@ -1,0 +1,1 @@
+//! virtio-net: frames and chains, offloads, the device model.

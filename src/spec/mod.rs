@@ -1,0 +1,8 @@
+//! Numbers and octets of the standards. No logic: constants, layouts, and what each is called.
+
+pub mod ivshmem;
+pub mod msg;
+pub mod net;
+pub mod split;
+pub mod virtio;
+pub mod window;

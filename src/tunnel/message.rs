@@ -1,0 +1,180 @@
+//! virtio-msg messages: meaning ([`Message`]) and octets ([`encode`], [`decode`]).
+
+use crate::spec::msg;
+
+/// The most config space bytes one message carries.
+pub const MAX_DATA: usize = msg::MAX_LEN - 20;
+/// The most feature blocks one message carries (virtio defines bits up to 127; more read as zero).
+pub const MAX_BLOCKS: usize = 8;
+
+/// One message, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The device number; 0 in bus messages.
+    pub dev_num: u16,
+    /// Chosen by the requester, copied into the response; 0 in events.
+    pub token: u16,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Feature bits as blocks of 32: block `i` holds bits `32 i` to `32 i + 31`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Index of the first block.
+    pub index: u32,
+    /// The blocks, at most [`MAX_BLOCKS`].
+    pub blocks: Vec<u32>,
+}
+
+/// A queue's configuration as messages carry it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VqueueState {
+    /// The queue's index.
+    pub index: u32,
+    /// Greatest size it can have; 0 if it does not exist.
+    pub max_size: u32,
+    /// The size it has.
+    pub size: u32,
+    /// `spec::msg::VQ_ENABLED` or 0.
+    pub flags: u32,
+    /// Bus address of the descriptor area.
+    pub desc: u64,
+    /// Bus address of the driver area (the available ring).
+    pub driver: u64,
+    /// Bus address of the device area (the used ring).
+    pub device: u64,
+}
+
+/// What an end is, in HELLO.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// virtio-msg revision.
+    pub revision: u32,
+    /// Greatest message in bytes that this end takes.
+    pub max_len: u32,
+    /// virtio-msg's transport features.
+    pub transport_features: u64,
+    /// The sender's epoch.
+    pub epoch: u32,
+    /// The window layout's version.
+    pub layout: u32,
+    /// Driver end: the MAC address meant for the device's netdev; zero if none.
+    pub mac: [u8; 6],
+    /// Program version, ASCII, at most 32 bytes.
+    pub version: String,
+}
+
+/// Every message of the transport and of the bus, as meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the standard's, in its words")]
+pub enum Body {
+    GetDeviceInfo,
+    DeviceInfo {
+        device_id: u32,
+        vendor_id: u32,
+        uuid: [u8; 16],
+        num_feature_blocks: u32,
+        config_size: u32,
+        max_virtqueues: u32,
+        admin_vq_start: u32,
+        admin_vq_count: u32,
+    },
+    GetDeviceFeatures {
+        index: u32,
+        count: u32,
+    },
+    DeviceFeatures(Blocks),
+    SetDriverFeatures(Blocks),
+    DriverFeaturesSet,
+    GetConfig {
+        offset: u32,
+        length: u32,
+    },
+    Config {
+        generation: u32,
+        offset: u32,
+        data: Vec<u8>,
+    },
+    SetConfig {
+        generation: u32,
+        offset: u32,
+        data: Vec<u8>,
+    },
+    /// `data` is empty and the length on the wire 0 if the device refused.
+    ConfigSet {
+        generation: u32,
+        offset: u32,
+        data: Vec<u8>,
+    },
+    GetDeviceStatus,
+    DeviceStatus {
+        status: u32,
+    },
+    SetDeviceStatus {
+        status: u32,
+    },
+    DeviceStatusSet {
+        status: u32,
+    },
+    GetVqueue {
+        index: u32,
+    },
+    Vqueue(VqueueState),
+    SetVqueue {
+        index: u32,
+        flags: u32,
+        size: u32,
+        desc: u64,
+        driver: u64,
+        device: u64,
+    },
+    VqueueSet,
+    ResetVqueue {
+        index: u32,
+    },
+    VqueueReset,
+    GetShm {
+        id: u32,
+    },
+    Shm {
+        id: u32,
+        length: u64,
+        address: u64,
+    },
+    EventConfig {
+        status: u32,
+        generation: u32,
+        offset: u32,
+        data: Vec<u8>,
+    },
+    EventAvail {
+        index: u32,
+        next: u32,
+    },
+    EventUsed {
+        index: u32,
+    },
+    GetDevices {
+        offset: u16,
+        count: u16,
+    },
+    Devices {
+        offset: u16,
+        next_offset: u16,
+        count: u16,
+        bitmap: Vec<u8>,
+    },
+    Ping {
+        data: u32,
+    },
+    Pong {
+        data: u32,
+    },
+    EventDevice {
+        number: u16,
+        state: u16,
+    },
+    Hello(Hello),
+    HelloBack(Hello),
+}

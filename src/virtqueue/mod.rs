@@ -1,0 +1,1 @@
+//! Virtqueues: the driver half and the device half.
