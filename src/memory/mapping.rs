@@ -42,14 +42,25 @@ impl fmt::Debug for Mapping {
     }
 }
 
+/// A page of anonymous memory.
+#[repr(C, align(4096))]
+struct Page([AtomicU64; 512]);
+
+impl Page {
+    fn zero() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
+}
+
 impl Mapping {
-    /// Zeroed memory of this process, of at least `len` bytes: for tests, examples and buffers.
+    /// Zeroed memory of this process, in whole pages: for tests, examples and buffers.
     pub fn anonymous(len: usize, kind: Kind) -> Self {
-        let words: Box<[AtomicU64]> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        let base = NonNull::from(&*words).cast::<u8>();
-        // SAFETY: the words live on the heap, do not move with their box, are aligned to 8 bytes and
+        let pages: Box<[Page]> =
+            (0..len.div_ceil(size_of::<Page>())).map(|_| Page::zero()).collect();
+        let base = NonNull::from(&*pages).cast::<u8>();
+        // SAFETY: the pages live on the heap, do not move with their box, are aligned to 8 bytes and
         // only accessed through atomics from now on.
-        unsafe { Self::from_raw(base, len, kind, Box::new(words)) }
+        unsafe { Self::from_raw(base, len, kind, Box::new(pages)) }
     }
 
     /// Takes over a mapping that somebody made.
