@@ -1,11 +1,23 @@
-//! virtio-msg messages: meaning ([`Message`]) and octets ([`encode`], [`decode`]).
+//! virtio-msg messages: their meaning ([`Message`]); [`encode`] and [`decode`] give it octets.
+//!
+//! A message's meaning is the same in every dialect of virtio-msg; only its octets differ. So the two
+//! sides of the tunnel know these types alone, and a dialect is a codec behind them.
 
 use crate::spec::msg;
 
-/// The most config space bytes one message carries.
+pub use super::codec::{decode, encode};
+pub use super::octets::DecodeError;
+
+/// The most config space bytes a `GET_CONFIG` or `SET_CONFIG` carries.
 pub const MAX_DATA: usize = msg::MAX_LEN - 20;
+/// The most config space bytes an `EVENT_CONFIG` carries.
+pub const MAX_EVENT_DATA: usize = msg::MAX_LEN - 24;
 /// The most feature blocks one message carries (virtio defines bits up to 127; more read as zero).
-pub const MAX_BLOCKS: usize = 8;
+pub const MAX_BLOCKS: usize = (msg::MAX_LEN - 16) / 4;
+/// The most device numbers whose presence one message tells.
+pub const MAX_DEVICES: usize = (msg::MAX_LEN - 14) * 8;
+/// Room for the program version in HELLO, in bytes.
+pub const MAX_VERSION: usize = 32;
 
 /// One message, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +73,7 @@ pub struct Hello {
     pub layout: u32,
     /// Driver end: the MAC address meant for the device's netdev; zero if none.
     pub mac: [u8; 6],
-    /// Program version, ASCII, at most 32 bytes.
+    /// Program version, ASCII, at most [`MAX_VERSION`] bytes.
     pub version: String,
 }
 
@@ -125,6 +137,8 @@ pub enum Body {
         index: u32,
         flags: u32,
         size: u32,
+        /// Must be 0; a device does nothing otherwise, and answers.
+        reserved: u32,
         desc: u64,
         driver: u64,
         device: u64,
@@ -142,6 +156,7 @@ pub enum Body {
         length: u64,
         address: u64,
     },
+    /// With no `data` there is nothing to take over: what changed is to be read.
     EventConfig {
         status: u32,
         generation: u32,
