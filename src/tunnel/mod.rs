@@ -1,6 +1,7 @@
 //! The tunnel: virtio's configuration cycles as messages through the window.
 
 mod codec;
+pub mod driver;
 pub mod fifo;
 pub mod message;
 mod octets;
