@@ -148,6 +148,18 @@ fn a_late_answer_to_an_earlier_attempt_counts_for_nothing() {
 }
 
 #[test]
+fn an_answer_from_before_its_request_counts_for_nothing() {
+    let mut bench = Bench::new(Board::new());
+    let body = Body::HelloBack(bench.board.hello.clone());
+    let guess = Message { dev_num: 0, token: 0xFFFF, body };
+    bench.deliver(&guess);
+    assert_eq!(bench.events, []);
+    assert_eq!(bench.poll().unwrap().token, guess.token);
+    bench.deliver(&guess);
+    assert_eq!(bench.events.len(), 1);
+}
+
+#[test]
 fn answers_that_fit_no_request_are_counted_and_ignored() {
     let mut bench = Bench::new(Board::new());
     bench.step();
@@ -379,6 +391,14 @@ fn notifications_are_coalesced_and_go_only_to_live_queues() {
     bench.settle();
     assert_eq!(bench.names(), WHOLE_SESSION);
     assert_eq!(bench.events.len(), 3);
+
+    let mut bench = Bench::new(Board::new());
+    while bench.step() {
+        if !bench.driver.is_running() {
+            bench.deliver_body(Body::EventUsed { index: 0 });
+        }
+    }
+    assert_eq!(bench.events.len(), 3, "before DRIVER_OK there is nothing to be used");
 
     let mut bench = running();
     for index in [1, 1, 0, 7, 1] {
