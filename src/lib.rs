@@ -5,6 +5,8 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+#[cfg(feature = "cli")]
+pub mod daemon;
 pub mod memory;
 pub mod net;
 pub mod spec;

@@ -1,0 +1,245 @@
+//! The config file: `agent.toml` and `master.toml` have the same keys.
+//!
+//! The file is read into a tree in which each key and value knows where it stands; a walk over the
+//! tree takes each value once, checks it, and notes each problem with its place and its remedy. A
+//! [`Config`] exists only if there was no problem, so who has one need not check again. Nothing here
+//! looks at the system: the same file gives the same answer everywhere.
+//!
+//! A key that this version does not work on yet is refused, never ignored.
+
+mod expand;
+mod link;
+mod prefix;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::Role;
+pub use prefix::IpPrefix;
+pub use problem::{ConfigError, Problem};
+use reader::Reader;
+
+/// Least MTU of a link, in bytes (IPv4's, RFC 791).
+pub const MTU_MIN: u16 = 68;
+/// Greatest MTU of a link, in bytes: with the Ethernet header it stays below 64 KiB.
+pub const MTU_MAX: u16 = 65521;
+/// Least MTU that IPv6 works with, in bytes (RFC 8200 §5).
+pub const MTU_MIN_IPV6: u16 = 1280;
+/// Default of `heartbeat_ms`, in milliseconds.
+pub const HEARTBEAT_MS: u32 = 250;
+/// Where the daemons of this machine have their sockets.
+pub const RUN_DIR: &str = "/run/boardlane";
+
+/// A larger file is no config.
+const FILE_MAX: u64 = 1 << 20;
+
+/// A checked config file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Path of the daemon's control socket.
+    pub control: PathBuf,
+    /// The links, in the file's order; at least one.
+    pub links: Vec<LinkConfig>,
+}
+
+/// One link, as `[[link]]` asks for it. `None` means that the file does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Name of the netdev: 1 to 15 bytes, unique in the file.
+    pub name: String,
+    /// How the other end is reached; unique in the file.
+    pub transport: Transport,
+    /// The netdev's addresses; unique within a network namespace.
+    pub addresses: Vec<IpPrefix>,
+    /// Routes through the netdev.
+    pub routes: Vec<Route>,
+    /// Number of the slot; otherwise the transport gives it.
+    pub slot: Option<u32>,
+    /// The netdev's MAC address; otherwise it is derived.
+    pub mac: Option<[u8; 6]>,
+    /// The netdev's MTU, in bytes, [`MTU_MIN`] to [`MTU_MAX`]; otherwise the operator's.
+    pub mtu: Option<u16>,
+    /// The network namespace that the netdev lives in; otherwise the daemon's.
+    pub netns: Option<Netns>,
+    /// Who copies the payload.
+    pub dma: Dma,
+    /// Feature names that are neither offered nor accepted.
+    pub features_off: Vec<String>,
+    /// Whether the netdev stays when the daemon stops.
+    pub keep: bool,
+    /// Interval of the heartbeat, in milliseconds.
+    pub heartbeat_ms: u32,
+}
+
+/// A route through a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The destination: a network, without host bits.
+    pub to: IpPrefix,
+    /// The next hop, reachable on the link; without it the destination itself is on the link.
+    pub via: Option<IpAddr>,
+    /// The priority: less is preferred; otherwise the kernel's default.
+    pub metric: Option<u32>,
+}
+
+/// How the other end of a link is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// A slot socket of a backplane on this machine.
+    Shm(PathBuf),
+    /// A PCI function, as `DOMAIN:BUS:DEV.FN`.
+    Pci(String),
+    /// A UIO device.
+    Uio(PathBuf),
+    /// A vhost-user socket.
+    VhostUser(PathBuf),
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shm(path) => write!(f, "shm:{}", path.display()),
+            Self::Pci(function) => write!(f, "pci:{function}"),
+            Self::Uio(path) => write!(f, "uio:{}", path.display()),
+            Self::VhostUser(path) => write!(f, "vhost-user:{}", path.display()),
+        }
+    }
+}
+
+/// A network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Netns {
+    /// Its name, as in `ip netns`.
+    Name(String),
+    /// A file that stands for it.
+    Path(PathBuf),
+    /// A process that lives in it.
+    Pid(u32),
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Pid(pid) => write!(f, "{pid}"),
+        }
+    }
+}
+
+/// Who copies a link's payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dma {
+    /// The best way that the transport has.
+    #[default]
+    Auto,
+    /// System calls straight to and from shared memory.
+    Direct,
+}
+
+impl fmt::Display for Dma {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+        })
+    }
+}
+
+impl Role {
+    /// Where a daemon of this role has its control socket, if the config does not say.
+    pub fn default_control(self) -> PathBuf {
+        Path::new(RUN_DIR).join(format!("{self}.sock"))
+    }
+
+    /// The role that a config file's name speaks of: an agent's has "agent" in it.
+    pub fn of_file(file: &Path) -> Self {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if name.contains("agent") { Self::Agent } else { Self::Master }
+    }
+}
+
+impl Config {
+    /// Reads and checks the config in `file`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or all that is wrong in it.
+    pub fn load(file: &Path, role: Role) -> Result<Self, ConfigError> {
+        let name = file.display().to_string();
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut octets = Vec::new();
+            std::fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut octets)?;
+            Ok(octets)
+        };
+        let octets = read().map_err(|error| ConfigError::Read { file: name.clone(), error })?;
+        if u64::try_from(octets.len()).is_ok_and(|len| len > FILE_MAX) {
+            return Err(ConfigError::TooLarge { file: name });
+        }
+        match String::from_utf8(octets) {
+            Ok(text) => Self::parse(&name, &text, role),
+            Err(error) => Err(ConfigError::not_utf8(&name, &error)),
+        }
+    }
+
+    /// Checks the config `text`; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// All that is wrong in it.
+    pub fn parse(file: &str, text: &str, role: Role) -> Result<Self, ConfigError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut reader = Reader::new(text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            for error in errors {
+                reader.syntax(&error);
+            }
+            return Err(reader.into_error(file));
+        }
+        let root = root.get_ref();
+        reader.known_keys(root, reader::TOP);
+        let control = reader.string(root, "control").and_then(|(value, span)| {
+            let path = PathBuf::from(value);
+            reader.socket_path(&path, &span).then_some(path)
+        });
+        let links = read_links(&mut reader, root);
+        if reader.has_problems() {
+            return Err(reader.into_error(file));
+        }
+        Ok(Self { control: control.unwrap_or_else(|| role.default_control()), links })
+    }
+}
+
+fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {
+    let end = reader.end();
+    let Some((key, value)) = root.get_key_value("link") else {
+        reader.problem(end, "there is no link", "add a [[link]] with name and transport");
+        return Vec::new();
+    };
+    let DeValue::Array(tables) = value.get_ref() else {
+        let what = format!("link is {}", reader::kind(value.get_ref()));
+        reader.problem(key.span(), what, "write [[link]] above the keys of each link");
+        return Vec::new();
+    };
+    if tables.is_empty() {
+        reader.problem(value.span(), "there is no link", "add a [[link]] with name and transport");
+    }
+    let mut links = Vec::new();
+    for item in tables {
+        match item.get_ref() {
+            DeValue::Table(table) => links.extend(link::read(reader, table, item.span())),
+            other => {
+                let what = format!("this link is {}", reader::kind(other));
+                reader.problem(item.span(), what, "write [[link]] above the keys of each link");
+            }
+        }
+    }
+    links
+}

@@ -1,0 +1,71 @@
+//! Writes a config with nothing left to defaults.
+
+use std::fmt::{Display, Write};
+
+use super::link::FIXED;
+use super::{Config, LinkConfig, Route};
+
+impl Config {
+    /// The config as a file that says the same with each key written out; what only the running
+    /// system decides stands in a comment.
+    pub fn expand(&self) -> String {
+        let mut text = format!("control = {}\n", string(self.control.display()));
+        for link in &self.links {
+            text.push_str("\n[[link]]\n");
+            expand_link(link, &mut text);
+        }
+        text
+    }
+}
+
+fn expand_link(link: &LinkConfig, text: &mut String) {
+    let mut line = |key: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{key} = {value}");
+    };
+    line("name", string(&link.name));
+    line("transport", string(&link.transport));
+    line("address", list(link.addresses.iter().map(string)));
+    line("route", list(link.routes.iter().map(route)));
+    match link.slot {
+        Some(slot) => line("slot", slot.to_string()),
+        None => line("# slot", "as the transport numbers it".into()),
+    }
+    match link.mac {
+        Some(mac) => line("mac", string(mac.map(|octet| format!("{octet:02x}")).join(":"))),
+        None => line("# mac", "derived by the master".into()),
+    }
+    match link.mtu {
+        Some(mtu) => line("mtu", mtu.to_string()),
+        None => line("# mtu", "1500 until the operator changes it".into()),
+    }
+    line("queues", "1".into());
+    match &link.netns {
+        Some(super::Netns::Pid(pid)) => line("netns", pid.to_string()),
+        Some(netns) => line("netns", string(netns)),
+        None => line("# netns", "the daemon's".into()),
+    }
+    line("dma", string(link.dma));
+    for choice in FIXED {
+        line(choice.key, string(choice.now[0]));
+    }
+    line("features_off", list(link.features_off.iter().map(string)));
+    line("keep", link.keep.to_string());
+    line("heartbeat_ms", link.heartbeat_ms.to_string());
+}
+
+fn route(route: &Route) -> String {
+    let mut keys = vec![format!("to = {}", string(route.to))];
+    keys.extend(route.via.map(|via| format!("via = {}", string(via))));
+    keys.extend(route.metric.map(|metric| format!("metric = {metric}")));
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// `value` as TOML writes a string.
+fn string(value: impl Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}

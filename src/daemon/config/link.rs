@@ -1,0 +1,477 @@
+//! Reads and checks one `[[link]]`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use toml::de::{DeTable, DeValue};
+
+use super::prefix::{IpPrefix, PrefixError};
+use super::problem::{nearest, quoted};
+use super::reader::{self, Place, Reader};
+use super::{
+    Dma, HEARTBEAT_MS, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route, Transport,
+};
+
+/// Keys of a link that a later version works on.
+const LATER: &[&str] =
+    &["bridge", "vlan", "vrf", "busy_poll_us", "cpu", "allow_mac", "allow_ip", "rate"];
+
+/// A key with few values: those of this version, the first one the default, and those of a later.
+pub(super) struct Choice {
+    pub(super) key: &'static str,
+    pub(super) now: &'static [&'static str],
+    later: &'static [&'static str],
+}
+
+const DMA: Choice = Choice { key: "dma", now: &["auto", "direct"], later: &["engine"] };
+
+/// Keys whose one value of this version needs no place in [`LinkConfig`].
+pub(super) const FIXED: &[Choice] = &[
+    Choice { key: "port", now: &["tap"], later: &["discard", "echo"] },
+    Choice { key: "dialect", now: &["v2"], later: &["v1"] },
+    Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] },
+];
+
+/// Names that `features_off` knows. STAND-IN: the device model's own list takes its place.
+const FEATURES: &[&str] = &[
+    "MAC",
+    "MTU",
+    "STATUS",
+    "MRG_RXBUF",
+    "CSUM",
+    "GUEST_CSUM",
+    "HOST_TSO4",
+    "HOST_TSO6",
+    "GUEST_TSO4",
+    "GUEST_TSO6",
+    "EVENT_IDX",
+    "INDIRECT_DESC",
+];
+
+/// Reads the link whose keys are in `table`; `None` if its name or transport is not right.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    place: Place,
+) -> Option<LinkConfig> {
+    reader.known_keys(table, reader::LINK);
+    refuse_later(reader, table);
+    for choice in FIXED {
+        read_choice(reader, table, choice);
+    }
+    for key in ["name", "transport"] {
+        if !table.contains_key(key) {
+            reader.problem(place.clone(), format!("this link has no {key}"), example(key));
+        }
+    }
+    let name = read_name(reader, table);
+    let transport = read_transport(reader, table);
+    let netns = read_netns(reader, table);
+    let home = netns.as_ref().map(Netns::to_string).unwrap_or_default();
+    let mtu = reader.number(table, "mtu", u32::from(MTU_MIN)..=u32::from(MTU_MAX));
+    let addresses = read_addresses(reader, table, &home);
+    let routes = read_routes(reader, table, addresses.as_deref(), &home);
+    let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
+    check_mtu(reader, table, mtu, addresses.as_deref().unwrap_or_default(), &routes);
+    let slot = reader.number(table, "slot", 0..=u32::MAX);
+    if let (Some(slot), Some(value)) = (slot, table.get("slot")) {
+        reader.once("slot", slot, &value.span(), "give each link its own slot");
+    }
+    let dma = match read_choice(reader, table, &DMA) {
+        Some("direct") => Dma::Direct,
+        _ => Dma::Auto,
+    };
+    let mac = read_mac(reader, table);
+    let features_off = read_features(reader, table);
+    let keep = reader.boolean(table, "keep").unwrap_or(false);
+    let heartbeat_ms = reader.number(table, "heartbeat_ms", 10..=10_000).unwrap_or(HEARTBEAT_MS);
+    Some(LinkConfig {
+        name: name?,
+        transport: transport?,
+        addresses: addresses.unwrap_or_default(),
+        routes,
+        slot,
+        mac,
+        mtu,
+        netns,
+        dma,
+        features_off,
+        keep,
+        heartbeat_ms,
+    })
+}
+
+fn example(key: &str) -> String {
+    let example = reader::LINK.iter().find(|&&(known, _)| known == key);
+    format!("add {}", example.map_or(key, |&(_, example)| example))
+}
+
+fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
+    for (key, _) in table {
+        let word = key.get_ref().as_ref();
+        if LATER.contains(&word) {
+            let what = format!("{word} is not in this version");
+            reader.problem(key.span(), what, "take this line out");
+        }
+    }
+    if let Some(queues) = reader.number(table, "queues", 1..=u32::from(u16::MAX))
+        && queues > 1
+        && let Some(value) = table.get("queues")
+    {
+        let what = format!("queues = {queues} is not in this version");
+        reader.problem(value.span(), what, "write 1, or take this line out");
+    }
+}
+
+/// The choice that stands in the file, if it is one of this version.
+fn read_choice(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    choice: &Choice,
+) -> Option<&'static str> {
+    let (word, place) = reader.string(table, choice.key)?;
+    if let Some(&known) = choice.now.iter().find(|&&known| known == word) {
+        return Some(known);
+    }
+    let now: Vec<String> = choice.now.iter().map(|known| format!("{known:?}")).collect();
+    let what = if choice.later.contains(&word) {
+        format!("{} {word:?} is not in this version", choice.key)
+    } else {
+        format!("{} has no {}", choice.key, quoted(word))
+    };
+    reader.problem(place, what, format!("write {}", now.join(" or ")));
+    None
+}
+
+fn read_name(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<String> {
+    let (name, place) = reader.string(table, "name")?;
+    let bad = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
+    let (what, remedy) = if name.is_empty() {
+        ("the name is empty".to_owned(), r#"write 1 to 15 bytes, as "bl0""#)
+    } else if name.len() > 15 {
+        (format!("the name has {} bytes", name.len()), "a netdev's name has at most 15")
+    } else if matches!(name, "." | ".." | "all" | "default" | "lo") {
+        (format!("no link can be named {name:?}"), r#"write another name, as "bl0""#)
+    } else if let Some(c) = name.chars().find(|&c| bad(c)) {
+        (format!("{c:?} cannot stand in a netdev's name"), "use letters, digits, - and _")
+    } else {
+        reader.once("name", name, &place, "give each link its own name");
+        return Some(name.into());
+    };
+    reader.problem(place, what, remedy);
+    None
+}
+
+fn read_transport(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<Transport> {
+    let (text, place) = reader.string(table, "transport")?;
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    let transport = match kind {
+        "shm" => Transport::Shm(PathBuf::from(rest)),
+        "pci" => Transport::Pci(rest.into()),
+        "uio" => Transport::Uio(PathBuf::from(rest)),
+        "vhost-user" => Transport::VhostUser(PathBuf::from(rest)),
+        _ => {
+            let what = format!("there is no transport {}", quoted(text));
+            let remedy = if text.starts_with('/') {
+                format!("write {}", quoted(&format!("shm:{text}")))
+            } else {
+                r#"write it as "shm:/run/boardlane/slot0.sock""#.into()
+            };
+            reader.problem(place, what, remedy);
+            return None;
+        }
+    };
+    match &transport {
+        Transport::Shm(path) => {
+            if !reader.socket_path(path, &place) {
+                return None;
+            }
+        }
+        Transport::Pci(_) | Transport::Uio(_) | Transport::VhostUser(_) => {
+            let what = format!("transport {kind}: is not in this version");
+            reader.problem(place, what, "use shm:PATH, the socket of a backplane's slot");
+            return None;
+        }
+    }
+    // A path compares without doubled slashes and single dots.
+    let same = PathBuf::from(transport.to_string()).components().collect::<PathBuf>();
+    reader.once("transport", same.display(), &place, "give each link its own slot's socket");
+    Some(transport)
+}
+
+fn read_netns(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<Netns> {
+    if matches!(table.get("netns").map(|value| value.get_ref()), Some(DeValue::Integer(_))) {
+        return reader.number(table, "netns", 1..=i32::MAX.unsigned_abs()).map(Netns::Pid);
+    }
+    let (text, place) = reader.string(table, "netns")?;
+    if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) {
+        if let Some(pid) =
+            text.parse().ok().filter(|pid| (1..=i32::MAX.unsigned_abs()).contains(pid))
+        {
+            return Some(Netns::Pid(pid));
+        }
+    } else if text.starts_with('/') && !text.contains('\0') {
+        return Some(Netns::Path(text.into()));
+    } else if !matches!(text, "" | "." | "..") && !text.contains(['/', '\0']) && text.len() <= 255 {
+        return Some(Netns::Name(text.into()));
+    }
+    let remedy = r#"write a name as "board0", a full path, or a process id"#;
+    reader.problem(place, "this names no network namespace", remedy);
+    None
+}
+
+/// The addresses; `None` if one of them is not right.
+fn read_addresses(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    home: &str,
+) -> Option<Vec<IpPrefix>> {
+    let value = table.get("address").map(|value| value.get_ref());
+    let mut all = value.is_none_or(|value| value.is_array());
+    let texts = reader.strings(table, "address");
+    let mut addresses = Vec::new();
+    for (text, place) in texts {
+        match address(text) {
+            Ok(prefix) => {
+                let value = format!("{}\n{home}", prefix.addr);
+                reader.once("address", value, &place, "give each link its own address");
+                addresses.push(prefix);
+            }
+            Err((what, remedy)) => {
+                all = false;
+                reader.problem(place, what, remedy);
+            }
+        }
+    }
+    all.then_some(addresses)
+}
+
+/// An address that a netdev can have.
+fn address(text: &str) -> Result<IpPrefix, (String, String)> {
+    let prefix = prefix(text, r#""10.77.0.1/30" or "fd77::1/64""#)?;
+    let addr = prefix.addr;
+    let special = match addr {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is not a host's address"),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("is not a host's address"),
+        IpAddr::V6(v6) if v6.is_unspecified() => Some("is not a host's address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("is an IPv4 address in IPv6's form")
+        }
+        _ if addr.is_multicast() => Some("is a multicast address"),
+        _ if addr.is_loopback() => Some("is a loopback address"),
+        _ => None,
+    };
+    if let Some(special) = special {
+        let remedy = r#"write a host's, as "10.77.0.1/30" or "fd77::1/64""#;
+        return Err((format!("{addr} {special}"), remedy.into()));
+    }
+    if prefix.len == 0 {
+        return Err(("a prefix length of 0 takes in every address".into(), length_remedy(addr)));
+    }
+    if !prefix.is_point_to_point() {
+        let host = || format!("write a host's address within {}", prefix.network());
+        if addr == prefix.network().addr {
+            return Err((format!("{addr} is the address of the network {prefix} itself"), host()));
+        }
+        if addr.is_ipv4() && addr == prefix.last() {
+            return Err((format!("{addr} is the broadcast address of its network"), host()));
+        }
+    }
+    Ok(prefix)
+}
+
+fn prefix(text: &str, like: &str) -> Result<IpPrefix, (String, String)> {
+    text.parse().map_err(|error: PrefixError| {
+        let remedy = match error {
+            PrefixError::NoLength => text.parse().map_or_else(|_| String::new(), length_remedy),
+            PrefixError::Address | PrefixError::Length { .. } => format!("write it as {like}"),
+        };
+        (format!("{} {error}", quoted(text)), remedy)
+    })
+}
+
+fn length_remedy(addr: IpAddr) -> String {
+    let len = if addr.is_ipv4() { 30 } else { 64 };
+    format!("write it with one, as \"{addr}/{len}\"")
+}
+
+fn read_routes(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    addresses: Option<&[IpPrefix]>,
+    home: &str,
+) -> Vec<Route> {
+    let mut routes = Vec::new();
+    let Some(value) = table.get("route") else { return routes };
+    let DeValue::Array(items) = value.get_ref() else {
+        reader.wrong_type("route", value.get_ref(), value.span());
+        return routes;
+    };
+    for item in items {
+        match item.get_ref() {
+            DeValue::Table(table) => {
+                routes.extend(read_route(reader, table, item.span(), addresses, home));
+            }
+            other => reader.wrong_type("route", other, item.span()),
+        }
+    }
+    routes
+}
+
+fn read_route(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    place: Place,
+    addresses: Option<&[IpPrefix]>,
+    home: &str,
+) -> Option<Route> {
+    reader.known_keys(table, reader::ROUTE);
+    let metric = reader.number(table, "metric", 0..=u32::MAX);
+    let via = reader.string(table, "via");
+    let Some((text, to_place)) = reader.string(table, "to") else {
+        if !table.contains_key("to") {
+            reader.problem(place, "this route has no destination", r#"add to = "10.80.0.0/24""#);
+        }
+        return None;
+    };
+    let to = match destination(text) {
+        Ok(to) => to,
+        Err((what, remedy)) => {
+            reader.problem(to_place, what, remedy);
+            return None;
+        }
+    };
+    let key = format!("{to}\n{home} {}", metric.unwrap_or(0));
+    reader.once("route to", key, &to_place, "take one out, or give them different metrics");
+    let via = match via {
+        None => None,
+        Some((text, place)) => match next_hop(text, to, addresses) {
+            Ok(via) => Some(via),
+            Err((what, remedy)) => {
+                reader.problem(place, what, remedy);
+                return None;
+            }
+        },
+    };
+    Some(Route { to, via, metric })
+}
+
+/// A network that a route can lead to.
+fn destination(text: &str) -> Result<IpPrefix, (String, String)> {
+    if text == "default" {
+        let what = "\"default\" does not say of which family";
+        return Err((what.into(), r#"write "0.0.0.0/0" or "::/0""#.into()));
+    }
+    let to = prefix(text, r#""10.80.0.0/24" or "fd80::/64""#)?;
+    if to != to.network() {
+        let what = format!("{to} has bits behind its prefix");
+        return Err((what, format!("write \"{}\"", to.network())));
+    }
+    if to.addr.is_multicast() || (to.addr.is_loopback() && to.len >= 8) {
+        return Err((format!("no route leads to {to}"), "write a network of hosts".into()));
+    }
+    Ok(to)
+}
+
+/// A next hop that a link with `addresses` reaches directly.
+fn next_hop(
+    text: &str,
+    to: IpPrefix,
+    addresses: Option<&[IpPrefix]>,
+) -> Result<IpAddr, (String, String)> {
+    let Ok(via) = text.parse::<IpAddr>() else {
+        let what = format!("{} is not an IP address", quoted(text));
+        return Err((what, r#"write the next hop's, as "10.77.0.2""#.into()));
+    };
+    if via.is_ipv4() != to.addr.is_ipv4() {
+        let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
+        let what = format!("the next hop of an {family} route is not of {family}");
+        return Err((what, format!("write an {family} address")));
+    }
+    // With an address that is not right there is no telling what is connected.
+    let Some(addresses) = addresses else { return Ok(via) };
+    if addresses.iter().any(|prefix| prefix.addr == via) {
+        return Err((format!("{via} is this end's own address"), "write the other end's".into()));
+    }
+    let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if link_local || addresses.iter().any(|prefix| prefix.contains(via)) {
+        return Ok(via);
+    }
+    let near: Vec<String> = addresses
+        .iter()
+        .filter(|prefix| prefix.is_ipv6() == via.is_ipv6())
+        .map(|prefix| prefix.network().to_string())
+        .collect();
+    let remedy = if near.is_empty() {
+        format!("give the link an address in the network of {via}")
+    } else {
+        format!("write an address within {}", near.join(" or "))
+    };
+    Err((format!("{via} is not on this link"), remedy))
+}
+
+fn check_mtu(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    mtu: Option<u16>,
+    addresses: &[IpPrefix],
+    routes: &[Route],
+) {
+    let Some(mtu) = mtu.filter(|&mtu| mtu < MTU_MIN_IPV6) else { return };
+    let ipv6 = addresses.iter().chain(routes.iter().map(|route| &route.to));
+    if let Some(prefix) = ipv6.filter(|prefix| prefix.is_ipv6()).next()
+        && let Some(value) = table.get("mtu")
+    {
+        let what = format!("mtu {mtu} is too small for IPv6, which {prefix} needs");
+        let remedy = format!("write {MTU_MIN_IPV6} or more, or take out what is of IPv6");
+        reader.problem(value.span(), what, remedy);
+    }
+}
+
+fn read_mac(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<[u8; 6]> {
+    let (text, place) = reader.string(table, "mac")?;
+    let Some(mac) = parse_mac(text) else {
+        let what = format!("{} is not a MAC address", quoted(text));
+        reader.problem(place, what, r#"write it as "02:00:00:00:00:01""#);
+        return None;
+    };
+    if mac[0] & 1 != 0 {
+        let what = format!("{text} is a group address, not a netdev's");
+        let first = mac[0] & 0xfe;
+        reader.problem(place, what, format!("write an even first octet, as {first:02x}"));
+        return None;
+    }
+    if mac == [0; 6] {
+        reader.problem(place, "a MAC address is not zero", r#"write it as "02:00:00:00:00:01""#);
+        return None;
+    }
+    Some(mac)
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for octet in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'))?;
+        *octet = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+fn read_features(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Vec<String> {
+    let mut features = Vec::new();
+    for (text, place) in reader.strings(table, "features_off") {
+        if FEATURES.contains(&text) {
+            features.push(text.into());
+        } else if text == "VERSION_1" {
+            reader.problem(place, "VERSION_1 is required", "take it out of the list");
+        } else {
+            let remedy = match nearest(text, FEATURES) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("known: {}", FEATURES.join(", ")),
+            };
+            reader.problem(place, format!("there is no feature {}", quoted(text)), remedy);
+        }
+    }
+    features
+}

@@ -1,0 +1,280 @@
+//! Takes typed values out of the tree of a config file, and notes what is wrong.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{ConfigError, Problem, SHOWN_MAX, nearest, quoted};
+
+/// Keys of one kind of table, each with what it should look like.
+pub(super) type Keys = &'static [(&'static str, &'static str)];
+
+/// Keys at the top of the file.
+pub(super) const TOP: Keys =
+    &[("control", r#"control = "/run/boardlane/master.sock""#), ("link", "[[link]]")];
+
+/// Keys of a `[[link]]`.
+pub(super) const LINK: Keys = &[
+    ("name", r#"name = "bl0""#),
+    ("transport", r#"transport = "shm:/run/boardlane/slot0.sock""#),
+    ("address", r#"address = ["10.77.0.1/30", "fd77::1/64"]"#),
+    ("route", r#"route = [{ to = "10.80.0.0/24", via = "10.77.0.2" }]"#),
+    ("slot", "slot = 0"),
+    ("mac", r#"mac = "02:00:00:00:00:01""#),
+    ("mtu", "mtu = 1500"),
+    ("queues", "queues = 1"),
+    ("netns", r#"netns = "board0""#),
+    ("bridge", ""),
+    ("vlan", ""),
+    ("vrf", ""),
+    ("dma", r#"dma = "auto""#),
+    ("port", r#"port = "tap""#),
+    ("features_off", r#"features_off = ["MRG_RXBUF"]"#),
+    ("keep", "keep = true"),
+    ("dialect", r#"dialect = "v2""#),
+    ("layout", r#"layout = "boardlane""#),
+    ("busy_poll_us", ""),
+    ("cpu", ""),
+    ("heartbeat_ms", "heartbeat_ms = 250"),
+    ("allow_mac", ""),
+    ("allow_ip", ""),
+    ("rate", ""),
+];
+
+/// Keys of a route.
+pub(super) const ROUTE: Keys = &[
+    ("to", r#"to = "10.80.0.0/24""#),
+    ("via", r#"via = "10.77.0.2""#),
+    ("metric", "metric = 100"),
+];
+
+/// Longest path of a Unix socket: `sun_path` is 108 bytes with its terminator (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A place in the file's text.
+pub(super) type Place = Range<usize>;
+
+/// The walk over one file.
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    problems: Vec<(Place, String, String)>,
+    seen: BTreeMap<(&'static str, String), usize>,
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let newlines = text.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(newlines).collect();
+        Self { text, lines, problems: Vec::new(), seen: BTreeMap::new() }
+    }
+
+    /// Where something that is missing is reported: the end of the text.
+    pub(super) fn end(&self) -> Place {
+        let end = self.text.trim_end().len();
+        end..end
+    }
+
+    /// Notes that something is wrong at `place`.
+    pub(super) fn problem(
+        &mut self,
+        place: Place,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.problems.push((place, what.into(), remedy.into()));
+    }
+
+    /// Notes what the TOML parser says.
+    pub(super) fn syntax(&mut self, error: &toml::de::Error) {
+        let place = error.span().unwrap_or_else(|| self.end());
+        let (what, remedy) = match error.message().split_once(", expected ") {
+            Some((what, expected)) => (what, format!("expected {expected}")),
+            None if error.message() == "duplicate key" => ("duplicate key", "take one out".into()),
+            None => (error.message(), String::new()),
+        };
+        self.problem(place, what, remedy);
+    }
+
+    pub(super) fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    /// All problems, in the order of the file.
+    pub(super) fn into_error(mut self, file: &str) -> ConfigError {
+        self.problems.sort_by_key(|(place, _, _)| place.start);
+        let more = self.problems.len().saturating_sub(SHOWN_MAX);
+        let shown = self.problems.into_iter().take(SHOWN_MAX);
+        let problems = shown
+            .map(|(place, what, remedy)| Problem::new(self.text, place, what, remedy))
+            .collect();
+        ConfigError::Invalid { file: file.into(), problems, more }
+    }
+
+    /// Notes each key that this kind of table does not have.
+    pub(super) fn known_keys(&mut self, table: &DeTable<'_>, keys: Keys) {
+        for key in table.keys() {
+            let word = key.get_ref().as_ref();
+            if is_key(keys, word) {
+                continue;
+            }
+            let known: Vec<&str> = keys.iter().map(|&(known, _)| known).collect();
+            let remedy = if keys == TOP && is_key(LINK, word) {
+                format!("{word} belongs to a link: put it below a line [[link]]")
+            } else if keys == LINK && word == "control" {
+                "control belongs to the daemon: put it above the first [[link]]".into()
+            } else if let Some(meant) = nearest(word, &known) {
+                format!("did you mean {meant}?")
+            } else if keys == TOP && nearest(word, &link_keys()).is_some() {
+                "keys of a link stand below a line [[link]]".into()
+            } else {
+                format!("known here: {}", known.join(", "))
+            };
+            self.problem(key.span(), format!("unknown key {}", quoted(word)), remedy);
+        }
+    }
+
+    /// Notes a value that may stand only once in the file; `shown` says what it is.
+    pub(super) fn once(
+        &mut self,
+        what: &'static str,
+        value: impl Display,
+        place: &Place,
+        remedy: &str,
+    ) {
+        let value = value.to_string();
+        match self.seen.get(&(what, value.clone())) {
+            None => {
+                self.seen.insert((what, value), place.start);
+            }
+            Some(&first) => {
+                let line = self.lines.partition_point(|&start| start <= first);
+                // Within a namespace's values the namespace stands behind a line feed.
+                let value = value.split('\n').next().unwrap_or_default();
+                let what = format!("{what} {} stands on line {line} already", quoted(value));
+                self.problem(place.clone(), what, remedy);
+            }
+        }
+    }
+
+    /// Notes a value of another type than the key's.
+    pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
+        let example = [LINK, ROUTE, TOP].iter().find_map(|keys| example(keys, key));
+        let remedy = format!("write it as {}", example.unwrap_or(key));
+        self.problem(place, format!("{key} is {}", kind(value)), remedy);
+    }
+
+    /// The text of `key`, if it is there.
+    pub(super) fn string<'v>(
+        &mut self,
+        table: &'v DeTable<'_>,
+        key: &str,
+    ) -> Option<(&'v str, Place)> {
+        let value = table.get(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some((text.as_ref(), value.span())),
+            other => {
+                self.wrong_type(key, other, value.span());
+                None
+            }
+        }
+    }
+
+    /// The number of `key`, if it is there and in `range`.
+    pub(super) fn number(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let value = table.get(key)?;
+        let DeValue::Integer(integer) = value.get_ref() else {
+            self.wrong_type(key, value.get_ref(), value.span());
+            return None;
+        };
+        let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            let remedy = format!("write {} to {}", range.start(), range.end());
+            self.problem(value.span(), format!("{key} is out of range"), remedy);
+        }
+        number
+    }
+
+    /// The truth of `key`, if it is there.
+    pub(super) fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> Option<bool> {
+        let value = table.get(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(truth) => Some(*truth),
+            other => {
+                self.wrong_type(key, other, value.span());
+                None
+            }
+        }
+    }
+
+    /// The texts of the list `key`; none if it is not there.
+    pub(super) fn strings<'v>(
+        &mut self,
+        table: &'v DeTable<'_>,
+        key: &str,
+    ) -> Vec<(&'v str, Place)> {
+        let mut texts = Vec::new();
+        let Some(value) = table.get(key) else { return texts };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(key, value.get_ref(), value.span());
+            return texts;
+        };
+        for item in items {
+            match item.get_ref() {
+                DeValue::String(text) => texts.push((text.as_ref(), item.span())),
+                other => self.wrong_type(key, other, item.span()),
+            }
+        }
+        texts
+    }
+
+    /// Notes a path that no Unix socket can have; says whether it is good.
+    pub(super) fn socket_path(&mut self, path: &Path, place: &Place) -> bool {
+        let octets = path.as_os_str().as_encoded_bytes();
+        if octets.is_empty() || octets.contains(&0) {
+            self.problem(place.clone(), "this is not the path of a socket", "write a file's path");
+        } else if octets.len() > SOCKET_PATH_MAX {
+            let what = format!("this path has {} bytes", octets.len());
+            self.problem(place.clone(), what, format!("a socket's has at most {SOCKET_PATH_MAX}"));
+        } else {
+            return true;
+        }
+        false
+    }
+}
+
+fn is_key(keys: Keys, word: &str) -> bool {
+    keys.iter().any(|&(known, _)| known == word)
+}
+
+fn example(keys: Keys, word: &str) -> Option<&'static str> {
+    keys.iter().find(|&&(known, _)| known == word).map(|&(_, example)| example)
+}
+
+fn link_keys() -> Vec<&'static str> {
+    LINK.iter().map(|&(known, _)| known).collect()
+}
+
+/// What a value is, for people.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

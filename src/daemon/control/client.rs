@@ -1,0 +1,226 @@
+//! The client of the control socket, and what `boardlane status` does with it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::daemon::config::RUN_DIR;
+use crate::daemon::status::{self, Status};
+
+/// A daemon has so long to answer.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A longer answer is no daemon's, in bytes.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// Why a daemon's answer is not there.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No socket at the path.
+    Missing,
+    /// A socket with nobody behind it.
+    Dead,
+    /// Not allowed to connect.
+    Forbidden,
+    /// Nothing came in time.
+    Silent,
+    /// The connection ended before the answer did.
+    Cut,
+    /// The daemon did not understand.
+    Refused(String),
+    /// The answer is not what this version expects.
+    Garbled(serde_json::Error),
+    /// The answer does not end.
+    TooLong,
+    /// The system refused.
+    Io(io::Error),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no such socket: is the daemon running?"),
+            Self::Dead => f.write_str("its daemon is gone: start it again, or remove the file"),
+            Self::Forbidden => f.write_str("permission denied: run as the daemon's user"),
+            Self::Silent => {
+                write!(f, "the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())
+            }
+            Self::Cut => f.write_str("the daemon closed the connection"),
+            Self::Refused(error) => write!(f, "the daemon said: {}", error.escape_debug()),
+            Self::Garbled(error) => {
+                write!(f, "the answer is not understood, is the daemon of another version? {error}")
+            }
+            Self::TooLong => f.write_str("the answer does not end: is this a boardlane daemon?"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::ConnectionRefused => Self::Dead,
+            io::ErrorKind::PermissionDenied => Self::Forbidden,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Cut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Asks the daemon at `path` for its status: its JSON as it came, and what it means.
+///
+/// # Errors
+/// There is no answer within [`ANSWER_TIMEOUT`], or none that is understood.
+pub fn ask_status(path: &Path) -> Result<(String, Status), ClientError> {
+    let text = ask(path, r#"{"request":"status"}"#, ANSWER_TIMEOUT)?;
+    match serde_json::from_str(&text) {
+        Ok(status) => Ok((text, status)),
+        Err(garbled) => {
+            #[derive(Deserialize)]
+            struct Refusal {
+                error: String,
+            }
+            let refusal = serde_json::from_str(&text);
+            Err(refusal.map_or(ClientError::Garbled(garbled), |refusal: Refusal| {
+                ClientError::Refused(refusal.error)
+            }))
+        }
+    }
+}
+
+/// Sends the line `request` and waits for one line, which is given without its end.
+pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String, ClientError> {
+    let deadline = Instant::now() + limit;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Holds for connecting too, which waits while the daemon's backlog is full.
+    socket.set_write_timeout(Some(limit))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let mut stream = UnixStream::from(OwnedFd::from(socket));
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut octets = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ClientError::Silent);
+        }
+        stream.set_read_timeout(Some(left))?;
+        let n = match stream.read(&mut octets) {
+            Ok(0) => return Err(ClientError::Cut),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let end = octets[..n].iter().position(|&octet| octet == b'\n');
+        answer.extend_from_slice(&octets[..end.unwrap_or(n)]);
+        if end.is_some() {
+            return Ok(String::from_utf8_lossy(&answer).into_owned());
+        }
+        if answer.len() > ANSWER_MAX {
+            return Err(ClientError::TooLong);
+        }
+    }
+}
+
+/// What `boardlane status` is asked to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// One daemon's socket; otherwise all in [`RUN_DIR`].
+    pub control: Option<PathBuf>,
+    /// JSON instead of a table.
+    pub json: bool,
+}
+
+/// What `boardlane status` found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusReport {
+    /// For standard output.
+    pub shown: String,
+    /// One line each for standard error; none means that all daemons answered.
+    pub failures: Vec<String>,
+}
+
+/// Asks the daemons, all at once.
+pub fn report(options: &StatusOptions) -> StatusReport {
+    match &options.control {
+        Some(path) => report_on(std::slice::from_ref(path), options.json, false),
+        None => report_in(Path::new(RUN_DIR), options.json),
+    }
+}
+
+pub(super) fn report_in(directory: &Path, json: bool) -> StatusReport {
+    let (paths, failure) = match sockets(directory) {
+        Ok(paths) if paths.is_empty() => {
+            let directory = directory.display();
+            (paths, Some(format!("no daemon runs: no control socket in {directory}")))
+        }
+        Ok(paths) => (paths, None),
+        Err(error) => (Vec::new(), Some(format!("{}: {error}", directory.display()))),
+    };
+    let mut report = report_on(&paths, json, true);
+    report.failures.extend(failure);
+    report
+}
+
+/// The control sockets in `directory`, sorted; none if it is missing.
+fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket && !is_slot(&entry.file_name().to_string_lossy()) {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether a socket is a backplane's slot, where a connection would take a peer's place.
+fn is_slot(name: &str) -> bool {
+    let number = name.strip_prefix("slot").and_then(|name| name.strip_suffix(".sock"));
+    number.is_some_and(|number| number.bytes().all(|octet| octet.is_ascii_digit()))
+}
+
+fn report_on(paths: &[PathBuf], json: bool, array: bool) -> StatusReport {
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            paths.iter().map(|path| (path, scope.spawn(|| ask_status(path)))).collect();
+        let answer = |(path, thread): (_, std::thread::ScopedJoinHandle<'_, _>)| {
+            (path, thread.join().unwrap_or(Err(ClientError::Cut)))
+        };
+        asked.into_iter().map(answer).collect()
+    });
+    let mut report = StatusReport::default();
+    let (mut texts, mut daemons) = (Vec::new(), Vec::new());
+    for (path, answer) in answers {
+        match answer {
+            Ok((text, daemon)) => {
+                texts.push(text);
+                daemons.push(daemon);
+            }
+            Err(error) => report.failures.push(format!("{}: {error}", path.display())),
+        }
+    }
+    report.shown = match (json, array) {
+        (false, _) => status::table(&daemons),
+        (true, true) => format!("[{}]\n", texts.join(",")),
+        (true, false) => texts.into_iter().map(|text| text + "\n").collect(),
+    };
+    report
+}

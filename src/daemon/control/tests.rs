@@ -1,0 +1,200 @@
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+
+use super::client::{ClientError, ask, ask_status, report_in};
+use super::*;
+
+/// A directory that goes away with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("bl-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn status() -> Status {
+    Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), links: vec![] }
+}
+
+/// A server whose clients have `limit`, for as long as the result lives.
+struct Server(Option<tokio::sync::oneshot::Sender<()>>, Option<std::thread::JoinHandle<()>>);
+
+impl Server {
+    fn start(path: &Path, limit: Duration) -> Self {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let path = path.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let socket = ControlSocket::bind(&path).unwrap();
+                ready.send(()).unwrap();
+                tokio::select! {
+                    () = socket.serve_within(limit, status) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        is_ready.recv().unwrap();
+        Self(Some(stop), Some(thread))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        self.1.take().unwrap().join().unwrap();
+    }
+}
+
+fn bind(path: &Path) -> Result<ControlSocket, ControlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    ControlSocket::bind(path)
+}
+
+/// All that the server says to `octets` before it hangs up.
+fn say(path: &Path, octets: &[u8]) -> String {
+    let mut stream = StdStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // The server may hang up before it has taken all.
+    let _ = stream.write_all(octets);
+    let mut answer = Vec::new();
+    // A server that closes with octets unread resets the connection.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn a_daemon_answers_and_takes_its_file_away() {
+    let dir = Dir::new("answers");
+    let path = dir.socket("deeper/master.sock");
+    let server = Server::start(&path, CLIENT_TIMEOUT);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (text, answer) = ask_status(&path).unwrap();
+    assert_eq!(answer, status());
+    assert_eq!(text, r#"{"role":"agent","pid":7,"version":"0.1.0","links":[]}"#);
+    drop(server);
+    assert!(!path.exists());
+    assert!(matches!(ask_status(&path), Err(ClientError::Missing)));
+}
+
+#[test]
+fn one_connection_carries_several_requests() {
+    let dir = Dir::new("several");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, CLIENT_TIMEOUT);
+    let said = say(&path, b"{\"request\":\"status\"}\n{\"request\":\"status\"}\nenough\n");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[2].starts_with(r#"{"error":"request not understood"#), "{said}");
+}
+
+#[test]
+fn garbage_gets_an_error_and_the_next_client_its_answer() {
+    let dir = Dir::new("garbage");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, CLIENT_TIMEOUT);
+    for garbage in ["\n", "{}\n", "[1]\n", "\0\u{1b}\n", "{\"request\":\"reboot\"}\n"] {
+        let said = say(&path, garbage.as_bytes());
+        assert!(said.starts_with(r#"{"error":"#), "{garbage:?}: {said}");
+        assert_eq!(said.lines().count(), 1);
+    }
+    let unknown = ask(&path, r#"{"request":"reboot"}"#, CLIENT_TIMEOUT).unwrap();
+    assert!(unknown.contains("unknown variant `reboot`, expected `status`"), "{unknown}");
+    let oversize = say(&path, &vec![b' '; REQUEST_MAX + 1]);
+    assert_eq!(oversize, "{\"error\":\"a request has at most 4096 bytes\"}\n");
+    assert!(ask_status(&path).is_ok());
+}
+
+#[test]
+fn a_full_house_of_silent_clients_is_shown_out() {
+    let dir = Dir::new("silent");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, Duration::from_millis(300));
+    let silent: Vec<StdStream> =
+        (0..CLIENTS_MAX).map(|_| StdStream::connect(&path).unwrap()).collect();
+    // Behind them in the queue: answered only once they are out.
+    assert!(ask(&path, r#"{"request":"status"}"#, Duration::from_secs(10)).is_ok());
+    for mut stream in silent {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_dead_daemons_file_is_replaced_and_a_live_ones_is_not() {
+    let dir = Dir::new("stale");
+    let path = dir.socket("a.sock");
+    drop(StdListener::bind(&path).unwrap());
+    assert!(path.exists());
+    assert!(matches!(ask_status(&path), Err(ClientError::Dead)));
+    let _server = Server::start(&path, CLIENT_TIMEOUT);
+    let error = bind(&path).unwrap_err();
+    assert!(matches!(error, ControlError::Held(_)));
+    assert!(error.to_string().starts_with("another daemon holds "), "{error}");
+    assert!(ask_status(&path).is_ok());
+}
+
+#[test]
+fn a_file_that_is_no_socket_stays() {
+    let dir = Dir::new("file");
+    let path = dir.socket("a.sock");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(bind(&path), Err(ControlError::NotASocket(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn a_daemon_leaves_a_file_alone_that_is_not_its_own() {
+    let dir = Dir::new("foreign");
+    let path = dir.socket("a.sock");
+    let server = Server::start(&path, CLIENT_TIMEOUT);
+    // Moved, not removed: a removed file's inode number could be given out again.
+    std::fs::rename(&path, dir.socket("moved.sock")).unwrap();
+    let _other = StdListener::bind(&path).unwrap();
+    drop(server);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_silent_daemon_is_reported_and_the_others_are_shown() {
+    let dir = Dir::new("report");
+    let _server = Server::start(&dir.socket("agent.sock"), CLIENT_TIMEOUT);
+    let _silent = StdListener::bind(dir.socket("master.sock")).unwrap();
+    let slot = StdListener::bind(dir.socket("slot0.sock")).unwrap();
+    let report = report_in(&dir.0, true);
+    assert_eq!(
+        report.shown,
+        "[{\"role\":\"agent\",\"pid\":7,\"version\":\"0.1.0\",\"links\":[]}]\n"
+    );
+    assert_eq!(report.failures.len(), 1, "{report:?}");
+    assert!(report.failures[0].ends_with("master.sock: the daemon did not answer within 2 s"));
+    // Nobody knocked at the slot.
+    slot.set_nonblocking(true).unwrap();
+    assert_eq!(slot.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn no_daemon_at_all_is_an_empty_array_and_a_failure() {
+    let dir = Dir::new("none");
+    let report = report_in(&dir.0.join("missing"), true);
+    assert_eq!(report.shown, "[]\n");
+    assert!(report.failures[0].starts_with("no daemon runs"), "{report:?}");
+}

@@ -1,0 +1,325 @@
+//! What a daemon says about itself and its links, as JSON and as a table for people.
+//!
+//! The JSON is a contract: names and types stay, later versions only add.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+/// A daemon and its links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// "master" or "agent".
+    pub role: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// The links, in the config's order.
+    pub links: Vec<LinkStatus>,
+}
+
+/// The state of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// Something is not there yet: the reason says what.
+    Waiting,
+    /// Both ends are there and agree on features and queues.
+    Negotiating,
+    /// Frames flow.
+    Up,
+    /// The link was up, or could be; the reason says what ended it.
+    Down,
+    /// The peer broke the rules: the link is tried again later.
+    Quarantined,
+}
+
+impl LinkState {
+    /// The state's name, as JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Negotiating => "negotiating",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// One link; what is not known yet is `null`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The netdev's name.
+    pub name: String,
+    /// The transport, as the config has it.
+    pub transport: String,
+    /// The slot's number.
+    pub slot: Option<u32>,
+    /// The state.
+    pub state: LinkState,
+    /// Why the link is not up.
+    pub reason: Option<String>,
+    /// Whether the netdev has a carrier.
+    pub carrier: bool,
+    /// This end's epoch.
+    pub epoch: Option<u32>,
+    /// The other end's epoch.
+    pub peer_epoch: Option<u32>,
+    /// The other end's program version.
+    pub peer_version: Option<String>,
+    /// The netdev's MAC address, as `02:00:00:00:00:01`.
+    pub mac: Option<String>,
+    /// The netdev's MTU, in bytes.
+    pub mtu: Option<u16>,
+    /// Names of the negotiated features.
+    pub features: Vec<String>,
+    /// The queue pairs.
+    pub queues: Vec<QueueStatus>,
+    /// Who copies the payload.
+    pub dma: DmaStatus,
+}
+
+/// One queue pair, seen from the netdev.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// What the netdev received.
+    pub rx: Traffic,
+    /// What the netdev sent.
+    pub tx: Traffic,
+    /// Notifications to the other end.
+    pub notifications_sent: u64,
+    /// Notifications from the other end.
+    pub notifications_received: u64,
+    /// Times that work was found without a notification.
+    pub rescues: u64,
+}
+
+/// Frames one way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes, from the Ethernet header on.
+    pub bytes: u64,
+    /// Frames dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Who copies the payload, and how much.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DmaStatus {
+    /// "direct" or "engine".
+    pub mode: String,
+    /// Copies made.
+    pub transfers: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+}
+
+/// Columns of the table that hold numbers, and so are set to the right.
+const NUMBERS: std::ops::Range<usize> = 2..8;
+
+/// The daemons as tables.
+pub fn table(daemons: &[Status]) -> String {
+    let mut text = String::new();
+    for (i, daemon) in daemons.iter().enumerate() {
+        let blank = if i == 0 { "" } else { "\n" };
+        let Status { role, pid, version, links } = daemon;
+        let (role, version) = (visible(role), visible(version));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{blank}{role}, pid {pid}, version {version}");
+        let mut rows = vec![
+            [
+                "LINK",
+                "STATE",
+                "RX FRAMES",
+                "BYTES",
+                "DROPS",
+                "TX FRAMES",
+                "BYTES",
+                "DROPS",
+                "FEATURES",
+                "REASON",
+            ]
+            .map(String::from),
+        ];
+        rows.extend(links.iter().map(row));
+        write_rows(&rows, &mut text);
+    }
+    text
+}
+
+fn row(link: &LinkStatus) -> [String; 10] {
+    let [rx, tx] = [|queue: &QueueStatus| queue.rx.clone(), |queue: &QueueStatus| queue.tx.clone()]
+        .map(|way| sum(link.queues.iter().map(way)));
+    [
+        visible(&link.name),
+        link.state.name().into(),
+        rx[0].to_string(),
+        rx[1].to_string(),
+        rx[2].to_string(),
+        tx[0].to_string(),
+        tx[1].to_string(),
+        tx[2].to_string(),
+        short_features(&link.features),
+        visible(link.reason.as_deref().unwrap_or_default()),
+    ]
+}
+
+/// Frames, bytes and drops of all queues.
+fn sum(ways: impl Iterator<Item = Traffic>) -> [u64; 3] {
+    ways.fold([0; 3], |[frames, bytes, drops], way| {
+        let dropped = way.drops.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        [
+            frames.saturating_add(way.frames),
+            bytes.saturating_add(way.bytes),
+            drops.saturating_add(dropped),
+        ]
+    })
+}
+
+fn write_rows<const N: usize>(rows: &[[String; N]], text: &mut String) {
+    let widths: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        let mut line = String::new();
+        for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let gap = if i == 0 { "" } else { "  " };
+            let _ = if NUMBERS.contains(&i) {
+                write!(line, "{gap}{cell:>width$}")
+            } else {
+                write!(line, "{gap}{cell:<width$}")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Features that a link is expected to have, under one short word each.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("csum", &["CSUM", "GUEST_CSUM"]),
+    ("tso", &["HOST_TSO4", "HOST_TSO6", "GUEST_TSO4", "GUEST_TSO6"]),
+    ("mrg", &["MRG_RXBUF"]),
+    ("event", &["EVENT_IDX"]),
+    ("indirect", &["INDIRECT_DESC"]),
+];
+
+/// What a reader looks for in the features; a group of which some are missing ends in `-`.
+fn short_features(features: &[String]) -> String {
+    let words = GROUPS.iter().filter_map(|(word, group)| {
+        let there = group.iter().filter(|name| features.iter().any(|has| has == *name)).count();
+        match there {
+            0 => None,
+            _ if there == group.len() => Some((*word).to_owned()),
+            _ => Some(format!("{word}-")),
+        }
+    });
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "-".into() } else { words.join(",") }
+}
+
+/// Keeps what a peer said from writing control sequences to the reader's terminal.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by hand from the contract, with every field.
+    const FIXTURE: &str = r#"{"role":"master","pid":812,"version":"0.1.0","links":[{"name":"bl0",
+        "transport":"shm:/run/boardlane/slot0.sock","slot":0,"state":"up","reason":null,
+        "carrier":true,"epoch":3735928559,"peer_epoch":7,"peer_version":"0.1.0",
+        "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
+        "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
+        "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
+        "notifications_received":4,"rescues":1}],
+        "dma":{"mode":"direct","transfers":21,"bytes":3100}},
+        {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
+        "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
+        "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
+        "dma":{"mode":"direct","transfers":0,"bytes":0}}]}"#;
+
+    fn sample() -> Status {
+        let up = LinkStatus {
+            name: "bl0".into(),
+            transport: "shm:/run/boardlane/slot0.sock".into(),
+            slot: Some(0),
+            state: LinkState::Up,
+            reason: None,
+            carrier: true,
+            epoch: Some(0xdead_beef),
+            peer_epoch: Some(7),
+            peer_version: Some("0.1.0".into()),
+            mac: Some("02:00:00:00:00:01".into()),
+            mtu: Some(1500),
+            features: vec!["MRG_RXBUF".into(), "CSUM".into()],
+            queues: vec![QueueStatus {
+                rx: Traffic { frames: 10, bytes: 1500, drops: [("ring_full".into(), 2)].into() },
+                tx: Traffic { frames: 11, bytes: 1600, drops: BTreeMap::new() },
+                notifications_sent: 3,
+                notifications_received: 4,
+                rescues: 1,
+            }],
+            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100 },
+        };
+        let quarantined = LinkStatus {
+            name: "bl1".into(),
+            transport: "shm:/run/boardlane/slot1.sock".into(),
+            slot: None,
+            state: LinkState::Quarantined,
+            reason: Some("descriptor chain loops".into()),
+            carrier: false,
+            epoch: None,
+            peer_epoch: None,
+            peer_version: None,
+            mac: None,
+            mtu: None,
+            features: vec![],
+            queues: vec![],
+            dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
+        };
+        let (role, version) = ("master".into(), "0.1.0".into());
+        Status { role, pid: 812, version, links: vec![up, quarantined] }
+    }
+
+    #[test]
+    fn the_json_has_exactly_the_fields_of_the_contract() {
+        let fixture: serde_json::Value = serde_json::from_str(FIXTURE).unwrap();
+        assert_eq!(serde_json::to_value(sample()).unwrap(), fixture);
+        assert_eq!(serde_json::from_str::<Status>(FIXTURE).unwrap(), sample());
+    }
+
+    #[test]
+    fn each_state_has_one_name() {
+        use LinkState::*;
+        for state in [Waiting, Negotiating, Up, Down, Quarantined] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+
+    #[test]
+    fn the_table_adds_up_queues_and_shows_the_reason() {
+        let mut status = sample();
+        let queue = status.links[0].queues[0].clone();
+        status.links[0].queues.push(queue);
+        let table = table(&[status]);
+        let lines: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["master,", "pid", "812,", "version", "0.1.0"]);
+        assert_eq!(lines[2], ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"]);
+        assert!(lines[3].ends_with(&["-", "descriptor", "chain", "loops"]), "{table}");
+    }
+
+    #[test]
+    fn a_reason_cannot_write_to_the_terminal() {
+        let mut status = sample();
+        status.links[1].reason = Some("\x1b[2J\n".into());
+        assert!(!table(&[status]).contains('\x1b'));
+    }
+}
