@@ -9,6 +9,8 @@
 pub mod daemon;
 pub mod memory;
 pub mod net;
+#[cfg(feature = "os")]
+pub mod os;
 pub mod spec;
 pub mod tunnel;
 pub mod virtqueue;

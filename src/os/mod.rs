@@ -1,0 +1,5 @@
+//! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
+
+pub mod netns;
+pub mod poll;
+pub mod tap;
