@@ -11,6 +11,7 @@ pub mod memory;
 pub mod net;
 #[cfg(feature = "os")]
 pub mod os;
+pub mod plan;
 pub mod spec;
 pub mod tunnel;
 pub mod virtqueue;

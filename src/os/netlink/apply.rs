@@ -1,0 +1,267 @@
+//! Doing what a plan says.
+//!
+//! "There already" counts as success only for the very same object: the kernel gives EEXIST also
+//! for an IPv6 address with another prefix length and for a route that leads elsewhere.
+//!
+//! Removing the first IPv4 address of a subnet removes the others in it, unless the link promotes
+//! them; so it is made to do so for that moment.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::{AddressMessageBuilder, LinkUnspec};
+
+use super::observe::{observe_address, observe_route, out_link};
+use super::{Failure, Netlink, NetlinkError};
+use crate::plan::{Action, IpPrefix, Route};
+
+/// `IFLA_IFALIAS` of `linux/if_link.h`. An alias of no bytes clears it; the typed attribute adds a
+/// zero byte.
+const IFLA_IFALIAS: u16 = 20;
+/// `IFLA_INET_CONF` of `linux/if_link.h`.
+const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_PROMOTE_SECONDARIES` of `linux/ip.h`.
+const PROMOTE_SECONDARIES: u16 = 20;
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What was changed, in order: ours to undo. Without what was there already.
+    pub done: Vec<Action>,
+    /// What could not be done, and why.
+    pub failed: Vec<NetlinkError>,
+}
+
+impl Netlink {
+    /// Does the actions to the link `name`, as many as can be done.
+    pub async fn apply(&self, name: &str, actions: &[Action]) -> Applied {
+        let mut applied = Applied::default();
+        if actions.is_empty() {
+            return applied;
+        }
+        let index = match self.need_index(name).await {
+            Ok(index) => index,
+            Err(e) => {
+                // With the link, its addresses and routes are gone too.
+                applied.failed.push(e);
+                return applied;
+            }
+        };
+        for action in actions {
+            match self.act(name, index, action).await {
+                Ok(true) => applied.done.push(action.clone()),
+                Ok(false) => {}
+                Err(e) => applied.failed.push(e),
+            }
+        }
+        applied
+    }
+
+    /// Does one action; false if there was nothing to do.
+    async fn act(&self, name: &str, index: u32, action: &Action) -> Result<bool, NetlinkError> {
+        let link = || LinkUnspec::new_with_index(index);
+        let what = || format!("{} on {name}", action.object());
+        let set = match action {
+            Action::AddAddress(a) => return self.add_address(index, a, what()).await,
+            Action::AddRoute(r) => return self.add_route(index, r, what()).await,
+            Action::DelAddress(a) => {
+                return self.del_address(index, a).await.map_err(NetlinkError::on(what));
+            }
+            Action::DelRoute(r) => {
+                let message = RouteNetlinkMessage::DelRoute(route_message(index, r));
+                return self.remove(message).await.map_err(NetlinkError::on(what));
+            }
+            Action::SetMac(c) => link().address(c.to.to_vec()),
+            Action::SetAlias(c) => link().append_extra_attribute(LinkAttribute::Other(
+                DefaultNla::new(IFLA_IFALIAS, c.to.clone().unwrap_or_default().into_bytes()),
+            )),
+            Action::SetGsoMaxSize(c) => {
+                link().append_extra_attribute(LinkAttribute::GsoMaxSize(c.to))
+            }
+            Action::SetMtu(c) => link().mtu(c.to),
+            Action::SetUp(true) => link().up(),
+            Action::SetUp(false) => link().down(),
+        };
+        self.set_link(set.build()).await.map_err(NetlinkError::on(what))?;
+        Ok(true)
+    }
+
+    async fn add_address(
+        &self,
+        index: u32,
+        address: &IpPrefix,
+        what: String,
+    ) -> Result<bool, NetlinkError> {
+        let mut message = address_message(index, address);
+        if address.is_ipv6() {
+            // A point-to-point link has nobody to ask; the address serves at once.
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        match self.create(RouteNetlinkMessage::NewAddress(message)).await {
+            Ok(()) => return Ok(true),
+            Err(e) if e.is(&[libc::EEXIST]) => {}
+            Err(e) => return Err(NetlinkError::failed(what, e)),
+        }
+        let there = match self.addresses(index).await {
+            Ok(there) => there,
+            Err(e) => return Err(NetlinkError::failed(what, e)),
+        };
+        let mut there = there.iter().filter_map(observe_address);
+        match there.find(|(a, _)| a.addr() == address.addr()) {
+            Some((a, false)) if a == *address => Ok(false),
+            Some((a, _)) => Err(NetlinkError::Conflict { what, with: format!("address {a}") }),
+            // Removed in between; the next plan has it again.
+            None => Ok(false),
+        }
+    }
+
+    async fn add_route(
+        &self,
+        index: u32,
+        route: &Route,
+        what: String,
+    ) -> Result<bool, NetlinkError> {
+        let message = route_message(index, route);
+        let family = message.header.address_family;
+        match self.create(RouteNetlinkMessage::NewRoute(message)).await {
+            Ok(()) => return Ok(true),
+            Err(e) if e.is(&[libc::EEXIST]) => {}
+            Err(e) => return Err(NetlinkError::failed(what, e)),
+        }
+        let there = match self.routes(family, None).await {
+            Ok(there) => there,
+            Err(e) => return Err(NetlinkError::failed(what, e)),
+        };
+        let mut rivals = there.iter().filter_map(|m| Some((observe_route(m)?, out_link(m))));
+        match rivals.find(|(r, _)| r.rivals(route)) {
+            Some((r, through)) if r.same_as(route) && through == Some(index) => Ok(false),
+            Some((r, through)) => {
+                let dev = match through {
+                    Some(index) => self.link_name(index).await,
+                    None => None,
+                };
+                let dev = dev.map_or_else(String::new, |name| format!(" dev {name}"));
+                Err(NetlinkError::Conflict { what, with: format!("route {r}{dev}") })
+            }
+            None => Ok(false),
+        }
+    }
+
+    async fn del_address(&self, index: u32, address: &IpPrefix) -> Result<bool, Failure> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        if address.is_ipv6() {
+            return self.remove(message).await;
+        }
+        match self.promotes_secondaries(index).await {
+            Ok(true) => return self.remove(message).await,
+            Ok(false) => self.set_link(promote_secondaries(index, true)).await?,
+            Err(e) if e.is(&[libc::ENODEV]) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        let removed = self.remove(message).await;
+        self.set_link(promote_secondaries(index, false)).await?;
+        removed
+    }
+
+    /// Whether a subnet's next IPv4 address takes the place of a removed first one.
+    async fn promotes_secondaries(&self, index: u32) -> Result<bool, Failure> {
+        let link = self.get_link(LinkUnspec::new_with_index(index).build()).await?;
+        let families = link.attributes.into_iter().flat_map(|a| match a {
+            LinkAttribute::AfSpecUnspec(families) => families,
+            _ => Vec::new(),
+        });
+        let mut settings = families.flat_map(|f| match f {
+            AfSpecUnspec::Inet(settings) => settings,
+            _ => Vec::new(),
+        });
+        Ok(settings.any(|s| matches!(s, AfSpecInet::DevConf(c) if c.promote_secondaries != 0)))
+    }
+
+    /// The link's name, for messages.
+    async fn link_name(&self, index: u32) -> Option<String> {
+        let link = self.get_link(LinkUnspec::new_with_index(index).build()).await.ok()?;
+        link.attributes.into_iter().find_map(|a| match a {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    async fn create(&self, message: RouteNetlinkMessage) -> Result<(), Failure> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.socket.request(message, flags).await.map(drop)
+    }
+
+    /// Removes an address or a route; false if it was not there.
+    async fn remove(&self, message: RouteNetlinkMessage) -> Result<bool, Failure> {
+        match self.socket.request(message, NLM_F_ACK).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.is(&[libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENODEV]) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// `ip link set` for `net.ipv4.conf.LINK.promote_secondaries`.
+fn promote_secondaries(index: u32, on: bool) -> LinkMessage {
+    // struct nlattr {len, type} and a u32, in the host's order (linux/netlink.h).
+    let mut setting = Vec::new();
+    setting.extend(8_u16.to_ne_bytes());
+    setting.extend(PROMOTE_SECONDARIES.to_ne_bytes());
+    setting.extend(u32::from(on).to_ne_bytes());
+    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, setting));
+    LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![
+            settings,
+        ])]))
+        .build()
+}
+
+fn address_message(index: u32, address: &IpPrefix) -> AddressMessage {
+    let len = address.prefix_len();
+    match address.addr() {
+        IpAddr::V4(a) => {
+            AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(a, len).build()
+        }
+        IpAddr::V6(a) => {
+            AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(a, len).build()
+        }
+    }
+}
+
+/// The route's message for adding, and for removing this one only: it names the protocol too.
+fn route_message(index: u32, route: &Route) -> RouteMessage {
+    let to = route.to.network();
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet },
+        destination_prefix_length: to.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope: match route.via {
+            None if !to.is_ipv6() => RouteScope::Link,
+            _ => RouteScope::Universe,
+        },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    if to.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(to.addr())));
+    }
+    message.attributes.push(RouteAttribute::Oif(index));
+    if let Some(via) = route.via {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(via)));
+    }
+    if let Some(metric) = route.metric {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    message
+}

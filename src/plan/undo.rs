@@ -1,0 +1,95 @@
+//! Taking back what was done to a netdev, and nothing else.
+//!
+//! A value goes back to what it was before us only while it is still what we set it to: what the
+//! operator set since is the operator's. Addresses and routes that we did not add stay, and what
+//! would delete them on the way (down, or an MTU below IPv6's minimum) is left undone.
+
+use super::{Action, Change, IPV6_MIN_MTU, Mac, Observed};
+
+/// The actions that take `done` back, in reverse order of a plan. `done` may hold several passes,
+/// oldest first: the values of before the first one come back.
+pub fn undo(done: &[Action], now: &Observed) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut routes = now.routes.clone();
+    let mut addresses = now.addresses.clone();
+    for action in done.iter().rev() {
+        if let Action::AddRoute(route) = action {
+            let before = routes.len();
+            routes.retain(|r| !r.same_as(route));
+            if routes.len() < before {
+                actions.push(Action::DelRoute(*route));
+            }
+        }
+    }
+    for action in done.iter().rev() {
+        if let Action::AddAddress(address) = action {
+            let before = addresses.len();
+            addresses.retain(|a| a != address);
+            if addresses.len() < before {
+                actions.push(Action::DelAddress(*address));
+            }
+        }
+    }
+    let others_ipv6 = addresses.iter().any(|a| a.is_ipv6() && !a.is_ipv6_link_local())
+        || now.peer_addresses.iter().any(super::IpPrefix::is_ipv6);
+    if let Some(was_up) = up_before(done, now) {
+        if was_up || !(others_ipv6 || !routes.is_empty()) {
+            actions.push(Action::SetUp(was_up));
+        }
+    }
+    if let Some(c) =
+        back(done, &now.mtu, |a| if let Action::SetMtu(c) = a { Some(c) } else { None })
+    {
+        if c.to >= IPV6_MIN_MTU || !others_ipv6 {
+            actions.push(Action::SetMtu(c));
+        }
+    }
+    actions.extend(undo_values(done, now));
+    actions
+}
+
+/// The values that nothing else depends on.
+fn undo_values(done: &[Action], now: &Observed) -> Vec<Action> {
+    let gso = back(done, &now.gso_max_size, |a| match a {
+        Action::SetGsoMaxSize(c) => Some(c),
+        _ => None,
+    });
+    let alias = back(done, &now.alias, |a| match a {
+        Action::SetAlias(c) => Some(c),
+        _ => None,
+    });
+    let mac = back(done, &now.mac, |a| match a {
+        Action::SetMac(c) => Some(c),
+        _ => None,
+    });
+    gso.map(Action::SetGsoMaxSize)
+        .into_iter()
+        .chain(alias.map(Action::SetAlias))
+        .chain(mac.filter(|c| c.to != Mac::default()).map(Action::SetMac))
+        .collect()
+}
+
+/// The change back to the value of before all of `done`, if what was set last still stands.
+fn back<T: Clone + PartialEq>(
+    done: &[Action],
+    now: &T,
+    pick: impl Fn(&Action) -> Option<&Change<T>>,
+) -> Option<Change<T>> {
+    let mut changes = done.iter().filter_map(pick);
+    let first = changes.next()?;
+    let last = changes.next_back().unwrap_or(first);
+    let moved = last.to == *now && first.was != *now;
+    moved.then(|| Change { was: now.clone(), to: first.was.clone() })
+}
+
+/// The admin state of before all of `done`, if it differs and what was set last still stands.
+fn up_before(done: &[Action], now: &Observed) -> Option<bool> {
+    let mut states = done.iter().filter_map(|a| match a {
+        Action::SetUp(up) => Some(*up),
+        _ => None,
+    });
+    let first = states.next()?;
+    let last = states.next_back().unwrap_or(first);
+    // An action that sets up was planned because the link was down, and the other way round.
+    (last == now.up && first == now.up).then_some(!first)
+}
