@@ -1,9 +1,11 @@
 //! The tunnel: virtio's configuration cycles as messages through the window.
 
 mod codec;
+pub mod device;
 pub mod driver;
 pub mod fifo;
 pub mod message;
+pub mod model;
 mod octets;
 pub mod part;
 pub mod session;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tunnel::arbitrary::nearly_a_message;
 use crate::tunnel::message::Blocks;
 
 /// Octets from hexadecimal; blanks do not count.
@@ -332,23 +333,6 @@ fn errors_say_what_and_the_numbers() {
         text("00 05 0000 0100 1000 00000000 f5000000"),
         "GET_CONFIG with 245 bytes; one message holds 244"
     );
-}
-
-/// A header that is likely to be one, and anything behind it.
-fn nearly_a_message() -> impl Strategy<Value = Vec<u8>> {
-    let ids = prop_oneof![0..0x0E_u8, 0x40..0x44_u8, Just(0x80)];
-    let fields = prop::collection::vec(prop_oneof![0..70_u32, any::<u32>()], 0..80);
-    (0..4_u8, ids, 0..2_u16, any::<u16>(), prop::option::of(0..300_u16), fields).prop_map(
-        |(kind, id, dev, token, size, fields)| {
-            let size = size.unwrap_or(8 + 4 * fields.len() as u16);
-            let mut bytes = vec![kind, id];
-            for half in [dev, token, size] {
-                bytes.extend(half.to_le_bytes());
-            }
-            bytes.extend(fields.iter().flat_map(|f| f.to_le_bytes()));
-            bytes
-        },
-    )
 }
 
 proptest! {
