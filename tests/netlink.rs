@@ -1,6 +1,8 @@
 //! Plans applied to real netdevs. Each case runs on a thread of its own in a fresh network
 //! namespace, which ends with it; `ip` plays the operator and is the independent witness.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -26,6 +28,7 @@ fn main() {
         ("routes_of_a_link_that_went_down_are_planned_again", || Box::pin(down_and_up())),
         ("an_alias_can_be_cleared", || Box::pin(alias_is_cleared())),
         ("a_socket_stays_in_its_namespace_and_links_move_there", || Box::pin(namespaces())),
+        ("a_socket_without_its_runtime_says_so", || Box::pin(closed())),
         ("what_is_not_there_is_removed_already", || Box::pin(removing_nothing())),
         ("frames_are_counted", || Box::pin(frames_are_counted())),
         ("many_addresses_and_routes_are_all_seen", || Box::pin(many())),
@@ -36,7 +39,7 @@ fn main() {
         let missing = missing.clone();
         Trial::ignorable_test(name, move || match missing {
             Some(reason) if strict => Err(format!("cannot run here: {reason}").into()),
-            Some(reason) => Ok(Completion::ignored_with(format!("ignored: {reason}"))),
+            Some(reason) => Ok(Completion::ignored_with(reason)),
             None => isolated(case).map(|()| Completion::Completed),
         })
     });
@@ -334,6 +337,20 @@ async fn namespaces() {
     let no_namespace = File::open("/dev/null").unwrap();
     let error = Netlink::in_namespace(no_namespace.as_fd()).unwrap_err();
     assert!(error.to_string().contains("network namespace"), "{error}");
+}
+
+async fn closed() {
+    let _tap = tap("bl0");
+    let netns = File::open("/proc/thread-self/ns/net").unwrap();
+    let made = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { Netlink::in_namespace(netns.as_fd()).unwrap() })
+    });
+    let netlink = made.join().unwrap();
+    let error = netlink.link_index("bl0").await.unwrap_err();
+    assert!(error.to_string().contains("socket is closed"), "{error}");
+    let outside = std::thread::spawn(|| Netlink::new().map(drop));
+    assert!(outside.join().unwrap().is_err(), "outside of a runtime");
 }
 
 async fn removing_nothing() {

@@ -222,7 +222,7 @@ mod tests {
         let (poll, bell) = (Poll::new().unwrap(), doorbell());
         poll.add_doorbell(&bell, 7).unwrap();
         for _ in 0..3 {
-            assert_eq!(tags(&poll, NOW), []);
+            assert_eq!(tags(&poll, NOW), [0u64; 0]);
             assert!(ring(&bell).unwrap());
             assert_eq!(tags(&poll, NOW), [7]);
         }
@@ -243,18 +243,18 @@ mod tests {
         ring(&bell).unwrap();
         assert_eq!((tags(&poll, NOW), tags(&poll, NOW)), (vec![1], vec![1]));
         rustix::io::read(&bell, &mut [0; 8]).unwrap();
-        assert_eq!(tags(&poll, NOW), []);
+        assert_eq!(tags(&poll, NOW), [0u64; 0]);
     }
 
     #[test]
     fn interest_can_change_and_end() {
         let (poll, bell) = (Poll::new().unwrap(), doorbell());
         poll.add(&bell, 1, Interest::Read, Trigger::Level).unwrap();
-        assert_eq!(tags(&poll, NOW), []);
+        assert_eq!(tags(&poll, NOW), [0u64; 0]);
         poll.modify(&bell, 2, Interest::Write, Trigger::Level).unwrap();
         assert_eq!(tags(&poll, NOW), [2]);
         poll.remove(&bell).unwrap();
-        assert_eq!(tags(&poll, NOW), []);
+        assert_eq!(tags(&poll, NOW), [0u64; 0]);
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub fn undo(done: &[Action], now: &Observed) -> Vec<Action> {
     let others_ipv6 = addresses.iter().any(|a| a.is_ipv6() && !a.is_ipv6_link_local())
         || now.peer_addresses.iter().any(super::IpPrefix::is_ipv6);
     if let Some(was_up) = up_before(done, now) {
-        if was_up || !(others_ipv6 || !routes.is_empty()) {
+        let others_need_it = others_ipv6 || !routes.is_empty();
+        if was_up || !others_need_it {
             actions.push(Action::SetUp(was_up));
         }
     }

@@ -219,7 +219,7 @@ fn a_device_without_version_1_is_refused_and_told() {
     bench.settle();
     assert_eq!(bench.failure(), "device does not offer needed features: bits 32 (offered: 5)");
     assert_eq!(bench.board.status, 128 | 3);
-    assert_eq!(bench.board.accepted, []);
+    assert_eq!(bench.board.accepted, [0u32; 0]);
 }
 
 #[test]
