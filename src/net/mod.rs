@@ -1,1 +1,4 @@
 //! virtio-net: frames and chains, offloads, the device model.
+
+pub mod features;
+pub mod model;

@@ -32,7 +32,9 @@ fn address() -> impl Strategy<Value = u64> {
 
 fn blocks() -> impl Strategy<Value = Blocks> {
     let bits = prop_oneof![Just(0), Just(u32::MAX), Just(1), Just(0x13), any::<u32>()];
-    (word(), prop::collection::vec(bits, 0..5)).prop_map(|(index, blocks)| Blocks { index, blocks })
+    let any = (word(), prop::collection::vec(bits, 0..5));
+    prop_oneof![3 => Just((0, vec![0, 1])), 1 => any]
+        .prop_map(|(index, blocks)| Blocks { index, blocks })
 }
 
 /// Status bits in the right order more often than not.

@@ -1,0 +1,380 @@
+//! The virtio-net device as its driver configures it (virtio 1.4 §2, §3.1, §5.1): features, status,
+//! config space, queues. It moves no frames and knows no transport.
+//!
+//! Theory of operation. Whatever drives the device calls the methods of [`Device`]; the link then drains
+//! [`NetDevice::poll_event`]. There are two events, and they alternate: [`Event::Activate`] hands the queues
+//! over, from now on they run; [`Event::Reset`] takes them back. The queues stop outside, so a reset of a
+//! running device is complete only when [`NetDevice::quiesced`] says that nobody touches the old rings
+//! any more. Till then the status stays as it was, and nothing but reading works.
+//!
+//! Status bits that the driver sets stay set until a reset. Three things keep a bit clear: `FEATURES_OK`
+//! needs `DRIVER` and a set of features that [`features::check`] accepts; `DRIVER_OK` needs
+//! `FEATURES_OK` and a device that works; `DEVICE_NEEDS_RESET` is the device's own.
+
+use std::mem;
+
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::U16;
+
+use super::features::{self, FeatureError, Features};
+use crate::spec::net::{self, Config};
+use crate::spec::split;
+use crate::spec::virtio::{self, status};
+use crate::tunnel::model::{
+    Device, DeviceInfo, QueueError, QueueOperation, QueueState, QueueUpdate,
+};
+
+/// Whose device it is; stands in the device's info and is of no consequence.
+const VENDOR_ID: u32 = u32::from_le_bytes(*b"BRDL");
+/// The bits of the status that are the driver's to set.
+const DRIVER_BITS: u8 =
+    status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK | status::FEATURES_OK | status::FAILED;
+
+/// What the device is made with; fixed until it is made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Features, which hold together ([`features::check`]).
+    pub features: Features,
+    /// The MAC address of the driver's netdev, shown with `MAC`.
+    pub mac: [u8; 6],
+    /// The greatest MTU in bytes, shown with `MTU`.
+    pub mtu: u16,
+    /// Greatest size of the receiveq, a power of two up to 32768.
+    pub rx_size: u16,
+    /// Greatest size of the transmitq, likewise.
+    pub tx_size: u16,
+}
+
+/// What the link is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The driver is set up: these queues run.
+    Activate {
+        /// The features that both ends agreed on.
+        features: Features,
+        /// The queues that the driver has enabled.
+        queues: Vec<QueueSetup>,
+    },
+    /// The driver resets the device: stop the queues, then call [`NetDevice::quiesced`].
+    Reset,
+}
+
+/// A queue to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSetup {
+    /// Its index.
+    pub index: u16,
+    /// Its size.
+    pub size: u16,
+    /// Bus address of the descriptor area, aligned.
+    pub desc: u64,
+    /// Bus address of the driver area, aligned.
+    pub driver: u64,
+    /// Bus address of the device area, aligned.
+    pub device: u64,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct NetDevice {
+    offer: Offer,
+    config: Config,
+    generation: u32,
+    status: u8,
+    accepted: Features,
+    /// The driver has set bits beyond 127; that holds until a reset.
+    beyond_all: bool,
+    refused: Option<FeatureError>,
+    broken: Option<String>,
+    queues: [QueueState; 2],
+    event: Option<Event>,
+    /// The link has the queues: an `Activate` was taken, and they have not been given back.
+    running: bool,
+    resetting: bool,
+}
+
+impl NetDevice {
+    /// A device after reset, with its link down.
+    ///
+    /// # Panics
+    ///
+    /// If the offer does not hold together or a queue's greatest size is no power of two.
+    pub fn new(offer: Offer) -> Self {
+        let held = features::check(offer.features, offer.features);
+        assert!(held.is_ok(), "an offer that no driver can accept: {held:?}");
+        for size in [offer.rx_size, offer.tx_size] {
+            assert!(size.is_power_of_two() && size <= split::MAX_SIZE, "queue size {size}");
+        }
+        let shown = |bit| offer.features.has(bit);
+        let mut config = Config::default();
+        if shown(net::F_MAC) {
+            config.mac = offer.mac;
+        }
+        if shown(net::F_MTU) {
+            config.mtu = U16::new(offer.mtu);
+        }
+        if shown(net::F_MQ) {
+            config.max_virtqueue_pairs = U16::new(1);
+        }
+        Self {
+            offer,
+            config,
+            generation: 0,
+            status: 0,
+            accepted: Features::NONE,
+            beyond_all: false,
+            refused: None,
+            broken: None,
+            queues: empty_queues(&offer),
+            event: None,
+            running: false,
+            resetting: false,
+        }
+    }
+
+    /// What the device was made with.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The features that both ends agreed on, from `FEATURES_OK` on.
+    pub fn negotiated(&self) -> Option<Features> {
+        (self.status & status::FEATURES_OK != 0).then_some(self.accepted)
+    }
+
+    /// Why the driver's last try at `FEATURES_OK` was refused.
+    pub fn refused(&self) -> Option<&FeatureError> {
+        self.refused.as_ref()
+    }
+
+    /// Why the device needs a reset.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// Sets the link's state; true if the driver is to be told that config space has changed.
+    pub fn set_link(&mut self, up: bool) -> bool {
+        let status = U16::new(if up { net::S_LINK_UP } else { 0 });
+        if !self.offer.features.has(net::F_STATUS) || self.config.status == status {
+            return false;
+        }
+        self.config.status = status;
+        self.generation = self.generation.wrapping_add(1);
+        true
+    }
+
+    /// The device cannot go on, because the driver broke a rule or because of an error of its own; true if
+    /// the driver is to be told that the status has changed.
+    pub fn needs_reset(&mut self, reason: impl Into<String>) -> bool {
+        if self.status & status::DEVICE_NEEDS_RESET != 0 {
+            return false;
+        }
+        self.status |= status::DEVICE_NEEDS_RESET;
+        self.broken = Some(reason.into());
+        self.status & status::DRIVER_OK != 0
+    }
+
+    /// What the link is to do next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.event.take();
+        if matches!(event, Some(Event::Activate { .. })) {
+            self.running = true;
+        }
+        event
+    }
+
+    /// Nobody touches the queues of the last [`Event::Activate`] any more; completes a reset, if there is one.
+    pub fn quiesced(&mut self) {
+        self.running = false;
+        if mem::take(&mut self.resetting) {
+            self.forget();
+        }
+    }
+
+    fn reset(&mut self) {
+        if self.running {
+            if !mem::replace(&mut self.resetting, true) {
+                self.event = Some(Event::Reset);
+            }
+        } else {
+            self.forget();
+        }
+    }
+
+    /// The state after a reset. The link's state and the generation are no affair of the driver's.
+    fn forget(&mut self) {
+        self.status = 0;
+        self.accepted = Features::NONE;
+        self.beyond_all = false;
+        self.refused = None;
+        self.broken = None;
+        self.queues = empty_queues(&self.offer);
+        self.event = None;
+        self.resetting = false;
+    }
+
+    /// Whether the driver's features will do.
+    fn check_features(&self) -> Result<(), FeatureError> {
+        if self.beyond_all {
+            return Err(FeatureError::BeyondAll);
+        }
+        features::check(self.accepted, self.offer.features)
+    }
+
+    fn activate(&mut self) {
+        let queues = (0_u16..).zip(&self.queues).filter(|(_, q)| q.enabled);
+        let queues = queues
+            .map(|(index, q)| QueueSetup {
+                index,
+                size: q.size,
+                desc: q.desc,
+                driver: q.driver,
+                device: q.device,
+            })
+            .collect();
+        self.event = Some(Event::Activate { features: self.accepted, queues });
+    }
+}
+
+impl Device for NetDevice {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            device_id: virtio::DEVICE_ID_NET,
+            vendor_id: VENDOR_ID,
+            num_feature_blocks: self.offer.features.blocks(),
+            config_size: net::CONFIG_LEN,
+            max_virtqueues: u32::try_from(self.queues.len()).unwrap_or(0),
+        }
+    }
+
+    fn features(&self, block: u32) -> u32 {
+        self.offer.features.block(block)
+    }
+
+    /// Accepted features do not change any more once `FEATURES_OK` is set.
+    fn set_driver_features(&mut self, block: u32, bits: u32) {
+        if self.resetting || self.status & status::FEATURES_OK != 0 {
+            return;
+        }
+        if block < 4 {
+            self.accepted = self.accepted.with_block(block, bits);
+        } else if bits != 0 {
+            self.beyond_all = true;
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn read_config(&self, offset: u32, out: &mut [u8]) {
+        out.fill(0);
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = self.config.as_bytes().get(offset..).unwrap_or_default();
+        for (to, from) in out.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+    }
+
+    /// A network device's config space is read-only for drivers of virtio 1.0 and later.
+    fn write_config(&mut self, _offset: u32, _data: &[u8]) -> bool {
+        false
+    }
+
+    fn status(&self) -> u8 {
+        self.status
+    }
+
+    fn set_status(&mut self, status: u32) {
+        if status == 0 {
+            return self.reset();
+        }
+        let [asked, ..] = status.to_le_bytes();
+        let new = asked & DRIVER_BITS & !self.status;
+        if self.resetting {
+            return;
+        }
+        self.status |= new & !(status::FEATURES_OK | status::DRIVER_OK);
+        if new & status::FEATURES_OK != 0 && self.status & status::DRIVER != 0 {
+            self.refused = self.check_features().err();
+            if self.refused.is_none() {
+                self.status |= status::FEATURES_OK;
+            }
+        }
+        let may_run = self.status & (status::FEATURES_OK | status::DEVICE_NEEDS_RESET);
+        if new & status::DRIVER_OK != 0 && may_run == status::FEATURES_OK {
+            self.status |= status::DRIVER_OK;
+            self.activate();
+        }
+    }
+
+    fn queue(&self, index: u32) -> QueueState {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        self.queues.get(index).copied().unwrap_or_default()
+    }
+
+    fn set_queue(&mut self, index: u32, update: &QueueUpdate) -> Result<(), QueueError> {
+        let queues = u32::try_from(self.queues.len()).unwrap_or(0);
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let Some(queue) = self.queues.get_mut(at) else {
+            return Err(QueueError::NoSuchQueue { queues });
+        };
+        if self.resetting {
+            return Err(QueueError::InReset);
+        }
+        if self.status & status::FEATURES_OK == 0 {
+            return Err(QueueError::BeforeFeaturesOk);
+        }
+        if self.status & status::DRIVER_OK != 0 {
+            return Err(QueueError::AfterDriverOk);
+        }
+        *queue = updated(queue, update)?;
+        Ok(())
+    }
+
+    /// `RING_RESET` is not offered, so this changes nothing.
+    fn reset_queue(&mut self, _index: u32) {}
+}
+
+fn empty_queues(offer: &Offer) -> [QueueState; 2] {
+    [offer.rx_size, offer.tx_size].map(|max_size| QueueState { max_size, ..Default::default() })
+}
+
+/// What a queue becomes by `update`, if that is something it can be.
+fn updated(queue: &QueueState, update: &QueueUpdate) -> Result<QueueState, QueueError> {
+    let changes = update.size.is_some()
+        || update.desc.is_some()
+        || update.driver.is_some()
+        || update.device.is_some();
+    if queue.enabled && (changes || update.operation == QueueOperation::KeepDisabled) {
+        return Err(QueueError::Enabled);
+    }
+    let size = update.size.unwrap_or(u32::from(queue.size));
+    let new = QueueState {
+        max_size: queue.max_size,
+        size: u16::try_from(size).unwrap_or(u16::MAX),
+        enabled: queue.enabled || update.operation == QueueOperation::Enable,
+        desc: update.desc.unwrap_or(queue.desc),
+        driver: update.driver.unwrap_or(queue.driver),
+        device: update.device.unwrap_or(queue.device),
+    };
+    let size_counts = update.size.is_some() || new.enabled;
+    if size_counts && (!size.is_power_of_two() || size > u32::from(queue.max_size)) {
+        return Err(QueueError::Size { size, max_size: queue.max_size });
+    }
+    // The driver may give the size last: until then an area has no length.
+    for (area, addr, align, len, given) in [
+        ("descriptor", new.desc, split::DESC_ALIGN, split::desc_len(new.size), update.desc),
+        ("driver", new.driver, split::AVAIL_ALIGN, split::avail_len(new.size), update.driver),
+        ("device", new.device, split::USED_ALIGN, split::used_len(new.size), update.device),
+    ] {
+        let fits = addr % align == 0 && addr.checked_add(u64::from(len)).is_some();
+        if (given.is_some() || new.enabled) && (addr == 0 || !fits) {
+            return Err(QueueError::Address { area, addr, align });
+        }
+    }
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests;
