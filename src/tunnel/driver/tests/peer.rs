@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::board::{Bench, Board, Fate, hello, running};
+use crate::tunnel::arbitrary::nearly_a_message;
 
 fn changed(status: u32) -> Body {
     Body::EventConfig { status, generation: 2, offset: 0, data: vec![] }
@@ -236,27 +237,11 @@ fn queues_count_only_when_they_were_asked_for() {
     assert!(matches!(early.next_message().unwrap().body, Body::Hello(_)));
 }
 
-/// Octets: of no form, or a header of some message before them.
-fn octets() -> impl Strategy<Value = Vec<u8>> {
-    let body = proptest::collection::vec(any::<u8>(), 0..280);
-    (any::<bool>(), 0u8..4, 0u8..0x84, 0u16..40, body).prop_map(|(raw, kind, id, token, body)| {
-        if raw {
-            return body;
-        }
-        let size = (body.len() + 8) as u16;
-        let mut octets = vec![kind, id, 0, 0];
-        octets.extend(token.to_le_bytes());
-        octets.extend(size.to_le_bytes());
-        octets.extend(body);
-        octets
-    })
-}
-
 proptest! {
     #[test]
     fn random_octets_neither_panic_nor_pile_up(
         steps in 0usize..18,
-        messages in proptest::collection::vec(octets(), 1..200),
+        messages in proptest::collection::vec(nearly_a_message(), 1..60),
     ) {
         let mut bench = Bench::new(Board::new());
         for _ in 0..steps {
