@@ -1,3 +1,153 @@
 //! boardlane's command line.
+//!
+//! Exit status: 0; 1 for what fails at run time; 2 for usage and config. What went wrong is told on
+//! standard error, in lines that begin with `boardlane:`. Standard output may be a closed pipe at
+//! any moment, so nothing here prints with a macro that would panic then.
 
-fn main() {}
+mod cli;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use boardlane::daemon::config::{Config, ConfigError};
+use boardlane::daemon::control::client::{self, StatusOptions};
+use boardlane::daemon::{self, Role};
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli::log_level(cli.log).map(start_log).and_then(|()| run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            // The reader has seen enough.
+            ExitCode::SUCCESS
+        }
+        Err(Failure::Output(error)) => {
+            tell(&format!("standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        Err(Failure::Run(text)) => {
+            tell(&text);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(text)) => {
+            tell(&text);
+            ExitCode::from(2)
+        }
+        Err(Failure::Config(error)) => {
+            tell_config(&error);
+            ExitCode::from(2)
+        }
+        Err(Failure::Told) => ExitCode::FAILURE,
+    }
+}
+
+/// How a command ends other than well.
+enum Failure {
+    /// At run time.
+    Run(String),
+    /// The command line or the environment is wrong.
+    Usage(String),
+    /// The config is wrong.
+    Config(ConfigError),
+    /// Standard output does not take what is written.
+    Output(io::Error),
+    /// At run time, and everything has been said.
+    Told,
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo(options) => cli::demo(&options).map_err(Failure::Run),
+        Command::Backplane(options) => cli::backplane(&options).map_err(Failure::Run),
+        Command::Agent(options) => run_daemon(Role::Agent, &options.config),
+        Command::Master(options) => run_daemon(Role::Master, &options.config),
+        Command::Status { control, json, watch } => {
+            show_status(&StatusOptions { control, json }, watch)
+        }
+        Command::Check { file, expand } => check(&file, expand),
+    }
+}
+
+fn run_daemon(role: Role, file: &Path) -> Result<(), Failure> {
+    let config = Config::load(file, role).map_err(Failure::Config)?;
+    daemon::run(role, config).map_err(Failure::Run)
+}
+
+fn check(file: &Path, expand: bool) -> Result<(), Failure> {
+    let config = Config::load(file, Role::of_file(file)).map_err(Failure::Config)?;
+    if expand {
+        return put(&config.expand());
+    }
+    let n = config.links.len();
+    let links = if n == 1 { "link" } else { "links" };
+    put(&format!("{}: ok, {n} {links}\n", file.display()))
+}
+
+fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
+    let clear = watch && !options.json && io::stdout().is_terminal();
+    loop {
+        let report = client::report(options);
+        put(&format!("{}{}", if clear { "\x1b[H\x1b[2J" } else { "" }, report.shown))?;
+        for failure in &report.failures {
+            tell(failure);
+        }
+        if !watch {
+            return if report.failures.is_empty() { Ok(()) } else { Err(Failure::Told) };
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Writes `text` to standard output.
+fn put(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+}
+
+/// Writes one line to standard error, where there is nobody to tell if that fails.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "boardlane: {text}");
+}
+
+fn tell_config(error: &ConfigError) {
+    let ConfigError::Invalid { file, .. } = error else { return tell(&error.to_string()) };
+    let _ = writeln!(io::stderr(), "{error}");
+    let n = error.count();
+    tell(&format!("{file}: {n} error{}, nothing was changed", if n == 1 { "" } else { "s" }));
+}
+
+/// Tells what clap found, in one line; help and version go to standard output.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Standard error is where it goes, and nobody is left to tell if that fails.
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
+    tell(&cli::one_line(&error.to_string()));
+    ExitCode::from(2)
+}
+
+fn start_log(level: tracing_subscriber::filter::LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        // Its complaint about a closed standard error would go there, and panic.
+        .log_internal_errors(false)
+        .init();
+}

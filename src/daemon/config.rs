@@ -8,6 +8,7 @@
 //! A key that this version does not work on yet is refused, never ignored.
 
 mod expand;
+mod ip;
 mod link;
 mod prefix;
 mod problem;

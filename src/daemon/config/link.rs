@@ -1,11 +1,11 @@
 //! Reads and checks one `[[link]]`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use super::prefix::{IpPrefix, PrefixError};
+use super::ip;
+use super::prefix::IpPrefix;
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Keys of a link that a later version works on.
-const LATER: &[&str] =
+pub(super) const LATER: &[&str] =
     &["bridge", "vlan", "vrf", "busy_poll_us", "cpu", "allow_mac", "allow_ip", "rate"];
 
 /// A key with few values: those of this version, the first one the default, and those of a later.
@@ -60,9 +60,7 @@ pub(super) fn read(
         read_choice(reader, table, choice);
     }
     for key in ["name", "transport"] {
-        if !table.contains_key(key) {
-            reader.problem(place.clone(), format!("this link has no {key}"), example(key));
-        }
+        require(reader, table, key, place.clone());
     }
     let name = read_name(reader, table);
     let transport = read_transport(reader, table);
@@ -101,9 +99,13 @@ pub(super) fn read(
     })
 }
 
-fn example(key: &str) -> String {
-    let example = reader::LINK.iter().find(|&&(known, _)| known == key);
-    format!("add {}", example.map_or(key, |&(_, example)| example))
+/// Notes that the link lacks `key`, unless a misspelt key is all that is wrong.
+fn require(reader: &mut Reader<'_>, table: &DeTable<'_>, key: &str, place: Place) {
+    let misspelt = table.keys().any(|word| nearest(word.get_ref(), &[key]).is_some());
+    if !table.contains_key(key) && !misspelt {
+        let remedy = format!("add {}", reader::example(reader::LINK, key).unwrap_or(key));
+        reader.problem(place, format!("this link has no {key}"), remedy);
+    }
 }
 
 fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
@@ -114,10 +116,8 @@ fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
             reader.problem(key.span(), what, "take this line out");
         }
     }
-    if let Some(queues) = reader.number(table, "queues", 1..=u32::from(u16::MAX))
-        && queues > 1
-        && let Some(value) = table.get("queues")
-    {
+    let queues = reader.number(table, "queues", 1..=u32::from(u16::MAX)).unwrap_or(1);
+    if let (2.., Some(value)) = (queues, table.get("queues")) {
         let what = format!("queues = {queues} is not in this version");
         reader.problem(value.span(), what, "write 1, or take this line out");
     }
@@ -231,9 +231,9 @@ fn read_addresses(
     let texts = reader.strings(table, "address");
     let mut addresses = Vec::new();
     for (text, place) in texts {
-        match address(text) {
+        match ip::address(text) {
             Ok(prefix) => {
-                let value = format!("{}\n{home}", prefix.addr);
+                let value = format!("{}\n{home}", prefix.addr());
                 reader.once("address", value, &place, "give each link its own address");
                 addresses.push(prefix);
             }
@@ -244,55 +244,6 @@ fn read_addresses(
         }
     }
     all.then_some(addresses)
-}
-
-/// An address that a netdev can have.
-fn address(text: &str) -> Result<IpPrefix, (String, String)> {
-    let prefix = prefix(text, r#""10.77.0.1/30" or "fd77::1/64""#)?;
-    let addr = prefix.addr;
-    let special = match addr {
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is not a host's address"),
-        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("is not a host's address"),
-        IpAddr::V6(v6) if v6.is_unspecified() => Some("is not a host's address"),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            Some("is an IPv4 address in IPv6's form")
-        }
-        _ if addr.is_multicast() => Some("is a multicast address"),
-        _ if addr.is_loopback() => Some("is a loopback address"),
-        _ => None,
-    };
-    if let Some(special) = special {
-        let remedy = r#"write a host's, as "10.77.0.1/30" or "fd77::1/64""#;
-        return Err((format!("{addr} {special}"), remedy.into()));
-    }
-    if prefix.len == 0 {
-        return Err(("a prefix length of 0 takes in every address".into(), length_remedy(addr)));
-    }
-    if !prefix.is_point_to_point() {
-        let host = || format!("write a host's address within {}", prefix.network());
-        if addr == prefix.network().addr {
-            return Err((format!("{addr} is the address of the network {prefix} itself"), host()));
-        }
-        if addr.is_ipv4() && addr == prefix.last() {
-            return Err((format!("{addr} is the broadcast address of its network"), host()));
-        }
-    }
-    Ok(prefix)
-}
-
-fn prefix(text: &str, like: &str) -> Result<IpPrefix, (String, String)> {
-    text.parse().map_err(|error: PrefixError| {
-        let remedy = match error {
-            PrefixError::NoLength => text.parse().map_or_else(|_| String::new(), length_remedy),
-            PrefixError::Address | PrefixError::Length { .. } => format!("write it as {like}"),
-        };
-        (format!("{} {error}", quoted(text)), remedy)
-    })
-}
-
-fn length_remedy(addr: IpAddr) -> String {
-    let len = if addr.is_ipv4() { 30 } else { 64 };
-    format!("write it with one, as \"{addr}/{len}\"")
 }
 
 fn read_routes(
@@ -312,7 +263,7 @@ fn read_routes(
             DeValue::Table(table) => {
                 routes.extend(read_route(reader, table, item.span(), addresses, home));
             }
-            other => reader.wrong_type("route", other, item.span()),
+            other => reader.wrong_entry("route", other, item.span()),
         }
     }
     routes
@@ -334,18 +285,24 @@ fn read_route(
         }
         return None;
     };
-    let to = match destination(text) {
+    let hop = via.as_ref().and_then(|(text, _)| text.parse().ok());
+    let to = match ip::destination(text, hop) {
         Ok(to) => to,
         Err((what, remedy)) => {
             reader.problem(to_place, what, remedy);
             return None;
         }
     };
-    let key = format!("{to}\n{home} {}", metric.unwrap_or(0));
+    let metric_or_default = match metric {
+        // The kernel's default; for IPv6, 0 means it too.
+        None | Some(0) if to.is_ipv6() => 1024,
+        metric => metric.unwrap_or(0),
+    };
+    let key = format!("{to}\n{home} {metric_or_default}");
     reader.once("route to", key, &to_place, "take one out, or give them different metrics");
     let via = match via {
         None => None,
-        Some((text, place)) => match next_hop(text, to, addresses) {
+        Some((text, place)) => match ip::next_hop(text, to, addresses) {
             Ok(via) => Some(via),
             Err((what, remedy)) => {
                 reader.problem(place, what, remedy);
@@ -356,60 +313,6 @@ fn read_route(
     Some(Route { to, via, metric })
 }
 
-/// A network that a route can lead to.
-fn destination(text: &str) -> Result<IpPrefix, (String, String)> {
-    if text == "default" {
-        let what = "\"default\" does not say of which family";
-        return Err((what.into(), r#"write "0.0.0.0/0" or "::/0""#.into()));
-    }
-    let to = prefix(text, r#""10.80.0.0/24" or "fd80::/64""#)?;
-    if to != to.network() {
-        let what = format!("{to} has bits behind its prefix");
-        return Err((what, format!("write \"{}\"", to.network())));
-    }
-    if to.addr.is_multicast() || (to.addr.is_loopback() && to.len >= 8) {
-        return Err((format!("no route leads to {to}"), "write a network of hosts".into()));
-    }
-    Ok(to)
-}
-
-/// A next hop that a link with `addresses` reaches directly.
-fn next_hop(
-    text: &str,
-    to: IpPrefix,
-    addresses: Option<&[IpPrefix]>,
-) -> Result<IpAddr, (String, String)> {
-    let Ok(via) = text.parse::<IpAddr>() else {
-        let what = format!("{} is not an IP address", quoted(text));
-        return Err((what, r#"write the next hop's, as "10.77.0.2""#.into()));
-    };
-    if via.is_ipv4() != to.addr.is_ipv4() {
-        let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
-        let what = format!("the next hop of an {family} route is not of {family}");
-        return Err((what, format!("write an {family} address")));
-    }
-    // With an address that is not right there is no telling what is connected.
-    let Some(addresses) = addresses else { return Ok(via) };
-    if addresses.iter().any(|prefix| prefix.addr == via) {
-        return Err((format!("{via} is this end's own address"), "write the other end's".into()));
-    }
-    let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    if link_local || addresses.iter().any(|prefix| prefix.contains(via)) {
-        return Ok(via);
-    }
-    let near: Vec<String> = addresses
-        .iter()
-        .filter(|prefix| prefix.is_ipv6() == via.is_ipv6())
-        .map(|prefix| prefix.network().to_string())
-        .collect();
-    let remedy = if near.is_empty() {
-        format!("give the link an address in the network of {via}")
-    } else {
-        format!("write an address within {}", near.join(" or "))
-    };
-    Err((format!("{via} is not on this link"), remedy))
-}
-
 fn check_mtu(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
@@ -417,11 +320,11 @@ fn check_mtu(
     addresses: &[IpPrefix],
     routes: &[Route],
 ) {
-    let Some(mtu) = mtu.filter(|&mtu| mtu < MTU_MIN_IPV6) else { return };
-    let ipv6 = addresses.iter().chain(routes.iter().map(|route| &route.to));
-    if let Some(prefix) = ipv6.filter(|prefix| prefix.is_ipv6()).next()
-        && let Some(value) = table.get("mtu")
-    {
+    let (Some(mtu), Some(value)) = (mtu.filter(|&mtu| mtu < MTU_MIN_IPV6), table.get("mtu")) else {
+        return;
+    };
+    let mut prefixes = addresses.iter().chain(routes.iter().map(|route| &route.to));
+    if let Some(prefix) = prefixes.find(|prefix| prefix.is_ipv6()) {
         let what = format!("mtu {mtu} is too small for IPv6, which {prefix} needs");
         let remedy = format!("write {MTU_MIN_IPV6} or more, or take out what is of IPv6");
         reader.problem(value.span(), what, remedy);

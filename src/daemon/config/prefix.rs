@@ -1,4 +1,5 @@
-//! An address with the length of its network's prefix.
+//! An address with the length of its network's prefix. STAND-IN: the netlink plan's own type takes
+//! its place; what is here has the names and the behaviour of that.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,32 +8,40 @@ use std::str::FromStr;
 /// An IP address and a prefix length, as in `10.77.0.1/30`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpPrefix {
-    /// The address; it may have host bits.
-    pub addr: IpAddr,
-    /// Length of the prefix in bits: 0 to 32 for IPv4, 0 to 128 for IPv6.
-    pub len: u8,
+    addr: IpAddr,
+    len: u8,
 }
 
 /// Why a text is no [`IpPrefix`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrefixError {
     /// What stands before the slash is no address.
-    Address,
+    Address {
+        /// The whole text.
+        given: String,
+    },
     /// There is no slash.
-    NoLength,
+    NoLength {
+        /// The address.
+        addr: IpAddr,
+    },
     /// The length is no number, or too large.
     Length {
-        /// The greatest length of the address's family, in bits.
-        max: u8,
+        /// What stands behind the slash.
+        given: String,
+        /// The address before it.
+        addr: IpAddr,
     },
 }
 
 impl fmt::Display for PrefixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address => f.write_str("is not an IP address with a prefix length"),
-            Self::NoLength => f.write_str("has no prefix length"),
-            Self::Length { max } => write!(f, "has a prefix length that is not 0 to {max}"),
+            Self::Address { given } => {
+                write!(f, "{given:?} is not an address with a prefix length")
+            }
+            Self::NoLength { addr } => write!(f, "{addr} has no prefix length"),
+            Self::Length { given, addr } => write!(f, "{addr} has no prefix length {given:?}"),
         }
     }
 }
@@ -47,14 +56,14 @@ impl FromStr for IpPrefix {
             Some((addr, len)) => (addr, Some(len)),
             None => (text, None),
         };
-        let addr: IpAddr = addr.parse().map_err(|_| PrefixError::Address)?;
-        let len = len.ok_or(PrefixError::NoLength)?;
-        let max = max_len(addr);
+        let addr: IpAddr =
+            addr.parse().map_err(|_| PrefixError::Address { given: text.to_owned() })?;
+        let given = len.ok_or(PrefixError::NoLength { addr })?;
         // A plain parse would take a sign.
-        let digits = len.bytes().all(|octet| octet.is_ascii_digit());
-        match len.parse::<u8>() {
-            Ok(len) if digits && len <= max => Ok(Self { addr, len }),
-            _ => Err(PrefixError::Length { max }),
+        let digits = given.bytes().all(|octet| octet.is_ascii_digit());
+        match given.parse::<u8>() {
+            Ok(len) if digits && len <= max_len(addr) => Ok(Self { addr, len }),
+            _ => Err(PrefixError::Length { given: given.to_owned(), addr }),
         }
     }
 }
@@ -66,46 +75,47 @@ impl fmt::Display for IpPrefix {
 }
 
 impl IpPrefix {
+    /// The network of everything, of the family of `like`.
+    pub fn everything(like: IpAddr) -> Self {
+        Self { addr: like, len: 0 }.network()
+    }
+
+    /// The address; it may have host bits.
+    pub fn addr(&self) -> IpAddr {
+        self.addr
+    }
+
+    /// Length of the prefix in bits: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    pub fn prefix_len(&self) -> u8 {
+        self.len
+    }
+
     /// Whether it is of IPv6.
     pub fn is_ipv6(&self) -> bool {
         self.addr.is_ipv6()
     }
 
     /// The same network, without host bits.
+    #[must_use]
     pub fn network(&self) -> Self {
+        let host_bits = u32::from(max_len(self.addr) - self.len);
         let addr = match self.addr {
-            IpAddr::V4(addr) => IpAddr::V4(Ipv4Addr::from_bits(addr.to_bits() & self.mask_v4())),
-            IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() & self.mask_v6())),
+            IpAddr::V4(addr) => {
+                let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(addr.to_bits() & mask))
+            }
+            IpAddr::V6(addr) => {
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() & mask))
+            }
         };
         Self { addr, len: self.len }
-    }
-
-    /// The last address of the network: IPv4's broadcast address.
-    pub fn last(&self) -> IpAddr {
-        match self.addr {
-            IpAddr::V4(addr) => IpAddr::V4(Ipv4Addr::from_bits(addr.to_bits() | !self.mask_v4())),
-            IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() | !self.mask_v6())),
-        }
     }
 
     /// Whether `addr` lies in the network; never for the other family.
     pub fn contains(&self, addr: IpAddr) -> bool {
         addr.is_ipv4() == self.addr.is_ipv4()
-            && Self { addr, len: self.len }.network().addr == self.network().addr
-    }
-
-    /// Whether the network has no host part to speak of: each of its addresses is a host's
-    /// (RFC 3021, RFC 6164).
-    pub fn is_point_to_point(&self) -> bool {
-        self.len + 1 >= max_len(self.addr)
-    }
-
-    fn mask_v4(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0)
-    }
-
-    fn mask_v6(&self) -> u128 {
-        u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0)
+            && Self { addr, len: self.len }.network() == self.network()
     }
 }
 

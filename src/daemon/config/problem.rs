@@ -49,6 +49,16 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    /// How many problems there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Read { .. } | Self::TooLarge { .. } => 1,
+            Self::Invalid { problems, more, .. } => problems.len() + more,
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -116,7 +126,7 @@ impl fmt::Display for Problem {
         let number = self.line.to_string();
         let blank = " ".repeat(number.len());
         writeln!(f, "{}:{}: {}", self.line, self.column, self.what)?;
-        writeln!(f, "  {number} | {}", self.shown)?;
+        writeln!(f, "{}", format!("  {number} | {}", self.shown).trim_end())?;
         let (before, carets) = self.caret;
         // A tab stays a tab, so that the caret stands below its text whatever a tab's width is.
         let indent = self.shown.chars().take(before).map(|c| if c == '\t' { c } else { ' ' });

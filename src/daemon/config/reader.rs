@@ -107,6 +107,8 @@ impl<'t> Reader<'t> {
     /// All problems, in the order of the file.
     pub(super) fn into_error(mut self, file: &str) -> ConfigError {
         self.problems.sort_by_key(|(place, _, _)| place.start);
+        // The parser tells of each bracket that the end of the file leaves open.
+        self.problems.dedup_by(|a, b| (a.0.start, &a.1) == (b.0.start, &b.1));
         let more = self.problems.len().saturating_sub(SHOWN_MAX);
         let shown = self.problems.into_iter().take(SHOWN_MAX);
         let problems = shown
@@ -168,6 +170,12 @@ impl<'t> Reader<'t> {
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }
 
+    /// Notes an entry of another type than those of the list `key`.
+    pub(super) fn wrong_entry(&mut self, key: &str, entry: &DeValue<'_>, place: Place) {
+        let remedy = format!("write it as {}", example(LINK, key).unwrap_or(key));
+        self.problem(place, format!("an entry of {key} is {}", kind(entry)), remedy);
+    }
+
     /// The text of `key`, if it is there.
     pub(super) fn string<'v>(
         &mut self,
@@ -201,7 +209,11 @@ impl<'t> Reader<'t> {
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
             let remedy = format!("write {} to {}", range.start(), range.end());
-            self.problem(value.span(), format!("{key} is out of range"), remedy);
+            let what = match integer.to_string() {
+                shown if shown.len() <= 24 => format!("{key} {shown} is out of range"),
+                _ => format!("{key} is out of range"),
+            };
+            self.problem(value.span(), what, remedy);
         }
         number
     }
@@ -233,7 +245,7 @@ impl<'t> Reader<'t> {
         for item in items {
             match item.get_ref() {
                 DeValue::String(text) => texts.push((text.as_ref(), item.span())),
-                other => self.wrong_type(key, other, item.span()),
+                other => self.wrong_entry(key, other, item.span()),
             }
         }
         texts
@@ -258,7 +270,7 @@ fn is_key(keys: Keys, word: &str) -> bool {
     keys.iter().any(|&(known, _)| known == word)
 }
 
-fn example(keys: Keys, word: &str) -> Option<&'static str> {
+pub(super) fn example(keys: Keys, word: &str) -> Option<&'static str> {
     keys.iter().find(|&&(known, _)| known == word).map(|&(_, example)| example)
 }
 

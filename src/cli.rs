@@ -1,0 +1,197 @@
+//! The options of each command, and what `--help` says about them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::Failure;
+
+/// A virtio-net link between a PCI master and each of its boards.
+///
+/// The master runs `boardlane master`, each board `boardlane agent`; every link is an ordinary
+/// network interface at both ends. Try `boardlane demo` first: it builds a master and boards out of
+/// network namespaces on this machine, measures, and cleans up.
+#[derive(Debug, Parser)]
+#[command(name = "boardlane", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// How much is logged on standard error: off, error, warn, info, debug or trace [default:
+    /// what the variable BOARDLANE_LOG says, or info]
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 100)]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show links at work on this machine: builds them, measures, cleans up (needs root and TUN)
+    Demo(DemoOptions),
+    /// Stand for the PCI bus on one machine: serve the sockets through which ends meet
+    Backplane(BackplaneOptions),
+    /// Run a board's end of its links
+    Agent(DaemonOptions),
+    /// Run the PCI master's end of its links
+    Master(DaemonOptions),
+    /// Show what the daemons of this machine do
+    #[command(after_help = "Exit status: 1 if a daemon does not answer within 2 s, or none runs.")]
+    Status {
+        /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
+        #[arg(long, value_name = "SOCK")]
+        control: Option<PathBuf>,
+        /// Print JSON: an object with --control, otherwise an array of them
+        #[arg(long)]
+        json: bool,
+        /// Show it again each second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Read a config and say what is wrong in it, with line and column; nothing is changed
+    #[command(after_help = "Exit status: 2 if something is wrong.")]
+    Check {
+        /// The config, such as /etc/boardlane/master.toml
+        file: PathBuf,
+        /// Print the config with all defaults written out, as TOML
+        ///
+        /// A file with "agent" in its name gets an agent's defaults, any other a master's.
+        #[arg(long)]
+        expand: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DaemonOptions {
+    /// The config, such as /etc/boardlane/master.toml; `boardlane check` reads it without running
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: boardlane demo --boards 4 --seconds 10 --mtu 9000")]
+pub(crate) struct DemoOptions {
+    /// Number of boards, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) boards: u8,
+    /// Seconds that each TCP measurement takes, 1 to 3600
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// MTU of the links in bytes, 68 to 65521; below 1280 there is no IPv6
+    #[arg(long, value_name = "M", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65521))]
+    pub(crate) mtu: u32,
+    /// Who copies the payload: auto or direct (engine is not in this version)
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = dma)]
+    pub(crate) dma: String,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Stay until Ctrl-C, and say how to enter each namespace
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --window 32M\n\
+    The sockets speak the ivshmem-server protocol: QEMU's ivshmem-doorbell device fits a slot too."
+)]
+pub(crate) struct BackplaneOptions {
+    /// Directory of the sockets slot0.sock, slot1.sock, ...; made if it is missing
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// Number of slots, 1 to 256: one for each board
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) slots: u16,
+    /// Memory of each slot in bytes, a power of two; K, M and G may follow, as in 64M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size)]
+    pub(crate) window: u64,
+    /// Doorbell vectors of each end: one for messages and one for each queue pair
+    #[arg(long, value_name = "V", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vectors: u16,
+}
+
+/// Runs the demo.
+pub(crate) fn demo(options: &DemoOptions) -> Result<(), String> {
+    Err(format!("the demo with {} boards is not in this build", options.boards))
+}
+
+/// Runs the backplane.
+pub(crate) fn backplane(options: &BackplaneOptions) -> Result<(), String> {
+    Err(format!("the backplane with {} slots is not in this build", options.slots))
+}
+
+/// A number of bytes: `4096`, `64K`, `16M`, `1G`.
+fn size(text: &str) -> Result<u64, String> {
+    let shift = match text.bytes().last() {
+        Some(b'k' | b'K') => 10,
+        Some(b'm' | b'M') => 20,
+        Some(b'g' | b'G') => 30,
+        _ => 0,
+    };
+    let number = if shift == 0 { text } else { &text[..text.len() - 1] };
+    // A plain parse would take a sign.
+    let digits = number.bytes().all(|octet| octet.is_ascii_digit());
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.filter(|_| digits).ok_or_else(|| "write bytes, as 16M, 1G or 1048576".into())
+}
+
+fn dma(text: &str) -> Result<String, String> {
+    match text {
+        "auto" | "direct" => Ok(text.into()),
+        "engine" => Err("engine is not in this version, write auto or direct".into()),
+        _ => Err("write auto or direct".into()),
+    }
+}
+
+/// The level that `--log`, the environment or nobody asks for.
+pub(crate) fn log_level(option: Option<String>) -> Result<LevelFilter, Failure> {
+    const VARIABLE: &str = "BOARDLANE_LOG";
+    let (source, text) = match option {
+        Some(text) => ("--log", text),
+        None => match std::env::var_os(VARIABLE) {
+            Some(text) => (VARIABLE, text.to_string_lossy().into_owned()),
+            None => return Ok(LevelFilter::INFO),
+        },
+    };
+    Ok(match text.as_str() {
+        "off" => LevelFilter::OFF,
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => {
+            let levels = "off, error, warn, info, debug or trace";
+            return Err(Failure::Usage(format!("{source} {text:?} is no level, write {levels}")));
+        }
+    })
+}
+
+/// What clap says in several lines, without the usage that follows.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let line = lines.collect::<Vec<_>>().join(" ").replace(" tip: ", ", ");
+    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_bytes_with_or_without_a_unit() {
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("64k"), Ok(64 << 10));
+        assert_eq!(size("16M"), Ok(16 << 20));
+        assert_eq!(size("1G"), Ok(1 << 30));
+        for bad in ["", "M", "-1", "+1", "1.5M", "16MB", "16 M", "99999999999G", "\u{e9}"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_options_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,142 @@
+//! Which addresses, networks and next hops a link can have.
+
+use std::net::IpAddr;
+
+use super::prefix::{IpPrefix, PrefixError};
+use super::problem::quoted;
+
+/// What is wrong, and what would be right.
+pub(super) type Wrong = (String, String);
+
+/// An address that a netdev can have.
+pub(super) fn address(text: &str) -> Result<IpPrefix, Wrong> {
+    let prefix = prefix(text, r#""10.77.0.1/30" or "fd77::1/64""#)?;
+    let addr = prefix.addr();
+    let special = match addr {
+        IpAddr::V4(v4) if matches!(v4.octets()[0], 0 | 240..) => Some("is not a host's address"),
+        IpAddr::V6(v6) if v6.is_unspecified() => Some("is not a host's address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("is an IPv4 address in IPv6's form")
+        }
+        _ if addr.is_multicast() => Some("is a multicast address"),
+        _ if addr.is_loopback() => Some("is a loopback address"),
+        _ => None,
+    };
+    if let Some(special) = special {
+        let remedy = r#"write a host's, as "10.77.0.1/30" or "fd77::1/64""#;
+        return Err((format!("{addr} {special}"), remedy.into()));
+    }
+    if prefix.prefix_len() == 0 {
+        return Err(("a prefix length of 0 takes in every address".into(), with_length(addr)));
+    }
+    if let Some(special) = not_a_host(&prefix, addr) {
+        let what = format!("{addr} is the {special} in {}", prefix.network());
+        return Err((what, "write a host's address within it".into()));
+    }
+    Ok(prefix)
+}
+
+/// What `addr` is in its network, if it is no host's. A network of two has hosts only (RFC 3021,
+/// RFC 6164).
+fn not_a_host(network: &IpPrefix, addr: IpAddr) -> Option<&'static str> {
+    let (host_bits, all_ones) = match addr {
+        IpAddr::V4(v4) => {
+            let host_bits = 32 - u32::from(network.prefix_len());
+            (host_bits, v4.to_bits().trailing_ones() >= host_bits)
+        }
+        // IPv6 has no broadcast.
+        IpAddr::V6(_) => (128 - u32::from(network.prefix_len()), false),
+    };
+    match host_bits {
+        0 | 1 => None,
+        _ if addr == network.network().addr() => Some("network's own address"),
+        _ if all_ones => Some("broadcast address"),
+        _ => None,
+    }
+}
+
+fn prefix(text: &str, like: &str) -> Result<IpPrefix, Wrong> {
+    text.parse().map_err(|error| match error {
+        PrefixError::NoLength { addr } => {
+            (format!("{addr} has no prefix length"), with_length(addr))
+        }
+        PrefixError::Length { given, addr } => {
+            let max = if addr.is_ipv4() { 32 } else { 128 };
+            (format!("{} is not a prefix length", quoted(&given)), format!("write 0 to {max}"))
+        }
+        PrefixError::Address { given } => (
+            format!("{} is not an address with a prefix length", quoted(&given)),
+            format!("write it as {like}"),
+        ),
+    })
+}
+
+fn with_length(addr: IpAddr) -> String {
+    let len = if addr.is_ipv4() { 30 } else { 64 };
+    format!("write, for example, \"{addr}/{len}\"")
+}
+
+/// A network that a route can lead to.
+pub(super) fn destination(text: &str, via: Option<IpAddr>) -> Result<IpPrefix, Wrong> {
+    if text == "default" {
+        let what = "\"default\" without a next hop does not say of which family";
+        let remedy = r#"add via, or write "0.0.0.0/0" or "::/0""#;
+        return via.map(IpPrefix::everything).ok_or_else(|| (what.into(), remedy.into()));
+    }
+    let to = prefix(text, r#""10.80.0.0/24" or "fd80::/64""#)?;
+    if to != to.network() {
+        let what = format!("{to} has bits behind its prefix");
+        return Err((what, format!("write \"{}\"", to.network())));
+    }
+    if to.addr().is_multicast() || (to.addr().is_loopback() && to.prefix_len() >= 8) {
+        return Err((format!("no route leads to {to}"), "write a network of hosts".into()));
+    }
+    Ok(to)
+}
+
+/// A next hop that a link with `addresses` reaches directly.
+pub(super) fn next_hop(
+    text: &str,
+    to: IpPrefix,
+    addresses: Option<&[IpPrefix]>,
+) -> Result<IpAddr, Wrong> {
+    let Ok(via) = text.parse::<IpAddr>() else {
+        let what = format!("{} is not an IP address", quoted(text));
+        return Err((what, r#"write the next hop's, as "10.77.0.2""#.into()));
+    };
+    if via.is_ipv4() != to.addr().is_ipv4() {
+        let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
+        let what = format!("the next hop of an {family} route is not of {family}");
+        return Err((what, format!("write an {family} address")));
+    }
+    // With an address that is not right there is no telling what is connected.
+    let Some(addresses) = addresses else { return Ok(via) };
+    if addresses.iter().any(|prefix| prefix.addr() == via) {
+        return Err((format!("{via} is this end's own address"), "write the other end's".into()));
+    }
+    let network = addresses.iter().find(|prefix| prefix.contains(via)).map(IpPrefix::network);
+    if let Some(network) = network {
+        return match not_a_host(&network, via) {
+            Some(special) => {
+                let what = format!("{via} is the {special} in {network}");
+                Err((what, "write a host's address within it".into()))
+            }
+            None => Ok(via),
+        };
+    }
+    let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if link_local {
+        return Ok(via);
+    }
+    let near: Vec<String> = addresses
+        .iter()
+        .filter(|prefix| prefix.is_ipv6() == via.is_ipv6())
+        .map(|prefix| prefix.network().to_string())
+        .collect();
+    let remedy = if near.is_empty() {
+        format!("give the link an address in the network of {via}")
+    } else {
+        format!("write an address within {}", near.join(" or "))
+    };
+    Err((format!("{via} is not on this link"), remedy))
+}

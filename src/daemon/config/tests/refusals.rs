@@ -1,0 +1,308 @@
+//! Tables of what is refused: the line, what is said about it, and the remedy.
+
+use super::{HEAD, complaint};
+
+/// Each row: lines of a link from line 4 on; the place and what is wrong; the remedy.
+fn assert_complaints(rows: &[(&str, &str, &str)]) {
+    for (lines, what, remedy) in rows {
+        let text = format!("{HEAD}{lines}\n");
+        let said = complaint(&text);
+        let said: Vec<&str> = said.lines().collect();
+        assert_eq!(said.len(), 3, "one problem only: {said:#?}");
+        assert_eq!(said[0], format!("f.toml:{what}"), "{lines}");
+        let (_, after_caret) = said[2].rsplit_once("^ ").expect(said[2]);
+        assert_eq!(after_caret, *remedy, "{lines}");
+        let number: usize = what.split(':').next().unwrap().parse().unwrap();
+        assert_eq!(said[1], format!("  {number} | {}", text.lines().nth(number - 1).unwrap()));
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_the_right_one() {
+    assert_complaints(&[
+        ("mtu = 67", "4:7: mtu 67 is out of range", "write 68 to 65521"),
+        ("mtu = 65522", "4:7: mtu 65522 is out of range", "write 68 to 65521"),
+        ("mtu = -1", "4:7: mtu -1 is out of range", "write 68 to 65521"),
+        ("mtu = \"big\"", "4:7: mtu is a string", "write it as mtu = 1500"),
+        ("mtu = 1500.5", "4:7: mtu is a number with a fraction", "write it as mtu = 1500"),
+        (
+            "mtu = 1279\naddress = [\"fd77::1/64\"]",
+            "4:7: mtu 1279 is too small for IPv6, which fd77::1/64 needs",
+            "write 1280 or more, or take out what is of IPv6",
+        ),
+        (
+            "route = [{ to = \"fd80::/64\" }]\nmtu = 1000",
+            "5:7: mtu 1000 is too small for IPv6, which fd80::/64 needs",
+            "write 1280 or more, or take out what is of IPv6",
+        ),
+        ("slot = 4294967296", "4:8: slot 4294967296 is out of range", "write 0 to 4294967295"),
+        ("keep = \"yes\"", "4:8: keep is a string", "write it as keep = true"),
+        ("heartbeat_ms = 0", "4:16: heartbeat_ms 0 is out of range", "write 10 to 10000"),
+        ("netns = \"a/b\"", "4:9: this names no network namespace", NETNS),
+        ("netns = \"\"", "4:9: this names no network namespace", NETNS),
+        ("netns = 0", "4:9: netns 0 is out of range", "write 1 to 2147483647"),
+        (
+            "mac = \"02:00:00:00:00\"",
+            "4:7: \"02:00:00:00:00\" is not a MAC address",
+            "write it as \"02:00:00:00:00:01\"",
+        ),
+        (
+            "mac = \"33:00:00:00:00:01\"",
+            "4:7: 33:00:00:00:00:01 is a group address, not a netdev's",
+            "write an even first octet, as 32",
+        ),
+        (
+            "mac = \"00:00:00:00:00:00\"",
+            "4:7: a MAC address is not zero",
+            "write it as \"02:00:00:00:00:01\"",
+        ),
+        (
+            "features_off = [\"VERSION_1\"]",
+            "4:17: VERSION_1 is required",
+            "take it out of the list",
+        ),
+        (
+            "features_off = [\"CSUM\", \"mrg_rxbuf\"]",
+            "4:25: there is no feature \"mrg_rxbuf\"",
+            "did you mean \"MRG_RXBUF\"?",
+        ),
+        (
+            "features_off = [5]",
+            "4:17: an entry of features_off is a whole number",
+            "write it as features_off = [\"MRG_RXBUF\"]",
+        ),
+    ]);
+}
+
+const NETNS: &str = "write a name as \"board0\", a full path, or a process id";
+const ADDRESS: &str = "write it as \"10.77.0.1/30\" or \"fd77::1/64\"";
+const HOST: &str = "write a host's, as \"10.77.0.1/30\" or \"fd77::1/64\"";
+const WITHIN: &str = "write a host's address within it";
+
+#[test]
+fn wrong_addresses_are_refused_with_the_right_one() {
+    let rows = [
+        ("10.77.0.1", "10.77.0.1 has no prefix length", "write, for example, \"10.77.0.1/30\""),
+        ("fd77::1", "fd77::1 has no prefix length", "write, for example, \"fd77::1/64\""),
+        ("10.77.0.1/33", "\"33\" is not a prefix length", "write 0 to 32"),
+        ("10.77.0.1/+3", "\"+3\" is not a prefix length", "write 0 to 32"),
+        ("fd77::1/129", "\"129\" is not a prefix length", "write 0 to 128"),
+        ("10.77.0/30", "\"10.77.0/30\" is not an address with a prefix length", ADDRESS),
+        ("010.77.0.1/30", "\"010.77.0.1/30\" is not an address with a prefix length", ADDRESS),
+        (
+            "10.77.0.1/0",
+            "a prefix length of 0 takes in every address",
+            "write, for example, \"10.77.0.1/30\"",
+        ),
+        ("10.77.0.0/30", "10.77.0.0 is the network's own address in 10.77.0.0/30", WITHIN),
+        ("10.77.0.3/30", "10.77.0.3 is the broadcast address in 10.77.0.0/30", WITHIN),
+        ("fd77::/64", "fd77:: is the network's own address in fd77::/64", WITHIN),
+        ("0.0.0.0/8", "0.0.0.0 is not a host's address", HOST),
+        ("255.255.255.255/32", "255.255.255.255 is not a host's address", HOST),
+        ("224.0.0.1/24", "224.0.0.1 is a multicast address", HOST),
+        ("ff02::1/64", "ff02::1 is a multicast address", HOST),
+        ("127.0.0.2/8", "127.0.0.2 is a loopback address", HOST),
+        ("::1/128", "::1 is a loopback address", HOST),
+        ("::ffff:10.0.0.1/128", "::ffff:10.0.0.1 is an IPv4 address in IPv6's form", HOST),
+    ];
+    for (address, what, remedy) in rows {
+        let line = format!("address = [\"{address}\"]");
+        assert_complaints(&[(&line, &format!("4:12: {what}"), remedy)]);
+    }
+    let list = "write it as address = [\"10.77.0.1/30\", \"fd77::1/64\"]";
+    assert_complaints(&[
+        ("address = \"10.77.0.1/30\"", "4:11: address is a string", list),
+        ("address = [true]", "4:12: an entry of address is true or false", list),
+        (
+            "address = [\"10.77.0.1/30\", \"10.77.0.1/24\"]",
+            "4:28: address \"10.77.0.1\" stands on line 4 already",
+            "give each link its own address",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_routes_are_refused_with_the_right_one() {
+    let near = "write an address within 10.77.0.0/30";
+    let rows = [
+        (
+            "to = \"10.80.0.1/24\"",
+            "18: 10.80.0.1/24 has bits behind its prefix",
+            "write \"10.80.0.0/24\"",
+        ),
+        (
+            "to = \"10.80.0.0\"",
+            "18: 10.80.0.0 has no prefix length",
+            "write, for example, \"10.80.0.0/30\"",
+        ),
+        ("to = \"ff00::/8\"", "18: no route leads to ff00::/8", "write a network of hosts"),
+        (
+            "to = \"default\"",
+            "18: \"default\" without a next hop does not say of which family",
+            "add via, or write \"0.0.0.0/0\" or \"::/0\"",
+        ),
+        ("via = \"10.77.0.2\"", "11: this route has no destination", "add to = \"10.80.0.0/24\""),
+        ("to = 5", "18: to is a whole number", "write it as to = \"10.80.0.0/24\""),
+        (
+            "to = \"10.80.0.0/24\", via = \"x\"",
+            "40: \"x\" is not an IP address",
+            "write the next hop's, as \"10.77.0.2\"",
+        ),
+        ("to = \"10.80.0.0/24\", via = \"10.77.0.5\"", "40: 10.77.0.5 is not on this link", near),
+        (
+            "to = \"10.80.0.0/24\", via = \"10.77.0.1\"",
+            "40: 10.77.0.1 is this end's own address",
+            "write the other end's",
+        ),
+        (
+            "to = \"10.80.0.0/24\", via = \"10.77.0.3\"",
+            "40: 10.77.0.3 is the broadcast address in 10.77.0.0/30",
+            WITHIN,
+        ),
+        (
+            "to = \"10.80.0.0/24\", via = \"fe80::1\"",
+            "40: the next hop of an IPv4 route is not of IPv4",
+            "write an IPv4 address",
+        ),
+        (
+            "to = \"fd80::/64\", via = \"fd77::2\"",
+            "37: fd77::2 is not on this link",
+            "give the link an address in the network of fd77::2",
+        ),
+        ("to = \"10.80.0.0/24\", metrc = 5", "34: unknown key \"metrc\"", "did you mean metric?"),
+        (
+            "to = \"10.80.0.0/24\", metric = -5",
+            "43: metric -5 is out of range",
+            "write 0 to 4294967295",
+        ),
+    ];
+    for (route, what, remedy) in rows {
+        let lines = format!("address = [\"10.77.0.1/30\"]\nroute = [ {{ {route} }}]");
+        assert_complaints(&[(&lines, &format!("5:{what}"), remedy)]);
+    }
+    assert_complaints(&[(
+        "route = [{ to = \"fd80::/64\" }, { to = \"fd80::/64\", metric = 1024 }]",
+        "4:39: route to \"fd80::/64\" stands on line 4 already",
+        "take one out, or give them different metrics",
+    )]);
+}
+
+#[test]
+fn what_a_later_version_does_is_refused_by_name() {
+    let later = ["bridge", "vlan", "vrf", "busy_poll_us", "cpu", "allow_mac", "allow_ip", "rate"];
+    for key in later {
+        let what = format!("4:1: {key} is not in this version");
+        assert_complaints(&[(&format!("{key} = 1"), &what, "take this line out")]);
+    }
+    assert_complaints(&[
+        ("queues = 2", "4:10: queues = 2 is not in this version", "write 1, or take this line out"),
+        ("queues = 0", "4:10: queues 0 is out of range", "write 1 to 65535"),
+        (
+            "dma = \"engine\"",
+            "4:7: dma \"engine\" is not in this version",
+            "write \"auto\" or \"direct\"",
+        ),
+        ("dma = \"drect\"", "4:7: dma has no \"drect\"", "write \"auto\" or \"direct\""),
+        ("port = \"echo\"", "4:8: port \"echo\" is not in this version", "write \"tap\""),
+        ("dialect = \"v1\"", "4:11: dialect \"v1\" is not in this version", "write \"v2\""),
+        (
+            "layout = \"amp-pci\"",
+            "4:10: layout \"amp-pci\" is not in this version",
+            "write \"boardlane\"",
+        ),
+    ]);
+    for (transport, kind) in
+        [("pci:0000:01:00.0", "pci"), ("uio:/dev/uio0", "uio"), ("vhost-user:/tmp/s", "vhost-user")]
+    {
+        let said = complaint(&format!("[[link]]\nname = \"a\"\ntransport = \"{transport}\"\n"));
+        let what = format!("f.toml:3:13: transport {kind}: is not in this version\n");
+        assert!(said.starts_with(&what), "{said}");
+        assert!(said.ends_with("^ use shm:PATH, the socket of a backplane's slot"), "{said}");
+    }
+}
+
+#[test]
+fn an_unknown_key_brings_the_nearest_known_one_to_mind() {
+    for (key, meant) in [
+        ("addr", "address"),
+        ("addresses", "address"),
+        ("routes", "route"),
+        ("MTU", "mtu"),
+        ("feature_off", "features_off"),
+        ("heartbeat", "heartbeat_ms"),
+        ("nmae", "name"),
+        ("queue", "queues"),
+        ("netsn", "netns"),
+    ] {
+        let what = format!("4:1: unknown key \"{key}\"");
+        assert_complaints(&[(&format!("{key} = 1"), &what, &format!("did you mean {meant}?"))]);
+    }
+    assert_complaints(&[
+        (
+            "control = \"/a\"",
+            "4:1: unknown key \"control\"",
+            "control belongs to the daemon: put it above the first [[link]]",
+        ),
+        ("[lnik]", "4:2: unknown key \"lnik\"", "did you mean link?"),
+        ("[zzz]", "4:2: unknown key \"zzz\"", "known here: control, link"),
+    ]);
+    let said = complaint(&format!("mtu = 1500\n{HEAD}"));
+    assert!(said.starts_with("f.toml:1:1: unknown key \"mtu\"\n"), "{said}");
+    assert!(said.ends_with("^ mtu belongs to a link: put it below a line [[link]]"), "{said}");
+    // A key that is misspelt is not missing, too.
+    let said = complaint(&HEAD.replace("transport", "transprt"));
+    assert_eq!(said.lines().count(), 3, "{said}");
+}
+
+#[test]
+fn a_name_that_no_netdev_can_have_is_refused() {
+    let example = "write 1 to 15 bytes, as \"bl0\"";
+    let other = "write another name, as \"bl0\"";
+    let letters = "use letters, digits, - and _";
+    for (name, what, remedy) in [
+        ("", "the name is empty", example),
+        ("sixteen-bytes-xx", "the name has 16 bytes", "a netdev's name has at most 15"),
+        ("a/b", "'/' cannot stand in a netdev's name", letters),
+        ("a b", "' ' cannot stand in a netdev's name", letters),
+        ("bl%d", "'%' cannot stand in a netdev's name", letters),
+        ("blé", "'é' cannot stand in a netdev's name", letters),
+        (".", "no link can be named \".\"", other),
+        ("all", "no link can be named \"all\"", other),
+        ("lo", "no link can be named \"lo\"", other),
+    ] {
+        let said = complaint(&HEAD.replace("bl0", name));
+        assert!(said.starts_with(&format!("f.toml:2:8: {what}\n")), "{said}");
+        assert!(said.ends_with(&format!("^ {remedy}")), "{said}");
+    }
+}
+
+#[test]
+fn a_transport_that_leads_nowhere_is_refused() {
+    let long = format!("shm:/{}", "a".repeat(107));
+    for (transport, what, remedy) in [
+        (
+            "/run/slot0.sock",
+            "there is no transport \"/run/slot0.sock\"",
+            "write \"shm:/run/slot0.sock\"",
+        ),
+        ("shm:", "this is not the path of a socket", "write a file's path"),
+        (&long, "this path has 108 bytes", "a socket's has at most 107"),
+    ] {
+        let said = complaint(&HEAD.replace("shm:/a", transport));
+        assert!(said.starts_with(&format!("f.toml:3:13: {what}\n")), "{said}");
+        assert!(said.ends_with(&format!("^ {remedy}")), "{said}");
+    }
+}
+
+#[test]
+fn broken_toml_is_told_with_its_place() {
+    for (lines, what, remedy) in [
+        ("netns = b0", "4:9: string values must be quoted", "expected literal string"),
+        ("address = [\"1\"", "4:15: unclosed array", "expected `]`"),
+        ("name = \"b\"", "4:1: duplicate key", "take one out"),
+    ] {
+        assert_complaints(&[(lines, what, remedy)]);
+    }
+    // Each is told once, however deep.
+    assert_eq!(complaint("a = [[[[").lines().count(), 3);
+}

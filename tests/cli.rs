@@ -1,0 +1,220 @@
+//! The program from outside: exit status, standard output and standard error.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const GOOD: &str = "[[link]]\nname = \"bl0\"\ntransport = \"shm:/run/boardlane/slot0.sock\"\n";
+
+/// A directory that goes away with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("bl-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn boardlane(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(arguments)
+        .env_remove("BOARDLANE_LOG")
+        .output()
+        .unwrap()
+}
+
+/// Exit status, standard output, standard error.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = boardlane(arguments);
+    let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_good_config_is_ok() {
+    let dir = Dir::new("good");
+    let file = dir.file("agent.toml", GOOD);
+    let (status, out, err) = run(&["check", &file]);
+    assert_eq!((status, out, err.as_str()), (0, format!("{file}: ok, 1 link\n"), ""));
+}
+
+#[test]
+fn an_expanded_config_is_a_config() {
+    let dir = Dir::new("expand");
+    let (status, expanded, err) = run(&["check", &dir.file("agent.toml", GOOD), "--expand"]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(expanded.starts_with("control = \"/run/boardlane/agent.sock\"\n"), "{expanded}");
+    let (status, again, _) = run(&["check", "--expand", &dir.file("b.toml", &expanded)]);
+    assert_eq!((status, again), (0, expanded));
+}
+
+#[test]
+fn a_bad_config_is_status_2_for_check_and_for_daemons() {
+    let dir = Dir::new("bad");
+    let file = dir.file("bad.toml", &format!("{GOOD}mtu = 1\n"));
+    let expected = format!(
+        "{file}:4:7: mtu 1 is out of range\n  4 | mtu = 1\n    |       ^ write 68 to 65521\n\
+         boardlane: {file}: 1 error, nothing was changed\n"
+    );
+    for arguments in [["check", &file], ["agent", "--config"], ["master", "--config"]] {
+        let mut arguments = arguments.to_vec();
+        if arguments[0] != "check" {
+            arguments.push(&file);
+        }
+        assert_eq!(run(&arguments), (2, String::new(), expected.clone()));
+    }
+    let (status, out, err) = run(&["check", "/nonexistent/x.toml"]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(err.starts_with("boardlane: /nonexistent/x.toml: cannot be read: "), "{err}");
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_one_line() {
+    for (arguments, said) in [
+        (&["demo", "--bords", "3"][..], "'--bords' found, a similar argument exists: '--boards'"),
+        (&["demo", "--boards", "65"], "65 is not in 1..=64"),
+        (&["demo", "--dma", "engine"], "engine is not in this version"),
+        (&["demo", "--mtu", "67"], "67 is not in 68..=65521"),
+        (&["backplane", "--dir", "/x"], "not provided: --slots <N>"),
+        (&["backplane", "--dir", "/x", "--slots", "0"], "0 is not in 1..=256"),
+        (&["backplane", "--dir", "/x", "--slots", "1", "--window", "3Q"], "write bytes, as 16M"),
+        (&["agent"], "not provided: --config <FILE>"),
+        (&["sttus"], "unrecognized subcommand 'sttus'"),
+        (&["check", "x", "--log", "loud"], "--log \"loud\" is no level"),
+    ] {
+        let (status, out, err) = run(arguments);
+        assert_eq!((status, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(err.starts_with("boardlane: ") && err.contains(said), "{arguments:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+    let (status, _, err) = run(&[]);
+    assert_eq!(status, 2);
+    assert!(err.contains("Usage: boardlane"), "{err}");
+}
+
+#[test]
+fn the_log_level_of_the_environment_is_checked_too() {
+    let output = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(["status", "--control", "/nonexistent"])
+        .env("BOARDLANE_LOG", "loud")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.starts_with("boardlane: BOARDLANE_LOG \"loud\" is no level"), "{err}");
+}
+
+#[test]
+fn help_names_every_command_and_option() {
+    let (status, out, _) = run(&["--help"]);
+    assert_eq!(status, 0);
+    for command in ["demo", "backplane", "agent", "master", "status", "check"] {
+        assert!(out.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {out}");
+    }
+    for (command, options) in [
+        ("demo", &["--boards", "--seconds", "--mtu", "--dma", "--json", "--keep"][..]),
+        ("backplane", &["--dir", "--slots", "--window", "--vectors"]),
+        ("agent", &["--config"]),
+        ("master", &["--config"]),
+        ("status", &["--control", "--json", "--watch"]),
+        ("check", &["--expand"]),
+    ] {
+        let (status, out, _) = run(&[command, "--help"]);
+        assert_eq!(status, 0);
+        for option in options.iter().chain(&["--log"]) {
+            assert!(out.contains(option), "{command} {option}: {out}");
+        }
+    }
+    let version = format!("boardlane {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]), (0, version, String::new()));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let dir = Dir::new("pipe");
+    let file = dir.file("agent.toml", GOOD);
+    for arguments in [&["check", &file][..], &["--help"]] {
+        let (out, reader) = UnixStream::pair().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+            .args(arguments)
+            .stdout(Stdio::from(OwnedFd::from(out)))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    }
+}
+
+/// Answers each request on `path` with `answer`.
+fn fake_daemon(path: &Path, answer: &'static str) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
+            assert_eq!(request, "{\"request\":\"status\"}\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn status_shows_what_the_daemon_says() {
+    let dir = Dir::new("status");
+    let path = dir.0.join("master.sock");
+    let socket = path.to_str().unwrap();
+    // A field that this version does not know goes through.
+    let answer = "{\"role\":\"master\",\"pid\":7,\"version\":\"9.9.9\",\"links\":[],\"new\":1}\n";
+    fake_daemon(&path, answer);
+    let shown = run(&["status", "--control", socket, "--json"]);
+    assert_eq!(shown, (0, answer.to_owned(), String::new()));
+    let (status, table, _) = run(&["status", "--control", socket]);
+    assert_eq!(status, 0);
+    assert!(table.starts_with("master, pid 7, version 9.9.9\nLINK  STATE "), "{table}");
+}
+
+#[test]
+fn status_without_an_answer_is_status_1_with_the_reason() {
+    let dir = Dir::new("mute");
+    let path = dir.0.join("master.sock");
+    let socket = path.to_str().unwrap();
+    for (answer, said) in [
+        (None, "no such socket: is the daemon running?"),
+        (Some("{\"error\":\"busy\"}\n"), "the daemon said: busy"),
+        (Some("{}\n"), "the answer is not understood"),
+        (Some(""), "the daemon closed the connection"),
+    ] {
+        let _ = std::fs::remove_file(&path);
+        if let Some(answer) = answer {
+            fake_daemon(&path, answer);
+        }
+        let (status, out, err) = run(&["status", "--control", socket]);
+        assert_eq!((status, out.as_str()), (1, ""), "{err}");
+        assert!(err.starts_with(&format!("boardlane: {socket}: {said}")), "{err}");
+        assert_eq!(err.lines().count(), 1);
+    }
+}
