@@ -1,5 +1,6 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
+pub mod fabric;
 pub mod netlink;
 pub mod netns;
 pub mod poll;

@@ -1,0 +1,300 @@
+//! The backplane: slots for boards and masters to meet in, as `boardlane backplane` serves them.
+//!
+//! A directory holds the sockets `slot0.sock`, `slot1.sock`, … and the file `.lock`, which its server
+//! keeps locked. The lock tells a live server from a dead one's leftovers: sockets are replaced only
+//! under the lock, and only if nobody listens on them. Both are removed when the server stops.
+//!
+//! A slot's memory lives as long as the server or a client holds it: clients go on without a server,
+//! and a new server makes new memory.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::slot::SlotServer;
+use super::{MAX_CLIENTS, MAX_SLOT_LEN, MAX_VECTORS, MIN_SLOT_LEN, is_slot_len, memfd};
+
+/// Most slots of a backplane.
+pub const MAX_SLOTS: u16 = 256;
+
+/// What a backplane serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackplaneConfig {
+    /// The directory of the sockets; made if it is missing.
+    pub dir: PathBuf,
+    /// How many slots there are, 1 to [`MAX_SLOTS`].
+    pub slots: u16,
+    /// Length in bytes of each slot's memory: a power of two, [`MIN_SLOT_LEN`] to [`MAX_SLOT_LEN`].
+    pub slot_len: u64,
+    /// Doorbell vectors of each client, 1 to [`MAX_VECTORS`].
+    pub vectors: u16,
+}
+
+impl BackplaneConfig {
+    /// Whether all values are in their ranges.
+    pub fn check(&self) -> Result<(), BackplaneError> {
+        if !(1..=MAX_SLOTS).contains(&self.slots) {
+            return Err(BackplaneError::Slots(self.slots));
+        }
+        if !(1..=MAX_VECTORS).contains(&self.vectors) {
+            return Err(BackplaneError::Vectors(self.vectors));
+        }
+        if !is_slot_len(self.slot_len) {
+            return Err(BackplaneError::SlotLen(self.slot_len));
+        }
+        Ok(())
+    }
+
+    /// The socket of a slot.
+    pub fn socket(&self, slot: u16) -> PathBuf {
+        self.dir.join(format!("slot{slot}.sock"))
+    }
+
+    /// Most descriptors that serving it takes.
+    fn descriptors(&self) -> u64 {
+        let per_client = 1 + u64::from(self.vectors);
+        u64::from(self.slots) * (2 + MAX_CLIENTS as u64 * per_client) + 32
+    }
+}
+
+/// Why a backplane cannot be served.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BackplaneError {
+    /// A number of slots out of range.
+    Slots(u16),
+    /// A number of vectors out of range.
+    Vectors(u16),
+    /// A length of a slot's memory, in bytes, that is no power of two or out of range.
+    SlotLen(u64),
+    /// Another backplane serves the directory.
+    Running {
+        /// The directory.
+        dir: PathBuf,
+        /// What the other one wrote about itself: its process id.
+        pid: String,
+    },
+    /// Another program listens on a slot's socket.
+    InUse(PathBuf),
+    /// What is in a socket's place is not a socket, and is left alone.
+    NotASocket(PathBuf),
+    /// The operating system refused something.
+    Os {
+        /// What was tried.
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+impl BackplaneError {
+    /// Whether the configuration is at fault, rather than the state of the system.
+    pub fn is_config(&self) -> bool {
+        matches!(self, Self::Slots(_) | Self::Vectors(_) | Self::SlotLen(_))
+    }
+}
+
+impl fmt::Display for BackplaneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slots(n) => write!(f, "{n} slots; a backplane has 1 to {MAX_SLOTS}"),
+            Self::Vectors(n) => write!(f, "{n} vectors; a client has 1 to {MAX_VECTORS}"),
+            Self::SlotLen(len) => write!(
+                f,
+                "a window of {len} bytes; it must be a power of two from {MIN_SLOT_LEN} (1M) to \
+                 {MAX_SLOT_LEN} (4G)"
+            ),
+            Self::Running { dir, pid } => write!(
+                f,
+                "another backplane (process {pid}) serves {}; stop it, or use another directory",
+                dir.display()
+            ),
+            Self::InUse(path) => write!(
+                f,
+                "another program listens on {}; stop it, or use another directory",
+                path.display()
+            ),
+            Self::NotASocket(path) => write!(
+                f,
+                "{} is in the way and is not a socket; move it, or use another directory",
+                path.display()
+            ),
+            Self::Os { doing, path, error } => {
+                write!(f, "cannot {doing} {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for BackplaneError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Os { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// An error of the operating system in doing something with a file.
+fn os<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> BackplaneError {
+    let path = path.to_owned();
+    move |error| BackplaneError::Os { doing, path, error: error.into() }
+}
+
+/// Serves a backplane until `shutdown` is ready. Runs on any tokio runtime with I/O and time.
+pub async fn run(
+    config: &BackplaneConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), BackplaneError> {
+    Backplane::open(config)?.serve(shutdown).await;
+    Ok(())
+}
+
+/// A backplane whose sockets are there: clients can connect, and are served by [`Self::serve`].
+#[derive(Debug)]
+pub struct Backplane {
+    pub(super) slots: Vec<SlotServer>,
+    files: Files,
+}
+
+impl Backplane {
+    /// Makes the sockets and the slots' memory. Also raises this process's limit of open files to
+    /// what it may: each client costs a descriptor per vector and one more, and the limit bounds the
+    /// descriptors that are under way to clients, too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time.
+    pub fn open(config: &BackplaneConfig) -> Result<Self, BackplaneError> {
+        config.check()?;
+        raise_file_limit(config.descriptors());
+        fs::create_dir_all(&config.dir).map_err(os("make the directory", &config.dir))?;
+        let mut files = Files::lock(&config.dir)?;
+        let mut slots = Vec::new();
+        for number in 0..config.slots {
+            let path = config.socket(number);
+            remove_stale(&path)?;
+            let listener = UnixListener::bind(&path).map_err(os("listen on", &path))?;
+            files.sockets.push(path.clone());
+            let memory = memfd::create(&format!("boardlane-slot{number}"), config.slot_len)
+                .map_err(os("make the memory of", &path))?;
+            slots.push(SlotServer::new(number, listener, memory, config.vectors));
+        }
+        info!(dir = %config.dir.display(), slots = config.slots, bytes = config.slot_len,
+            vectors = config.vectors, "backplane is ready");
+        Ok(Self { slots, files })
+    }
+
+    /// Serves until `shutdown` is ready; then removes the sockets and closes all connections.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { slots, files } = self;
+        let mut tasks = JoinSet::new();
+        for slot in slots {
+            tasks.spawn(slot.serve());
+        }
+        shutdown.await;
+        drop(files);
+        tasks.shutdown().await;
+        info!("backplane has stopped");
+    }
+}
+
+/// The lock and the sockets; removed on drop.
+#[derive(Debug)]
+struct Files {
+    lock_path: PathBuf,
+    sockets: Vec<PathBuf>,
+    _lock: File,
+}
+
+impl Files {
+    /// Takes the directory's lock, or says who has it.
+    fn lock(dir: &Path) -> Result<Self, BackplaneError> {
+        let lock_path = dir.join(".lock");
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&lock_path)
+                .map_err(os("open the lock", &lock_path))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    let mut pid = String::new();
+                    let _ = (&file).take(32).read_to_string(&mut pid);
+                    let dir = dir.to_owned();
+                    return Err(BackplaneError::Running { dir, pid: pid.trim().to_owned() });
+                }
+                Err(error) => return Err(os("lock", &lock_path)(error)),
+            }
+            // Its last owner may have removed the file between our opening and locking it.
+            let inode = |m: io::Result<fs::Metadata>| m.map(|m| (m.dev(), m.ino())).ok();
+            if inode(file.metadata()) != inode(fs::symlink_metadata(&lock_path)) {
+                continue;
+            }
+            file.set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .map_err(os("write", &lock_path))?;
+            return Ok(Self { lock_path, sockets: Vec::new(), _lock: file });
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // The lock file last, while its lock is still held: nobody else's file is removed.
+        for path in self.sockets.iter().chain([&self.lock_path]) {
+            if let Err(error) = fs::remove_file(path) {
+                warn!(path = %path.display(), %error, "cannot remove the file");
+            }
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on.
+fn remove_stale(path: &Path) -> Result<(), BackplaneError> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(os("look at", path)(e)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BackplaneError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    let address = SocketAddrUnix::new(path).map_err(os("connect to", path))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(os("connect to", path))?;
+    match connect(&probe, &address) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(os("remove the stale", path)),
+        // Connected, or too many wait for it, or of another type: somebody has it.
+        _ => Err(BackplaneError::InUse(path.to_owned())),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and says so if that is too little.
+fn raise_file_limit(needed: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised =
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let now = if raised.is_ok() { limit.maximum } else { limit.current };
+    if let Some(now) = now.filter(|now| *now < needed) {
+        warn!(limit = now, needed, "the limit of open files is too low for all clients at a time");
+    }
+}

@@ -1,0 +1,135 @@
+//! A slot's memory: made and sealed by the server, checked and mapped by the client.
+//!
+//! Each client holds the file, so any of them could shrink it and thereby kill, by SIGBUS, whoever
+//! touches the pages that are gone. So it is sealed against a change of its length before anybody
+//! gets it, and a client does not map a file that is not.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::{MemoryFault, is_slot_len};
+use crate::memory::{Kind, Mapping};
+
+/// Makes a file of `len` zero bytes whose length nobody can change any more.
+pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
+    debug_assert!(is_slot_len(len), "the configuration has been checked");
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know the flag; later ones log a warning without it.
+    let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+        made => made?,
+    };
+    ftruncate(&fd, len)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Maps the whole of a slot's file; also its length in bytes.
+pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
+    let fd = fd.as_fd();
+    // The seal first: from then on the length that is read stays valid. Only memory files have
+    // seals; for another kind of file the call fails.
+    match fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
+        _ => return Err(MemoryFault::NotSealed),
+    }
+    let size = fstat(fd).map_err(MemoryFault::Os)?.st_size;
+    let len = u64::try_from(size).unwrap_or(0);
+    if !is_slot_len(len) {
+        return Err(MemoryFault::Length(len));
+    }
+    let bytes = usize::try_from(len).map_err(|_| MemoryFault::AddressSpace(len))?;
+    let owner = Mapped::new(fd, bytes)?;
+    let base = owner.base;
+    // SAFETY: `owner` has just mapped `base..base + bytes` readable and writable, page-aligned, and
+    // unmaps only when the Mapping drops it; the file cannot shrink. Nothing else here uses it.
+    let mapping = unsafe { Mapping::from_raw(base, bytes, Kind::Cached, Box::new(owner)) };
+    Ok((Arc::new(mapping), len))
+}
+
+/// A range of our address space that is unmapped on drop.
+struct Mapped {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapped {
+    fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self, MemoryFault> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
+            .map_err(MemoryFault::Os)?;
+        let base = NonNull::new(base.cast()).ok_or(MemoryFault::Os(Errno::FAULT))?;
+        let mapped = Self { base, len };
+        // A child process has no business here; that the kernel may not know the advice is no harm.
+        // SAFETY: the range is ours and stays mapped in this process.
+        let _ = unsafe { madvise(mapped.base.as_ptr().cast(), len, Advice::LinuxDontFork) };
+        Ok(mapped)
+    }
+}
+
+// SAFETY: it only holds the range; access to the bytes is the Mapping's affair.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and the Mapping that lent it out is being dropped.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(len: u64, seals: SealFlags) -> OwnedFd {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("test", flags).unwrap();
+        ftruncate(&fd, len).unwrap();
+        fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    #[test]
+    fn a_slots_memory_cannot_change_its_length() {
+        let fd = create("test", 1 << 20).unwrap();
+        assert_eq!(ftruncate(&fd, 4096), Err(Errno::PERM));
+        assert_eq!(ftruncate(&fd, 2 << 20), Err(Errno::PERM));
+        assert_eq!(fcntl_add_seals(&fd, SealFlags::WRITE), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn two_mappings_of_one_file_show_the_same_bytes() {
+        let fd = create("test", 1 << 20).unwrap();
+        let ((a, len), (b, _)) = (map(&fd).unwrap(), map(&fd).unwrap());
+        drop(fd);
+        assert_eq!((len, a.len()), (1 << 20, 1 << 20));
+        a.view(0, 1 << 20).store_le32((1 << 20) - 4, 0x1234_5678);
+        assert_eq!(b.view(0, 1 << 20).load_le32((1 << 20) - 4), 0x1234_5678);
+    }
+
+    #[test]
+    fn memory_that_could_hurt_is_refused() {
+        let cases = [
+            (file(1 << 20, SealFlags::GROW), MemoryFault::NotSealed),
+            (file(0, SealFlags::SHRINK), MemoryFault::Length(0)),
+            (file(1 << 19, SealFlags::SHRINK), MemoryFault::Length(1 << 19)),
+            (file(3 << 20, SealFlags::SHRINK), MemoryFault::Length(3 << 20)),
+            (file(1 << 33, SealFlags::SHRINK), MemoryFault::Length(1 << 33)),
+            (file(1 << 20, SealFlags::SHRINK | SealFlags::WRITE), MemoryFault::Os(Errno::PERM)),
+            (std::fs::File::open("/dev/null").unwrap().into(), MemoryFault::NotSealed),
+        ];
+        for (fd, fault) in cases {
+            assert_eq!(map(fd).map(|_| ()), Err(fault));
+        }
+    }
+}

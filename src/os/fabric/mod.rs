@@ -1,0 +1,42 @@
+//! Transports: how an end reaches the window, the other end's doorbell and its own.
+//!
+//! The *backplane* stands for the PCI bus on one machine: a process with a socket and a piece of
+//! shared memory per slot, which speaks the protocol of QEMU's ivshmem-server ([`crate::spec::ivshmem`]).
+//! So a slot's client may be a board's agent, a master, or a QEMU guest whose ivshmem-doorbell device
+//! shows the memory as a PCI BAR. [`shm`] is the client: the transport `shm:PATH`.
+//!
+//! Server and client check the same things, each on its side of the socket: the memory's seals and
+//! size (`memfd`), the form of a message (`wire`), how many clients and vectors there may be.
+
+pub mod backplane;
+mod error;
+mod memfd;
+pub mod shm;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::ops::Range;
+
+pub use error::{FabricError, Fault, MemoryFault};
+
+/// The least length in bytes of a slot's memory.
+pub const MIN_SLOT_LEN: u64 = 1 << 20;
+/// The greatest length in bytes of a slot's memory.
+pub const MAX_SLOT_LEN: u64 = 1 << 32;
+/// Most clients that a slot has at a time.
+pub const MAX_CLIENTS: usize = 16;
+/// Most doorbell vectors that a client has: one for messages, the others for queue pairs.
+pub const MAX_VECTORS: u16 = 32;
+
+/// The window and the driver memory in a slot's memory of `len` bytes, as bus addresses, which on
+/// this transport are offsets in it: the first quarter, and the rest.
+pub fn regions(len: u64) -> (Range<u64>, Range<u64>) {
+    (0..len / 4, len / 4..len)
+}
+
+/// Whether a slot's memory may have this length: a BAR is a power of two.
+fn is_slot_len(len: u64) -> bool {
+    len.is_power_of_two() && (MIN_SLOT_LEN..=MAX_SLOT_LEN).contains(&len)
+}
