@@ -1,1 +1,125 @@
 //! Virtqueues: the driver half and the device half.
+//!
+//! A [`QueueConfig`] says where a queue's areas lie; activating it makes a running half: a
+//! [`DriverQueue`], which makes buffers available, or a [`DeviceQueue`], which uses them. The queue
+//! holds no memory: every call takes the [`BusMemory`] that its addresses mean something in, which
+//! must be the one it was activated with. The areas may lie in different regions of it, so that what
+//! an end's CPU reads can lie near it.
+//!
+//! What the other end wrote is read once, checked, and then used. Whoever breaks a rule breaks the
+//! queue: it says which rule, keeps saying so, and does nothing more until it is activated anew.
+//!
+//! Both halves are written for batches: fill the ring, publish once, ring the other end if it asked
+//! for that. Before going to sleep, `arm`, which asks for a notification *and* looks again.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
+//! use boardlane::virtqueue::{Buffer, Chain, QueueConfig, QueueError};
+//!
+//! # fn main() -> Result<(), QueueError> {
+//! let bytes = Arc::new(Mapping::anonymous(0x4000, Kind::Cached));
+//! let mem = BusMemory::new(vec![Region::mapped(0x10_0000, 0x4000, Side::Near, bytes, 0)])
+//!     .expect("one region overlaps nothing");
+//! let config = QueueConfig {
+//!     size: 8,
+//!     desc: 0x10_0000,
+//!     driver: 0x10_0080,
+//!     device: 0x10_00a0,
+//!     event_idx: true,
+//!     indirect: false,
+//! };
+//! let mut driver = config.activate_driver(&mem)?; // first: it clears the rings
+//! let mut device = config.activate_device(&mem)?;
+//!
+//! // The driver fills a buffer and makes it available, with another one for the answer.
+//! let (question, answer) = (Buffer { addr: 0x10_1000, len: 5 }, Buffer { addr: 0x10_2000, len: 64 });
+//! let bytes_of = |b: Buffer| mem.view(mem.resolve(b.addr, b.len).unwrap()).unwrap();
+//! bytes_of(question).copy_from(0, b"hello");
+//! driver.add(&mem, &[question], &[answer], 7).expect("the ring is empty");
+//! let mut ring_the_device = driver.publish(&mem);
+//!
+//! // The device: use what is there; sleep only if arming finds nothing more.
+//! let mut chain = Chain::default();
+//! while ring_the_device {
+//!     device.disarm(&mem);
+//!     while device.pop(&mem, &mut chain)? {
+//!         let mut text = [0; 5];
+//!         mem.view(chain.readable[0]).unwrap().copy_to(0, &mut text);
+//!         mem.view(chain.writable[0]).unwrap().copy_from(0, &text);
+//!         device.push(&mem, chain.head, 5);
+//!     }
+//!     ring_the_device = device.arm(&mem)?; // true: more came in the meantime
+//! }
+//! let ring_the_driver = device.publish(&mem);
+//! assert!(ring_the_driver);
+//!
+//! // The driver gets its own number back, and how much was written.
+//! while let Some(used) = driver.pop_used(&mem)? {
+//!     assert_eq!((used.token, used.len), (7, 5));
+//!     let mut text = [0; 5];
+//!     bytes_of(answer).copy_to(0, &mut text);
+//!     assert_eq!(&text, b"hello");
+//! }
+//! assert!(!driver.arm(&mem)?); // nothing left: it may sleep
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod split;
+
+pub use error::{Area, Full, QueueError};
+pub use split::{Chain, DeviceQueue, DriverQueue};
+
+use crate::memory::BusMemory;
+
+/// Where a queue lies and what was negotiated for it. Nothing runs yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Number of descriptors: a power of two from 1 to 32768.
+    pub size: u16,
+    /// Bus address of the descriptor table, a multiple of 16.
+    pub desc: u64,
+    /// Bus address of the driver area (the available ring), a multiple of 2, of 4 for our own
+    /// driver half and on memory that takes words only.
+    pub driver: u64,
+    /// Bus address of the device area (the used ring), a multiple of 4.
+    pub device: u64,
+    /// `EVENT_IDX` was negotiated.
+    pub event_idx: bool,
+    /// `INDIRECT_DESC` was negotiated.
+    pub indirect: bool,
+}
+
+impl QueueConfig {
+    /// Starts the driver half, with empty rings: clears both of them, so this comes before the
+    /// device is told of the queue.
+    pub fn activate_driver(&self, mem: &BusMemory) -> Result<DriverQueue, QueueError> {
+        DriverQueue::new(self, mem)
+    }
+
+    /// Starts the device half on rings that a driver has cleared.
+    pub fn activate_device(&self, mem: &BusMemory) -> Result<DeviceQueue, QueueError> {
+        DeviceQueue::new(self, mem)
+    }
+}
+
+/// One buffer of a chain, by bus address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Bus address of its first byte.
+    pub addr: u64,
+    /// Length in bytes, at least 1.
+    pub len: u32,
+}
+
+/// A chain that the device is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// The number that the chain was added with.
+    pub token: u16,
+    /// How many bytes the device says it wrote, from the first writable buffer on; at most as many
+    /// as the chain had writable bytes.
+    pub len: u32,
+}

@@ -1,0 +1,218 @@
+//! What a ring's other end did wrong.
+
+use std::fmt;
+
+use crate::memory::MemoryError;
+
+/// One of the pieces of memory that make up a virtqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// The descriptor table.
+    Descriptors,
+    /// The driver area: the available ring.
+    Driver,
+    /// The device area: the used ring.
+    Device,
+    /// The driver's memory for indirect tables.
+    IndirectTables,
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Descriptors => "descriptor table",
+            Self::Driver => "available ring",
+            Self::Device => "used ring",
+            Self::IndirectTables => "memory for indirect tables",
+        })
+    }
+}
+
+/// Why a queue could not be activated, or which rule its other end broke.
+///
+/// A queue that has met such an error stays broken: it returns the same error until the device is
+/// reset and the queue activated anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueError {
+    /// The size is not a power of two from 1 to 32768.
+    Size {
+        /// The size that was configured.
+        size: u16,
+    },
+    /// An area is not in memory that the CPU can reach, or is misaligned.
+    Area {
+        /// Which area.
+        area: Area,
+        /// What is wrong with its address.
+        error: MemoryError,
+    },
+    /// The available index moved further than there are descriptors, or backwards.
+    AvailJump {
+        /// By how much it moved, modulo 65536.
+        by: u16,
+        /// How far it could have moved.
+        most: u16,
+    },
+    /// An available ring entry names no descriptor.
+    Head {
+        /// The entry.
+        head: u16,
+    },
+    /// An available ring entry names a chain that the device still holds.
+    HeadTwice {
+        /// The entry.
+        head: u16,
+    },
+    /// `next` of a descriptor points outside its table.
+    Next {
+        /// The chain's head.
+        head: u16,
+        /// The value of `next`.
+        next: u16,
+    },
+    /// A chain loops, or has more descriptors than the queue.
+    ChainTooLong {
+        /// The chain's head.
+        head: u16,
+    },
+    /// A chain's buffers hold 4 GiB or more.
+    ChainTooLarge {
+        /// The chain's head.
+        head: u16,
+    },
+    /// A device-readable buffer comes after a device-writable one.
+    ReadableAfterWritable {
+        /// The chain's head.
+        head: u16,
+    },
+    /// A descriptor has length 0.
+    ZeroLength {
+        /// The chain's head.
+        head: u16,
+    },
+    /// A descriptor's buffer does not lie in memory.
+    Buffer {
+        /// The chain's head.
+        head: u16,
+        /// What is wrong with the buffer's address.
+        error: MemoryError,
+    },
+    /// An indirect descriptor, though `INDIRECT_DESC` was not negotiated.
+    IndirectNotNegotiated {
+        /// The chain's head.
+        head: u16,
+    },
+    /// An indirect descriptor in an indirect table.
+    IndirectNested {
+        /// The chain's head.
+        head: u16,
+    },
+    /// A descriptor with both `INDIRECT` and `NEXT`.
+    IndirectWithNext {
+        /// The chain's head.
+        head: u16,
+    },
+    /// An indirect table's length is 0 or not a multiple of 16.
+    IndirectLength {
+        /// The chain's head.
+        head: u16,
+        /// The length in bytes.
+        len: u32,
+    },
+    /// An indirect table does not lie in memory that the CPU can reach.
+    IndirectTable {
+        /// The chain's head.
+        head: u16,
+        /// What is wrong with the table's address.
+        error: MemoryError,
+    },
+    /// The used index moved further than chains were in flight, or backwards.
+    UsedJump {
+        /// By how much it moved, modulo 65536.
+        by: u16,
+        /// How far it could have moved.
+        most: u16,
+    },
+    /// A used ring entry names a chain that the device does not hold.
+    UsedId {
+        /// The entry's id.
+        id: u32,
+    },
+    /// A used ring entry claims more bytes than the chain has writable ones.
+    UsedLength {
+        /// The entry's id.
+        id: u32,
+        /// The entry's length, in bytes.
+        len: u32,
+        /// Writable bytes in the chain.
+        most: u32,
+    },
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Size { size } => {
+                write!(f, "queue size {size} is not a power of two from 1 to 32768")
+            }
+            Self::Area { area, error } => write!(f, "{area}: {error}"),
+            Self::AvailJump { by, most } => {
+                write!(f, "available index moved by {by}, where at most {most} fit")
+            }
+            Self::Head { head } => write!(f, "available ring names descriptor {head}: no such"),
+            Self::HeadTwice { head } => {
+                write!(f, "available ring names chain {head}, which the device still holds")
+            }
+            Self::Next { head, next } => {
+                write!(f, "chain {head}: next is {next}, outside the table")
+            }
+            Self::ChainTooLong { head } => {
+                write!(f, "chain {head} loops or has more descriptors than the queue")
+            }
+            Self::ChainTooLarge { head } => write!(f, "chain {head} holds 4 GiB or more"),
+            Self::ReadableAfterWritable { head } => {
+                write!(f, "chain {head}: a readable buffer after a writable one")
+            }
+            Self::ZeroLength { head } => write!(f, "chain {head}: a descriptor of length 0"),
+            Self::Buffer { head, error } => write!(f, "chain {head}: buffer: {error}"),
+            Self::IndirectNotNegotiated { head } => {
+                write!(f, "chain {head}: an indirect descriptor, but that was not negotiated")
+            }
+            Self::IndirectNested { head } => {
+                write!(f, "chain {head}: an indirect descriptor in an indirect table")
+            }
+            Self::IndirectWithNext { head } => {
+                write!(f, "chain {head}: a descriptor both indirect and continued")
+            }
+            Self::IndirectLength { head, len } => {
+                write!(f, "chain {head}: indirect table of {len} bytes, not a multiple of 16")
+            }
+            Self::IndirectTable { head, error } => {
+                write!(f, "chain {head}: indirect table: {error}")
+            }
+            Self::UsedJump { by, most } => {
+                write!(f, "used index moved by {by}, where at most {most} were in flight")
+            }
+            Self::UsedId { id } => {
+                write!(f, "used ring names chain {id}, which the device does not hold")
+            }
+            Self::UsedLength { id, len, most } => {
+                write!(f, "used ring: {len} bytes written to chain {id}, which takes {most}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for QueueError {}
+
+/// A chain does not fit into the free descriptors; nothing was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no room in the queue until the device has used a chain")
+    }
+}
+
+impl std::error::Error for Full {}

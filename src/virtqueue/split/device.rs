@@ -1,0 +1,372 @@
+//! The device half: takes available chains, and gives them back used.
+//!
+//! It reads the descriptor table and the available ring, each word once, and never the used ring,
+//! which may be far. What a chain says is resolved to spans here; from then on nobody looks at the
+//! descriptors again.
+//!
+//! Invariants: `pushed`, `next_avail` and `seen` never overtake each other in this order, nor
+//! `published` `pushed`. The chains from `pushed` to `next_avail` (by count, not by name: they may
+//! be completed in any order) are held by this end; each is `Some` in `held`.
+
+use super::{Descriptor, Layout, load_half, load_idx, need_event, view, word};
+use crate::memory::{BusMemory, Kind, Span, View, fence_full};
+use crate::spec::split;
+use crate::virtqueue::{QueueConfig, QueueError};
+
+/// A chain of buffers, checked. Made once and filled again and again.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// Its name: what [`DeviceQueue::push`] takes.
+    pub head: u16,
+    /// What the device may read, in order.
+    pub readable: Vec<Span>,
+    /// What the device may write, in order.
+    pub writable: Vec<Span>,
+    readable_len: u32,
+    writable_len: u32,
+}
+
+impl Chain {
+    /// An empty chain with room for `buffers` of either kind. A longer one takes an allocation the
+    /// first time; none has more buffers than its queue has descriptors.
+    pub fn with_capacity(buffers: usize) -> Self {
+        Self {
+            readable: Vec::with_capacity(buffers),
+            writable: Vec::with_capacity(buffers),
+            ..Self::default()
+        }
+    }
+
+    /// Readable bytes in all.
+    pub fn readable_len(&self) -> u32 {
+        self.readable_len
+    }
+
+    /// Writable bytes in all.
+    pub fn writable_len(&self) -> u32 {
+        self.writable_len
+    }
+
+    fn clear(&mut self, head: u16) {
+        self.head = head;
+        self.readable.clear();
+        self.writable.clear();
+        (self.readable_len, self.writable_len) = (0, 0);
+    }
+
+    /// Appends the buffer of one descriptor.
+    fn take(&mut self, mem: &BusMemory, d: &Descriptor) -> Result<(), QueueError> {
+        let head = self.head;
+        if d.len == 0 {
+            return Err(QueueError::ZeroLength { head });
+        }
+        let writable = d.flags & split::DESC_F_WRITE != 0;
+        if !writable && !self.writable.is_empty() {
+            return Err(QueueError::ReadableAfterWritable { head });
+        }
+        let total = u64::from(self.readable_len) + u64::from(self.writable_len);
+        if total + u64::from(d.len) > u32::MAX.into() {
+            return Err(QueueError::ChainTooLarge { head });
+        }
+        let span =
+            mem.resolve(d.addr, d.len).map_err(|error| QueueError::Buffer { head, error })?;
+        let (spans, len) = if writable {
+            (&mut self.writable, &mut self.writable_len)
+        } else {
+            (&mut self.readable, &mut self.readable_len)
+        };
+        spans.push(span);
+        *len += d.len;
+        Ok(())
+    }
+}
+
+/// A descriptor table that is being walked: the main one or an indirect one.
+struct Table<'m> {
+    view: View<'m>,
+    entries: u32,
+    indirect: bool,
+}
+
+/// The device half of a running queue.
+#[derive(Debug)]
+pub struct DeviceQueue {
+    layout: Layout,
+    indirect: bool,
+    /// Writable bytes of the chains that were popped and not pushed, by head.
+    held: Vec<Option<u32>>,
+    /// Heads by the place in the available ring where they were found, for `unpop`.
+    heads: Vec<u16>,
+    /// Available index as last loaded.
+    seen: u16,
+    /// Available index of the next chain to be popped.
+    next_avail: u16,
+    /// Used index of the next entry to be written.
+    pushed: u16,
+    /// The used index as the driver sees it.
+    published: u16,
+    /// `flags` of the used ring.
+    flags: u16,
+    /// What `avail_event` holds.
+    event: u16,
+    /// Whether the driver was asked to notify.
+    armed: bool,
+    fault: Option<QueueError>,
+}
+
+impl DeviceQueue {
+    pub(in crate::virtqueue) fn new(
+        config: &QueueConfig,
+        mem: &BusMemory,
+    ) -> Result<Self, QueueError> {
+        let layout = Layout::new(config, mem, split::AVAIL_ALIGN)?;
+        let mut queue = Self {
+            indirect: config.indirect,
+            held: vec![None; config.size.into()],
+            heads: vec![0; config.size.into()],
+            seen: 0,
+            next_avail: 0,
+            pushed: 0,
+            published: 0,
+            flags: 0,
+            event: 0,
+            armed: true, // cleared rings ask for notifications
+            fault: None,
+            layout,
+        };
+        if config.event_idx {
+            // A driver need only clear `flags`.
+            queue.store_event(&view(mem, queue.layout.used), 0);
+        }
+        Ok(queue)
+    }
+
+    /// Number of descriptors.
+    pub fn size(&self) -> u16 {
+        self.layout.size
+    }
+
+    /// How many chains wait. Loads the available index, so this is what notices new ones.
+    pub fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
+        self.look(mem)?;
+        Ok(self.waiting())
+    }
+
+    fn look(&mut self, mem: &BusMemory) -> Result<(), QueueError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        // Barrier A: pairs with the store of the index in DriverQueue::publish.
+        let idx = load_idx(&view(mem, self.layout.avail));
+        let by = idx.wrapping_sub(self.seen);
+        // At most `size` chains are out at any time: those seen but not popped, and those held.
+        let most = self.layout.size - self.seen.wrapping_sub(self.pushed);
+        if by > most {
+            return self.fail(QueueError::AvailJump { by, most });
+        }
+        self.seen = idx;
+        Ok(())
+    }
+
+    /// Chains seen and not popped.
+    fn waiting(&self) -> u16 {
+        self.seen.wrapping_sub(self.next_avail)
+    }
+
+    /// Takes the next available chain; false if there is none.
+    pub fn pop(&mut self, mem: &BusMemory, chain: &mut Chain) -> Result<bool, QueueError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.waiting() == 0 && self.avail_ready(mem)? == 0 {
+            return Ok(false);
+        }
+        let slot = self.layout.slot(self.next_avail);
+        let head = load_half(&view(mem, self.layout.avail), split::RING_ENTRIES + 2 * slot);
+        chain.clear(head);
+        if let Err(fault) = self.walk(mem, chain) {
+            chain.clear(head);
+            return self.fail(fault);
+        }
+        self.held[usize::from(head)] = Some(chain.writable_len);
+        self.heads[slot] = head;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(true)
+    }
+
+    /// Collects the buffers of the chain that starts at `chain.head`.
+    fn walk(&self, mem: &BusMemory, chain: &mut Chain) -> Result<(), QueueError> {
+        let head = chain.head;
+        match self.held.get(usize::from(head)) {
+            None => return Err(QueueError::Head { head }),
+            Some(Some(_)) => return Err(QueueError::HeadTwice { head }),
+            Some(None) => {}
+        }
+        let mut table = Table {
+            view: view(mem, self.layout.desc),
+            entries: self.layout.size.into(),
+            indirect: false,
+        };
+        let mut at = head;
+        let mut left = self.layout.size;
+        loop {
+            let mut d = Descriptor::read(&table.view, at.into());
+            if d.flags & split::DESC_F_INDIRECT != 0 {
+                table = self.enter(mem, head, &table, &d)?;
+                d = Descriptor::read(&table.view, 0);
+                if d.flags & split::DESC_F_INDIRECT != 0 {
+                    return Err(QueueError::IndirectNested { head });
+                }
+            }
+            left = left.checked_sub(1).ok_or(QueueError::ChainTooLong { head })?;
+            chain.take(mem, &d)?;
+            if d.flags & split::DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            at = d.next;
+            if u32::from(at) >= table.entries {
+                return Err(QueueError::Next { head, next: at });
+            }
+        }
+    }
+
+    /// The indirect table that `d`, a descriptor of `table`, refers to (§2.7.5.3).
+    fn enter<'m>(
+        &self,
+        mem: &'m BusMemory,
+        head: u16,
+        table: &Table<'_>,
+        d: &Descriptor,
+    ) -> Result<Table<'m>, QueueError> {
+        if !self.indirect {
+            return Err(QueueError::IndirectNotNegotiated { head });
+        }
+        if table.indirect {
+            return Err(QueueError::IndirectNested { head });
+        }
+        if d.flags & split::DESC_F_NEXT != 0 {
+            return Err(QueueError::IndirectWithNext { head });
+        }
+        if d.len == 0 || d.len % split::DESC_LEN != 0 {
+            return Err(QueueError::IndirectLength { head, len: d.len });
+        }
+        let bad = |error| QueueError::IndirectTable { head, error };
+        let span = mem.resolve(d.addr, d.len).map_err(bad)?;
+        // The standard asks for no alignment; memory that takes words only does.
+        let align = if mem.kind(span) == Kind::Cached { 1 } else { 8 };
+        let span = mem.resolve_mapped(d.addr, d.len, align).map_err(bad)?;
+        Ok(Table { view: view(mem, span), entries: d.len / split::DESC_LEN, indirect: true })
+    }
+
+    /// Gives back the last `count` chains that were popped, as if they had not been: they will be
+    /// popped again, in the same order.
+    ///
+    /// # Panics
+    /// If one of them was pushed: a chain is given back or used, not both.
+    pub fn unpop(&mut self, count: u16) {
+        for _ in 0..count {
+            let index = self.next_avail.wrapping_sub(1);
+            let head = self.heads[self.layout.slot(index)];
+            let held = self.held[usize::from(head)].take();
+            assert!(held.is_some(), "chain {head} is not held");
+            self.next_avail = index;
+        }
+    }
+
+    /// Writes a used entry: `len` bytes were written to the chain `head`. The driver sees it at the
+    /// next [`publish`](Self::publish).
+    ///
+    /// # Panics
+    /// If the chain is not held, or has fewer writable bytes: both are known from [`pop`](Self::pop).
+    pub fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
+        let held = self.held[usize::from(head)].take();
+        assert!(held.is_some_and(|most| len <= most), "{len} bytes to chain {head} of {held:?}");
+        let used = view(mem, self.layout.used);
+        let at = split::RING_ENTRIES + split::USED_ENTRY_LEN * self.layout.slot(self.pushed);
+        used.store_le32(at, head.into());
+        used.store_le32(at + 4, len);
+        self.pushed = self.pushed.wrapping_add(1);
+    }
+
+    /// Makes visible what was pushed, all at once. True: send the driver a used buffer notification.
+    #[must_use = "the driver may be asleep"]
+    pub fn publish(&mut self, mem: &BusMemory) -> bool {
+        let old = self.published;
+        if old == self.pushed || self.fault.is_some() {
+            return false;
+        }
+        self.published = self.pushed;
+        // Barrier B: pairs with the load of the index in DriverQueue::used_ready.
+        self.layout.store_head(&view(mem, self.layout.used), self.flags, self.published);
+        // Barrier D: pairs with the fence in DriverQueue::arm.
+        fence_full();
+        let avail = view(mem, self.layout.avail);
+        if self.layout.event_idx {
+            let event = load_half(&avail, split::used_event(self.layout.size));
+            need_event(event, self.published, old)
+        } else {
+            load_half(&avail, 0) & split::AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    /// Asks to be notified of the next available chain, then looks again. True: chains are there
+    /// already, so do not sleep, a notification may not come.
+    #[must_use = "sleeping while chains wait may last for ever"]
+    pub fn arm(&mut self, mem: &BusMemory) -> Result<bool, QueueError> {
+        self.arm_beyond(mem, 0)
+    }
+
+    /// As [`arm`](Self::arm), when `enough` chains wait and are not enough: asks to be notified of
+    /// the one after them. True: there are more than these.
+    #[must_use = "sleeping while chains wait may last for ever"]
+    pub fn arm_beyond(&mut self, mem: &BusMemory, enough: u16) -> Result<bool, QueueError> {
+        if self.avail_ready(mem)? > enough {
+            return Ok(true);
+        }
+        let used = view(mem, self.layout.used);
+        if self.layout.event_idx {
+            let event = self.next_avail.wrapping_add(enough);
+            if event != self.event {
+                self.store_event(&used, event);
+            }
+        } else if self.flags != 0 {
+            self.flags = 0;
+            self.layout.store_head(&used, self.flags, self.published);
+        }
+        self.armed = true;
+        // Barrier C: pairs with the fence in DriverQueue::publish.
+        fence_full();
+        Ok(self.avail_ready(mem)? > enough)
+    }
+
+    /// Says that notifications are not needed. Some may still come.
+    pub fn disarm(&mut self, mem: &BusMemory) {
+        if !self.armed || self.fault.is_some() {
+            return;
+        }
+        self.armed = false;
+        let used = view(mem, self.layout.used);
+        if !self.layout.event_idx {
+            self.flags = split::USED_F_NO_NOTIFY;
+            self.layout.store_head(&used, self.flags, self.published);
+        } else if self.event.wrapping_sub(self.seen) <= self.layout.size {
+            // The entry asked for has not been written yet: ask for one long past instead.
+            self.store_event(&used, self.seen.wrapping_sub(1));
+        }
+    }
+
+    fn store_event(&mut self, used: &View<'_>, event: u16) {
+        self.event = event;
+        let off = split::avail_event(self.layout.size);
+        if off + 4 <= used.len() {
+            used.store_le32(off, word(event, 0));
+        } else {
+            used.store_le16(off, event);
+        }
+    }
+
+    fn fail<T>(&mut self, fault: QueueError) -> Result<T, QueueError> {
+        self.fault = Some(fault);
+        Err(fault)
+    }
+}
