@@ -1,4 +1,9 @@
 //! virtio-net: frames and chains, offloads, the device model.
 
+pub mod device_path;
+pub mod driver_path;
 pub mod features;
+pub mod frame;
 pub mod model;
+pub mod path;
+pub mod placement;

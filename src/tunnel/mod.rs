@@ -1,7 +1,7 @@
 //! The tunnel: virtio's configuration cycles as messages through the window.
 
 #[cfg(test)]
-mod arbitrary;
+pub(crate) mod arbitrary;
 mod codec;
 pub mod device;
 pub mod driver;

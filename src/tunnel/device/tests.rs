@@ -155,7 +155,7 @@ fn features_may_be_asked_for_in_any_number_of_blocks() {
     assert_eq!(blocks(1, 1), [0xB]);
     assert_eq!(blocks(0, 62).len(), 62);
     assert_eq!(blocks(u32::MAX, 2), [0, 0]);
-    assert_eq!(blocks(0, 0), []);
+    assert_eq!(blocks(0, 0), Vec::<u32>::new());
     let set = Body::SetDriverFeatures(Blocks { index: 1, blocks: vec![0xB, 0xC] });
     assert_eq!(end.ask(set), Body::DriverFeaturesSet);
     assert_eq!(end.device.accepted, [(1, 0xB), (2, 0xC)]);
@@ -278,7 +278,7 @@ fn no_message_is_longer_than_the_driver_end_takes() {
     let Some(Message { body: Body::EventConfig { data, .. }, .. }) = end.receive() else {
         panic!("no event")
     };
-    assert_eq!(data, [], "what does not fit is left out");
+    assert_eq!(data, Vec::<u8>::new(), "what does not fit is left out");
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! The device's data path: fills the driver's receive buffers, empties its transmit buffers.
+//!
+//! Receive buffers are the driver's choice. Chains are popped ahead and *held* until they can take
+//! the largest frame there is; then the netdev is read straight into them. With less than that, a
+//! frame is read into a private buffer and scattered, because a TAP read cuts what does not fit. A
+//! frame that needs more chains than there are waits for them (mergeable buffers), at most until the
+//! next heartbeat; one that is larger than a lone buffer is dropped (virtio 1.4 §5.1.6.4).
+
+use super::features::Features;
+use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
+use super::path::{self, Inward, Path, PathError, Room};
+use crate::memory::{BusMemory, Span};
+use crate::spec::net::{self, HEADER_LEN};
+use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+
+/// Offset of `num_buffers` in the header.
+const NUM_BUFFERS: usize = 10;
+
+/// The device's end of a queue pair.
+#[derive(Debug)]
+pub struct DevicePath {
+    receiveq: DeviceQueue,
+    transmitq: DeviceQueue,
+    mergeable: bool,
+    allowed: Offloads,
+    /// Popped receive chains that wait for a frame: the first `held` of these, in order.
+    chains: Vec<Chain>,
+    held: usize,
+    held_len: usize,
+    /// The held chains' spans.
+    spans: Vec<Span>,
+    /// `room` lent ring memory, so `sent` has nothing to copy.
+    lent: bool,
+    private: Box<[u8]>,
+    /// Length of a frame in `private` that waits for more chains.
+    pending: Option<usize>,
+    transmit: Chain,
+    inward: Box<[u8]>,
+    tail: Vec<Span>,
+}
+
+impl DevicePath {
+    /// A path over the two queues that the driver has set up.
+    pub fn new(
+        mem: &BusMemory,
+        features: Features,
+        receiveq: &QueueConfig,
+        transmitq: &QueueConfig,
+    ) -> Result<Self, PathError> {
+        let receiveq = receiveq.activate_device(mem).map_err(PathError::Receiveq)?;
+        let transmitq = transmitq.activate_device(mem).map_err(PathError::Transmitq)?;
+        Ok(Self {
+            mergeable: features.has(net::F_MRG_RXBUF),
+            allowed: Offloads::to_device(features),
+            chains: Vec::new(),
+            held: 0,
+            held_len: 0,
+            spans: Vec::new(),
+            lent: false,
+            private: vec![0; LARGEST].into(),
+            pending: None,
+            transmit: Chain::with_capacity(transmitq.size().into()),
+            inward: vec![0; LARGEST].into(),
+            tail: Vec::with_capacity(transmitq.size().into()),
+            receiveq,
+            transmitq,
+        })
+    }
+
+    /// Pops receive chains until they can take `need` bytes, or there are none left.
+    fn gather(&mut self, mem: &BusMemory, need: usize) -> Result<(), PathError> {
+        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
+        while self.held_len < need && self.held < most {
+            if self.held == self.chains.len() {
+                self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
+            }
+            let chain = &mut self.chains[self.held];
+            if !self.receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
+                break;
+            }
+            let len = chain.writable_len();
+            if (len as usize) < HEADER_LEN {
+                return Err(PathError::BufferTooSmall(len));
+            }
+            self.spans.extend_from_slice(&chain.writable);
+            self.held += 1;
+            self.held_len += len as usize;
+        }
+        Ok(())
+    }
+
+    /// Puts a frame of `len` bytes, of which `private` holds a copy if it was not read in place,
+    /// into the held chains, which are long enough.
+    fn deliver(&mut self, mem: &BusMemory, len: usize) {
+        if !self.lent {
+            path::copy_in(mem, &self.spans, 0, &self.private[..len]);
+        }
+        let mut left = len;
+        let mut used = 0;
+        while left > 0 {
+            left -= left.min(self.chains[used].writable_len() as usize);
+            used += 1;
+        }
+        let count = u16::try_from(used).expect("at most the queue size");
+        path::copy_in(mem, &self.spans, NUM_BUFFERS, &count.to_le_bytes());
+        left = len;
+        for chain in &self.chains[..used] {
+            let part = left.min(chain.writable_len() as usize);
+            left -= part;
+            let part = u32::try_from(part).expect("at most a u32's worth");
+            self.receiveq.push(mem, chain.head, part);
+        }
+        self.chains[..self.held].rotate_left(used);
+        self.held -= used;
+        self.spans.clear();
+        self.held_len = 0;
+        for chain in &self.chains[..self.held] {
+            self.spans.extend_from_slice(&chain.writable);
+            self.held_len += chain.writable_len() as usize;
+        }
+    }
+}
+
+impl Path for DevicePath {
+    fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.gather(mem, LARGEST)?;
+        if let Some(len) = self.pending {
+            if self.held_len < len {
+                return Ok(Room::Nowhere);
+            }
+            self.pending = None;
+            self.lent = false;
+            self.deliver(mem, len);
+            self.gather(mem, LARGEST)?;
+        }
+        if self.held == 0 {
+            return Ok(Room::Nowhere);
+        }
+        self.lent = self.held_len >= LARGEST && path::all_cached(mem, &self.spans);
+        Ok(if self.lent { Room::Shared(&self.spans) } else { Room::Private(&mut self.private) })
+    }
+
+    fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
+        if len <= self.held_len {
+            self.deliver(mem, len);
+            return Ok(None);
+        }
+        if !self.mergeable || self.held == usize::from(self.receiveq.size()) {
+            return Ok(Some(Drop::TooLong));
+        }
+        self.pending = Some(len);
+        Ok(None)
+    }
+
+    fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.receiveq.publish(mem)
+    }
+
+    fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError> {
+        if !self.transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
+            return Ok(Inward::Empty);
+        }
+        let total = self.transmit.readable_len() as usize;
+        if total > LARGEST {
+            return Ok(Inward::Dropped(Drop::TooLong));
+        }
+        let whole = !path::all_cached(mem, &self.transmit.readable);
+        let cut = if whole { total } else { total.min(PREFIX_LEN) };
+        path::copy_out(mem, &self.transmit.readable, 0, &mut self.inward[..cut]);
+        let prefix = &self.inward[..cut];
+        if let Err(reason) = frame::check(prefix, total, self.allowed) {
+            return Ok(Inward::Dropped(reason));
+        }
+        self.tail.clear();
+        self.tail.extend_from_slice(&self.transmit.readable);
+        path::skip(&mut self.tail, cut);
+        Ok(Inward::Frame { prefix, tail: &self.tail, len: total - HEADER_LEN })
+    }
+
+    fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        self.transmitq.push(mem, self.transmit.head, 0);
+        Ok(())
+    }
+
+    fn release(&mut self, mem: &BusMemory) -> bool {
+        self.transmitq.publish(mem)
+    }
+
+    fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
+        let frames = self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
+        let room = for_room && self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
+        Ok(frames || room)
+    }
+
+    fn disarm(&mut self, mem: &BusMemory) {
+        self.transmitq.disarm(mem);
+        self.receiveq.disarm(mem);
+    }
+
+    fn tick(&mut self) -> Option<Drop> {
+        self.pending.take().map(|_| Drop::TooLong)
+    }
+}

@@ -1,0 +1,299 @@
+//! The driver's data path, with its own placement of buffers.
+//!
+//! Receive buffers are few, fixed, contiguous and large enough for any frame: one descriptor a
+//! frame, and the same buffer is posted again as soon as its frame has gone on. Frames to be sent
+//! lie in an [`Arena`], a ring of bytes: a frame is read to where any frame would fit, and takes what
+//! it needs, so small frames do not take large slots. When nothing is in flight the arena starts
+//! again at its beginning, so light traffic stays in few cache lines.
+
+use std::ops::Range;
+
+use super::features::Features;
+use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
+use super::path::{self, Inward, Path, PathError, Room};
+use crate::memory::{BusMemory, Span};
+use crate::spec::net::{self, HEADER_LEN, Header};
+use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
+use zerocopy::FromBytes;
+
+/// Size of our own receive buffers: any frame, in whole lines.
+pub const RECEIVE_BUFFER: u32 = (LARGEST as u32).next_multiple_of(64);
+/// Least size of the memory for frames to be sent.
+pub const MIN_ARENA: u32 = 2 * RECEIVE_BUFFER;
+
+/// Bytes handed out in order and taken back in order.
+#[derive(Debug)]
+struct Arena {
+    len: u32,
+    /// Where the next frame goes, and where the oldest one in flight begins.
+    head: u32,
+    tail: u32,
+    /// Frames in flight, oldest at `first`: where each ends, and whether it is done.
+    flights: Box<[(u32, bool)]>,
+    first: usize,
+    count: usize,
+}
+
+impl Arena {
+    fn new(len: u32, most: u16) -> Self {
+        let flights = vec![(0, false); most.into()].into();
+        Self { len, head: 0, tail: 0, flights, first: 0, count: 0 }
+    }
+
+    /// The offset of room for any frame, if there is some.
+    fn room(&mut self) -> Option<u32> {
+        if self.count == self.flights.len() {
+            return None;
+        }
+        if self.count == 0 {
+            self.head = 0;
+            self.tail = 0;
+        }
+        // `head == tail` means empty, so frames never end where the oldest begins.
+        if self.count == 0 || self.head > self.tail {
+            if self.len - self.head >= RECEIVE_BUFFER {
+                return Some(self.head);
+            }
+            return (self.tail > RECEIVE_BUFFER).then_some(0);
+        }
+        (self.tail - self.head > RECEIVE_BUFFER).then_some(self.head)
+    }
+
+    /// Takes `len` bytes at `at`, where `room` said; returns the frame's token.
+    #[allow(clippy::cast_possible_truncation, reason = "as many flights as a queue has entries")]
+    fn take(&mut self, at: u32, len: u32) -> u16 {
+        self.head = at + len.next_multiple_of(64).min(RECEIVE_BUFFER);
+        let token = (self.first + self.count) % self.flights.len();
+        self.flights[token] = (self.head, false);
+        self.count += 1;
+        token as u16
+    }
+
+    /// The frame of this token, which is in flight, is done.
+    fn done(&mut self, token: u16) {
+        self.flights[usize::from(token)].1 = true;
+        while self.count > 0 && self.flights[self.first].1 {
+            self.tail = self.flights[self.first].0;
+            self.first = (self.first + 1) % self.flights.len();
+            self.count -= 1;
+        }
+    }
+}
+
+/// Where the driver's buffers lie, in bus addresses.
+#[derive(Clone, Debug)]
+pub struct Buffers {
+    /// Receive buffers, a whole number of [`RECEIVE_BUFFER`]s is used.
+    pub receive: Range<u64>,
+    /// Frames to be sent, at least [`MIN_ARENA`].
+    pub transmit: Range<u64>,
+}
+
+/// The driver's end of a queue pair.
+#[derive(Debug)]
+pub struct DriverPath {
+    receiveq: DriverQueue,
+    transmitq: DriverQueue,
+    mergeable: bool,
+    allowed: Offloads,
+    receive_base: u64,
+    transmit_base: u64,
+    arena: Arena,
+    room_at: u32,
+    lent: [Span; 1],
+    private: Option<Box<[u8]>>,
+    /// The buffers of the frame that is being received.
+    tokens: Vec<u16>,
+    spans: Vec<Span>,
+    total: usize,
+    missing: u16,
+    /// How much of it lies in `inward` already.
+    copied: usize,
+    inward: Box<[u8]>,
+}
+
+impl DriverPath {
+    /// A path over these queues and buffers, with every receive buffer posted. Our own placement, so
+    /// it panics where memory is not as the caller laid it out.
+    pub fn new(
+        mem: &BusMemory,
+        features: Features,
+        receiveq: &QueueConfig,
+        transmitq: &QueueConfig,
+        buffers: &Buffers,
+    ) -> Result<Self, PathError> {
+        let receiveq = receiveq.activate_driver(mem).map_err(PathError::Receiveq)?;
+        let transmitq = transmitq.activate_driver(mem).map_err(PathError::Transmitq)?;
+        let arena_len = u32::try_from(buffers.transmit.end - buffers.transmit.start)
+            .expect("our own placement is below 4 GiB");
+        assert!(arena_len >= MIN_ARENA, "the placement leaves room to send");
+        let arena = mem.resolve(buffers.transmit.start, arena_len).expect("our own placement");
+        let lend = path::all_cached(mem, &[arena]);
+        let posted = (buffers.receive.end - buffers.receive.start) / u64::from(RECEIVE_BUFFER);
+        let posted = u16::try_from(posted).unwrap_or(u16::MAX).min(receiveq.size());
+        let size = usize::from(receiveq.size());
+        let mut path = Self {
+            arena: Arena::new(arena_len, transmitq.size()),
+            receiveq,
+            transmitq,
+            mergeable: features.has(net::F_MRG_RXBUF),
+            allowed: Offloads::to_driver(features),
+            receive_base: buffers.receive.start,
+            transmit_base: buffers.transmit.start,
+            room_at: 0,
+            lent: [arena],
+            private: (!lend).then(|| vec![0; LARGEST].into()),
+            tokens: Vec::with_capacity(size),
+            spans: Vec::with_capacity(size),
+            total: 0,
+            missing: 0,
+            copied: 0,
+            inward: vec![0; LARGEST].into(),
+        };
+        for token in 0..posted {
+            path.post(mem, token);
+        }
+        // The device looks at the ring by itself when it is activated.
+        let _ = path.receiveq.publish(mem);
+        Ok(path)
+    }
+
+    fn receive_buffer(&self, token: u16) -> Buffer {
+        let addr = self.receive_base + u64::from(token) * u64::from(RECEIVE_BUFFER);
+        Buffer { addr, len: RECEIVE_BUFFER }
+    }
+
+    fn post(&mut self, mem: &BusMemory, token: u16) {
+        let buffer = self.receive_buffer(token);
+        self.receiveq.add(mem, &[], &[buffer], token).expect("a descriptor for each buffer");
+    }
+
+    fn reclaim(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        while let Some(used) = self.transmitq.pop_used(mem).map_err(PathError::Transmitq)? {
+            self.arena.done(used.token);
+        }
+        Ok(())
+    }
+
+    /// Takes one used buffer into the frame that is being received.
+    fn take_buffer(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        let Some(used) = self.receiveq.pop_used(mem).map_err(PathError::Receiveq)? else {
+            return Ok(false);
+        };
+        let buffer = self.receive_buffer(used.token);
+        self.tokens.push(used.token);
+        self.spans.push(mem.resolve(buffer.addr, used.len).expect("our own placement"));
+        self.total += used.len as usize;
+        Ok(true)
+    }
+
+    /// How many buffers the frame takes beyond its first, by its private header.
+    fn more_buffers(&self) -> Result<u16, Drop> {
+        if !self.mergeable {
+            return Ok(0);
+        }
+        let (header, _) = Header::read_from_prefix(&self.inward[..]).map_err(|_| Drop::TooShort)?;
+        let count = header.num_buffers.get();
+        if count == 0 || count > self.receiveq.size() {
+            Err(Drop::NumBuffers)
+        } else {
+            Ok(count - 1)
+        }
+    }
+}
+
+impl Path for DriverPath {
+    fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.reclaim(mem)?;
+        let at = if self.transmitq.free() > 0 { self.arena.room() } else { None };
+        let Some(at) = at else { return Ok(Room::Nowhere) };
+        self.room_at = at;
+        if let Some(private) = &mut self.private {
+            return Ok(Room::Private(private));
+        }
+        let addr = self.transmit_base + u64::from(at);
+        self.lent = [mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement")];
+        Ok(Room::Shared(&self.lent))
+    }
+
+    fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
+        let addr = self.transmit_base + u64::from(self.room_at);
+        let Some(short) = u32::try_from(len).ok().filter(|l| *l <= RECEIVE_BUFFER) else {
+            return Ok(Some(Drop::TooLong));
+        };
+        if let Some(private) = &self.private {
+            let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
+            path::copy_in(mem, &[span], 0, &private[..len]);
+        }
+        let token = self.arena.take(self.room_at, short);
+        let buffer = Buffer { addr, len: short };
+        self.transmitq.add(mem, &[buffer], &[], token).expect("room said there is a descriptor");
+        Ok(None)
+    }
+
+    fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.transmitq.publish(mem)
+    }
+
+    fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError> {
+        if self.tokens.is_empty() {
+            if !self.take_buffer(mem)? {
+                return Ok(Inward::Empty);
+            }
+            self.copied = self.total.min(PREFIX_LEN);
+            path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.copied]);
+            if self.copied < HEADER_LEN {
+                return Ok(Inward::Dropped(Drop::TooShort));
+            }
+            match self.more_buffers() {
+                Ok(count) => self.missing = count,
+                Err(reason) => return Ok(Inward::Dropped(reason)),
+            }
+        }
+        while self.missing > 0 {
+            if !self.take_buffer(mem)? {
+                return Ok(Inward::Empty);
+            }
+            self.missing -= 1;
+        }
+        if self.total > LARGEST {
+            return Ok(Inward::Dropped(Drop::TooLong));
+        }
+        // What was copied before is not read again: `num_buffers` has been acted upon.
+        let whole = !path::all_cached(mem, &self.spans);
+        let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
+        path::copy_out(mem, &self.spans, self.copied, &mut self.inward[self.copied..cut]);
+        let prefix = &self.inward[..cut];
+        if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
+            return Ok(Inward::Dropped(reason));
+        }
+        path::skip(&mut self.spans, cut);
+        Ok(Inward::Frame { prefix, tail: &self.spans, len: self.total - HEADER_LEN })
+    }
+
+    fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        for i in 0..self.tokens.len() {
+            self.post(mem, self.tokens[i]);
+        }
+        self.tokens.clear();
+        self.spans.clear();
+        self.total = 0;
+        self.missing = 0;
+        Ok(())
+    }
+
+    fn release(&mut self, mem: &BusMemory) -> bool {
+        self.receiveq.publish(mem)
+    }
+
+    fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
+        let frames = self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
+        let room = for_room && self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
+        Ok(frames || room)
+    }
+
+    fn disarm(&mut self, mem: &BusMemory) {
+        self.receiveq.disarm(mem);
+        self.transmitq.disarm(mem);
+    }
+}

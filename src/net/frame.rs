@@ -1,0 +1,240 @@
+//! One frame: the virtio-net header before it, and what of it must hold.
+//!
+//! A frame from the peer is judged on a private copy of its header and first bytes (the *checked
+//! prefix*), and that copy is what goes on to the netdev, followed by the shared rest. A TAP accepts
+//! offloads that were never negotiated, so they are refused here.
+
+use zerocopy::FromBytes;
+
+use super::features::Features;
+use crate::spec::net::{self, HEADER_LEN, Header};
+
+/// Bytes of the frame itself that are copied and checked.
+pub const PREFIX_FRAME: usize = 256;
+/// Bytes of header and frame that are copied and checked.
+pub const PREFIX_LEN: usize = HEADER_LEN + PREFIX_FRAME;
+/// Length of an Ethernet header, the shortest frame.
+pub const ETHERNET_LEN: usize = 14;
+/// Greatest frame with its header that a ring may carry: room for the largest segmentation offload
+/// packet with VLAN tags (virtio 1.4 §5.1.6.3.1 asks for 65,589 bytes behind the header).
+pub const LARGEST: usize = HEADER_LEN + 65_589;
+
+/// Why a frame was dropped. The names are what `status` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Drop {
+    /// Shorter than an Ethernet header.
+    TooShort,
+    /// Longer than a frame can be, or than the receiver's buffers can ever hold.
+    TooLong,
+    /// Header flags that nobody negotiated.
+    BadFlags,
+    /// A checksum offload that was not negotiated.
+    CsumNotNegotiated,
+    /// `csum_start` or `csum_offset` lie beyond the frame.
+    CsumRange,
+    /// A segmentation offload that was not negotiated, or of unknown type.
+    GsoNotNegotiated,
+    /// A segmentation offload without a size, or with headers that do not fit.
+    GsoBad,
+    /// `num_buffers` is 0, or more than the queue has.
+    NumBuffers,
+    /// The kernel refused the frame.
+    Refused,
+    /// The netdev is down.
+    NetdevDown,
+    /// The kernel had no memory for the frame.
+    NoMemory,
+    /// It waited in the netdev's queue from before the link came up.
+    Stale,
+}
+
+impl Drop {
+    /// Every reason.
+    pub const ALL: [Self; 12] = [
+        Self::TooShort,
+        Self::TooLong,
+        Self::BadFlags,
+        Self::CsumNotNegotiated,
+        Self::CsumRange,
+        Self::GsoNotNegotiated,
+        Self::GsoBad,
+        Self::NumBuffers,
+        Self::Refused,
+        Self::NetdevDown,
+        Self::NoMemory,
+        Self::Stale,
+    ];
+
+    /// Its name in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::TooLong => "too_long",
+            Self::BadFlags => "bad_flags",
+            Self::CsumNotNegotiated => "csum_not_negotiated",
+            Self::CsumRange => "csum_range",
+            Self::GsoNotNegotiated => "gso_not_negotiated",
+            Self::GsoBad => "gso_bad",
+            Self::NumBuffers => "num_buffers",
+            Self::Refused => "refused",
+            Self::NetdevDown => "netdev_down",
+            Self::NoMemory => "no_memory",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// Offloads that frames of one direction may carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Checksums may be unfinished.
+    pub csum: bool,
+    /// TCP over IPv4 may be unsegmented.
+    pub tso4: bool,
+    /// TCP over IPv6 may be unsegmented.
+    pub tso6: bool,
+}
+
+impl Offloads {
+    /// What the driver may send to the device.
+    pub fn to_device(f: Features) -> Self {
+        Self {
+            csum: f.has(net::F_CSUM),
+            tso4: f.has(net::F_HOST_TSO4),
+            tso6: f.has(net::F_HOST_TSO6),
+        }
+    }
+
+    /// What the device may send to the driver.
+    pub fn to_driver(f: Features) -> Self {
+        Self {
+            csum: f.has(net::F_GUEST_CSUM),
+            tso4: f.has(net::F_GUEST_TSO4),
+            tso6: f.has(net::F_GUEST_TSO6),
+        }
+    }
+}
+
+/// Judges a frame of `total` bytes, header included, by its private `prefix`.
+pub fn check(prefix: &[u8], total: usize, allowed: Offloads) -> Result<(), Drop> {
+    if total < HEADER_LEN + ETHERNET_LEN {
+        return Err(Drop::TooShort);
+    }
+    if total > LARGEST {
+        return Err(Drop::TooLong);
+    }
+    let (header, _) = Header::read_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
+    let frame_len = total - HEADER_LEN;
+    if header.flags & !(net::HDR_F_NEEDS_CSUM | net::HDR_F_DATA_VALID) != 0 {
+        return Err(Drop::BadFlags);
+    }
+    let needs_csum = header.flags & net::HDR_F_NEEDS_CSUM != 0;
+    if needs_csum {
+        check_csum(&header, frame_len, allowed)?;
+    }
+    match header.gso_type {
+        net::GSO_NONE => Ok(()),
+        net::GSO_TCPV4 if allowed.tso4 => check_gso(&header, frame_len, needs_csum),
+        net::GSO_TCPV6 if allowed.tso6 => check_gso(&header, frame_len, needs_csum),
+        _ => Err(Drop::GsoNotNegotiated),
+    }
+}
+
+fn check_csum(header: &Header, frame_len: usize, allowed: Offloads) -> Result<(), Drop> {
+    if !allowed.csum {
+        return Err(Drop::CsumNotNegotiated);
+    }
+    let start = usize::from(header.csum_start.get());
+    let field_end = start + usize::from(header.csum_offset.get()) + 2;
+    let in_headers = start >= ETHERNET_LEN && field_end <= PREFIX_FRAME;
+    if in_headers && field_end <= frame_len { Ok(()) } else { Err(Drop::CsumRange) }
+}
+
+/// virtio 1.4 §5.1.6.2: a segmentation offload needs NEEDS_CSUM and a `gso_size` above zero.
+/// `hdr_len` is a hint, but the kernel refuses one beyond the frame.
+fn check_gso(header: &Header, frame_len: usize, needs_csum: bool) -> Result<(), Drop> {
+    let hdr_len = usize::from(header.hdr_len.get());
+    let good = needs_csum && header.gso_size.get() != 0 && hdr_len <= frame_len;
+    if good { Ok(()) } else { Err(Drop::GsoBad) }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true };
+
+    fn header(flags: u8, gso_type: u8, fields: [u16; 4]) -> [u8; HEADER_LEN] {
+        let [hdr_len, gso_size, csum_start, csum_offset] = fields.map(Into::into);
+        let h = Header {
+            flags,
+            gso_type,
+            hdr_len,
+            gso_size,
+            csum_start,
+            csum_offset,
+            num_buffers: 0.into(),
+        };
+        h.as_bytes().try_into().unwrap()
+    }
+
+    #[test]
+    fn the_header_s_octets_are_the_standard_s() {
+        let h = header(1, 4, [0x0203, 0x0405, 0x0607, 0x0809]);
+        assert_eq!(h, [1, 4, 3, 2, 5, 4, 7, 6, 9, 8, 0, 0]);
+    }
+
+    #[test]
+    fn plain_frames_pass_and_impossible_lengths_do_not() {
+        let h = header(0, 0, [0; 4]);
+        assert_eq!(check(&h, 12 + 60, Offloads::default()), Ok(()));
+        assert_eq!(check(&h, 12 + 13, ALL), Err(Drop::TooShort));
+        assert_eq!(check(&h[..11], 12 + 60, ALL), Err(Drop::TooShort));
+        assert_eq!(check(&h, LARGEST + 1, ALL), Err(Drop::TooLong));
+        assert_eq!(check(&h, LARGEST, ALL), Ok(()));
+    }
+
+    #[test]
+    fn an_offload_that_was_not_negotiated_is_dropped() {
+        let csum = header(1, 0, [0, 0, 34, 16]);
+        let tso4 = header(1, 1, [66, 1448, 34, 16]);
+        let tso6 = header(1, 4, [86, 1428, 54, 16]);
+        for h in [&csum, &tso4, &tso6] {
+            assert_eq!(check(h, 3000, ALL), Ok(()));
+        }
+        let none = Offloads::default();
+        assert_eq!(check(&csum, 3000, none), Err(Drop::CsumNotNegotiated));
+        let only_csum = Offloads { csum: true, ..none };
+        assert_eq!(check(&tso4, 3000, only_csum), Err(Drop::GsoNotNegotiated));
+        let no_v6 = Offloads { tso6: false, ..ALL };
+        assert_eq!(check(&tso6, 3000, no_v6), Err(Drop::GsoNotNegotiated));
+        for gso_type in [2, 3, 5, 6, 0x21, 0x41, 0x81, 0x80, 0xff] {
+            let h = header(1, gso_type, [66, 1448, 34, 16]);
+            assert_eq!(check(&h, 3000, ALL), Err(Drop::GsoNotNegotiated), "{gso_type:#x}");
+        }
+        assert_eq!(check(&header(4, 0, [0; 4]), 3000, ALL), Err(Drop::BadFlags));
+        assert_eq!(check(&header(0x80, 0, [0; 4]), 3000, ALL), Err(Drop::BadFlags));
+    }
+
+    #[test]
+    fn offsets_beyond_the_frame_are_dropped() {
+        for (start, offset) in [(60, 16), (59, 0), (0xffff, 0xffff), (34, 0xffff), (0, 0), (13, 0)]
+        {
+            let h = header(1, 0, [0, 0, start, offset]);
+            assert_eq!(check(&h, 12 + 60, ALL), Err(Drop::CsumRange), "{start}+{offset}");
+        }
+        // Beyond the checked prefix, however long the frame is.
+        assert_eq!(check(&header(1, 0, [0, 0, 250, 6]), 3000, ALL), Err(Drop::CsumRange));
+        assert_eq!(check(&header(1, 0, [0, 0, 58, 0]), 12 + 60, ALL), Ok(()));
+    }
+
+    #[test]
+    fn a_segmentation_offload_needs_a_size_and_a_checksum() {
+        assert_eq!(check(&header(1, 1, [66, 0, 34, 16]), 3000, ALL), Err(Drop::GsoBad));
+        assert_eq!(check(&header(0, 1, [66, 1448, 34, 16]), 3000, ALL), Err(Drop::GsoBad));
+        assert_eq!(check(&header(1, 1, [3000, 1448, 34, 16]), 2000, ALL), Err(Drop::GsoBad));
+    }
+}

@@ -1,0 +1,153 @@
+//! The data path of one queue pair, between a netdev and a pair of virtqueues.
+//!
+//! Both ends offer the same steps ([`Path`]), so one worker drives either. *Outward* is netdev to
+//! ring: `room` lends memory to read a frame into, `sent` says how long it became, `flush` publishes
+//! a batch. *Inward* is ring to netdev: `receive` gives the next checked frame, `received` gives its
+//! memory back, `release` publishes a batch.
+//!
+//! No step allocates. A frame that must be dropped is reported as such, with its reason; an error
+//! means that the ring itself is broken and nothing more can be done with it.
+
+use std::fmt;
+
+use super::frame::Drop;
+use crate::memory::{BusMemory, Kind, Span};
+use crate::virtqueue::QueueError;
+
+/// A ring that cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// The receiveq.
+    Receiveq(QueueError),
+    /// The transmitq.
+    Transmitq(QueueError),
+    /// A receive buffer cannot even hold a virtio-net header.
+    BufferTooSmall(u32),
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Receiveq(e) => write!(f, "receiveq: {e}"),
+            Self::Transmitq(e) => write!(f, "transmitq: {e}"),
+            Self::BufferTooSmall(len) => {
+                write!(f, "receiveq: a buffer has {len} bytes, less than a virtio-net header")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PathError {}
+
+/// Where the next frame from the netdev may be read to.
+#[derive(Debug)]
+pub enum Room<'a> {
+    /// Into ring memory itself, which holds any frame.
+    Shared(&'a [Span]),
+    /// Into this private buffer, which holds any frame.
+    Private(&'a mut [u8]),
+    /// Nowhere: stop reading the netdev until the other end has made room.
+    Nowhere,
+}
+
+/// What came out of the ring.
+#[derive(Debug)]
+pub enum Inward<'a> {
+    /// A frame: the private checked start, then the rest in shared memory. Header included.
+    Frame {
+        /// Header and first bytes, private.
+        prefix: &'a [u8],
+        /// What follows.
+        tail: &'a [Span],
+        /// Length of the frame without its virtio-net header.
+        len: usize,
+    },
+    /// A frame that must not go on. `received` is to be called for it as well.
+    Dropped(Drop),
+    /// Nothing is there.
+    Empty,
+}
+
+/// One end's data path; see the module.
+pub trait Path: Send + fmt::Debug {
+    /// Where to read the next frame to.
+    fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError>;
+    /// `len` bytes, header included, were read to where `room` said. `Some`: the frame had to be
+    /// dropped.
+    fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError>;
+    /// Publishes what was sent. `true`: ring the other end.
+    fn flush(&mut self, mem: &BusMemory) -> bool;
+    /// The next frame from the other end.
+    fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError>;
+    /// The frame that `receive` gave is done with.
+    fn received(&mut self, mem: &BusMemory) -> Result<(), PathError>;
+    /// Publishes what was given back. `true`: ring the other end.
+    fn release(&mut self, mem: &BusMemory) -> bool;
+    /// Asks to be notified of frames, and with `for_room` of room. `true`: there is something
+    /// already, so do not sleep.
+    fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError>;
+    /// Asks not to be notified.
+    fn disarm(&mut self, mem: &BusMemory);
+    /// A heartbeat has passed without a notification. `Some`: a frame that waited for more room than
+    /// the other end gives was dropped.
+    fn tick(&mut self) -> Option<Drop> {
+        None
+    }
+}
+
+/// Copies `data` into the spans, starting `at` bytes into them.
+pub(super) fn copy_in(mem: &BusMemory, spans: &[Span], mut at: usize, mut data: &[u8]) {
+    for &span in spans {
+        if at >= span.len() {
+            at -= span.len();
+            continue;
+        }
+        let (now, later) = data.split_at(data.len().min(span.len() - at));
+        if let Some(view) = mem.view(span) {
+            view.copy_from(at, now);
+        }
+        data = later;
+        at = 0;
+        if data.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Copies bytes out of the spans, starting `at` bytes into them; the spans hold as many.
+pub(super) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut [u8]) {
+    let mut out = out;
+    for &span in spans {
+        if at >= span.len() {
+            at -= span.len();
+            continue;
+        }
+        let (now, later) = out.split_at_mut(out.len().min(span.len() - at));
+        if let Some(view) = mem.view(span) {
+            view.copy_to(at, now);
+        }
+        out = later;
+        at = 0;
+        if out.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Whether system calls may copy to and from all of these spans.
+pub(super) fn all_cached(mem: &BusMemory, spans: &[Span]) -> bool {
+    spans.iter().all(|s| mem.kind(*s) == Kind::Cached)
+}
+
+/// Keeps what follows the first `cut` bytes of the spans, in place.
+pub(super) fn skip(spans: &mut Vec<Span>, mut cut: usize) {
+    spans.retain_mut(|span| {
+        if cut >= span.len() {
+            cut -= span.len();
+            return false;
+        }
+        *span = span.skip(cut);
+        cut = 0;
+        true
+    });
+}

@@ -1,0 +1,127 @@
+//! Where our own driver puts its queues and buffers.
+//!
+//! What an end's CPU reads lies near it, so that across the bus there are only writes: descriptor
+//! tables, available rings and frames to be sent in the window, near the device; used rings and
+//! receive buffers in driver memory, near the driver. Every area begins on a line of its own.
+
+use std::ops::Range;
+
+use super::driver_path::{Buffers, MIN_ARENA, RECEIVE_BUFFER};
+use crate::spec::{split, window};
+use crate::virtqueue::QueueConfig;
+
+/// Most entries of our queues: more in flight has not been found to help.
+const MOST_ENTRIES: u16 = 256;
+/// Most receive buffers: each costs a page or more of memory once it has been used.
+const MOST_BUFFERS: u64 = 128;
+/// Most memory for frames to be sent: 31 of the largest, and few enough to stay in a cache.
+const MOST_ARENA: u64 = 32 * RECEIVE_BUFFER as u64;
+
+/// Queues and buffers of one pair.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The receiveq.
+    pub receiveq: QueueConfig,
+    /// The transmitq.
+    pub transmitq: QueueConfig,
+    /// Both sides' buffers.
+    pub buffers: Buffers,
+}
+
+/// Hands out lines of a range.
+struct Lines(Range<u64>);
+
+impl Lines {
+    fn take(&mut self, len: u64) -> Option<u64> {
+        let at = self.0.start.next_multiple_of(window::LINE as u64);
+        let end = at.checked_add(len)?;
+        (end <= self.0.end).then(|| {
+            self.0.start = end;
+            at
+        })
+    }
+}
+
+/// Places a pair in what is free of the window and of driver memory, both as bus addresses; the
+/// greatest queue sizes are the device's. `None` if there is too little memory.
+pub fn place(
+    free_window: Range<u64>,
+    free_driver: Range<u64>,
+    greatest: [u16; 2],
+    event_idx: bool,
+    indirect: bool,
+) -> Option<Placement> {
+    let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
+    let mut queue = |greatest: u16| {
+        let size = greatest.min(MOST_ENTRIES);
+        Some(QueueConfig {
+            size,
+            desc: window.take(split::desc_len(size).into())?,
+            // In whole words, as the rings are written.
+            driver: window.take(u64::from(split::avail_len(size)) + 2)?,
+            device: driver.take(u64::from(split::used_len(size)) + 2)?,
+            event_idx,
+            indirect,
+        })
+    };
+    let (receiveq, transmitq) = (queue(greatest[0])?, queue(greatest[1])?);
+    let one = u64::from(RECEIVE_BUFFER);
+    let arena = (window.0.end.saturating_sub(window.0.start.next_multiple_of(64))).min(MOST_ARENA);
+    let arena = arena.max(MIN_ARENA.into());
+    let transmit = window.take(arena)?;
+    let fit = driver.0.end.saturating_sub(driver.0.start.next_multiple_of(64)) / one;
+    let count = fit.min(MOST_BUFFERS).min(receiveq.size.into()).max(1);
+    let receive = driver.take(count * one)?;
+    let buffers =
+        Buffers { receive: receive..receive + count * one, transmit: transmit..transmit + arena };
+    Some(Placement { receiveq, transmitq, buffers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn areas(p: &Placement) -> Vec<Range<u64>> {
+        let q = |q: &QueueConfig| {
+            [
+                q.desc..q.desc + u64::from(split::desc_len(q.size)),
+                q.driver..q.driver + u64::from(split::avail_len(q.size)) + 2,
+                q.device..q.device + u64::from(split::used_len(q.size)) + 2,
+            ]
+        };
+        let mut all: Vec<_> = q(&p.receiveq).into_iter().chain(q(&p.transmitq)).collect();
+        all.extend([p.buffers.receive.clone(), p.buffers.transmit.clone()]);
+        all
+    }
+
+    #[test]
+    fn areas_do_not_overlap_and_each_lies_where_its_reader_is() {
+        for mib in [1u64, 2, 16, 256] {
+            let len = mib << 20;
+            let (window, driver) = (0x3000..len / 4, len / 4 + 0x2000..len);
+            let p = place(window.clone(), driver.clone(), [1024, 1024], true, true).unwrap();
+            let areas = areas(&p);
+            for (i, a) in areas.iter().enumerate() {
+                assert_eq!(a.start % 64, 0);
+                let home = if [2, 5, 6].contains(&i) { &driver } else { &window };
+                assert!(home.start <= a.start && a.end <= home.end, "{mib} MiB: area {i} {a:x?}");
+                for b in &areas[i + 1..] {
+                    assert!(a.end <= b.start || b.end <= a.start, "{a:x?} {b:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn too_little_memory_gives_no_placement() {
+        assert!(place(0..0x1_0000, 0..1 << 20, [256, 256], true, true).is_none());
+        assert!(place(0..1 << 20, 0..0x1_0000, [256, 256], true, true).is_none());
+    }
+
+    #[test]
+    fn a_device_with_small_queues_gets_small_queues() {
+        let p = place(0..4 << 20, 4 << 20..16 << 20, [4, 8], true, true).unwrap();
+        assert_eq!((p.receiveq.size, p.transmitq.size), (4, 8));
+        assert_eq!(p.buffers.receive.end - p.buffers.receive.start, 4 * u64::from(RECEIVE_BUFFER));
+    }
+}
