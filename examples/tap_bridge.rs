@@ -22,6 +22,7 @@ use boardlane::os::netns::Namespace;
 use boardlane::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use boardlane::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
 use boardlane::spec::net::HEADER_LEN;
+use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: tap_bridge [--netns-a NS] [--netns-b NS] [--seconds N] TAP_A TAP_B";
@@ -119,6 +120,9 @@ impl Direction {
         while !self.stop.load(Ordering::Relaxed) {
             match self.to.write_from(&[IoSpan::private(frame)])? {
                 Write::WouldBlock => {
+                    // A TAP tells only who has polled it that it has room again.
+                    let again = self.poll.modify(&self.to, SINK, Interest::Write, Trigger::Edge);
+                    again.map_err(lost)?;
                     self.wait(events)?;
                     continue;
                 }
@@ -135,15 +139,16 @@ impl Direction {
     }
 
     fn wait(&self, events: &mut Events) -> Result<(), LostTap> {
-        let os = |e: std::io::Error| rustix::io::Errno::from_io_error(&e);
-        self.poll
-            .wait(events, None)
-            .map_err(|e| LostTap::Os(os(e).unwrap_or(rustix::io::Errno::IO)))?;
+        self.poll.wait(events, None).map_err(lost)?;
         match events.iter().any(|r| r.failed && r.tag != STOP) {
             true => Err(LostTap::Deleted),
             false => Ok(()),
         }
     }
+}
+
+fn lost(error: std::io::Error) -> LostTap {
+    LostTap::Os(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Waits for a signal, for the time to be over, or for a direction to end by itself.

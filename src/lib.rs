@@ -7,6 +7,7 @@
 
 #[cfg(feature = "cli")]
 pub mod daemon;
+pub mod link;
 pub mod memory;
 pub mod net;
 #[cfg(feature = "os")]

@@ -5,7 +5,10 @@
 //! each write is an edge, whatever the counter says, and reading could block. Since nothing is
 //! consumed, what an edge announces is looked up in the ring, and looked up again before sleeping.
 //!
-//! With [`Trigger::Edge`] a descriptor is used until it would block, or its next edge never comes.
+//! With [`Trigger::Edge`] a descriptor is read until it would block, or its next edge never comes.
+//! For writing that does not do on a TAP: it says that it is writable again only to who has polled it
+//! since it was full or down. So either watch it by level, or, after a write that found no room,
+//! [`Poll::modify`] before the wait: that polls it.
 
 use std::fmt;
 use std::io;
@@ -131,7 +134,8 @@ impl Poll {
         self.add(fd, tag, Interest::Read, Trigger::Edge)
     }
 
-    /// Watches `fd` for something else from now on; what is ready already is reported again.
+    /// Watches `fd` for this from now on. It is polled at once: what is ready now is reported by the
+    /// next wait, even if it has been reported before.
     pub fn modify(
         &self,
         fd: impl AsFd,

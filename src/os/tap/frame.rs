@@ -115,13 +115,13 @@ impl fmt::Debug for IoSpanMut<'_> {
 pub enum Write {
     /// The kernel has it.
     Sent,
-    /// No room now: keep the frame, wait until the TAP is writable.
+    /// No room now: keep the frame, wait until the TAP is writable ([`crate::os::poll`] says how).
     WouldBlock,
     /// The kernel refuses this one frame (a wrong header, too short, too long): count it, go on.
     BadFrame,
     /// The kernel has no memory for it: count it, go on.
     NoMemory,
-    /// The netdev is down: the frame is lost; it becomes writable when it goes up.
+    /// The netdev is down: the frame is lost. The TAP becomes writable when it goes up.
     Down,
 }
 

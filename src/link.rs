@@ -1,0 +1,667 @@
+//! One end of one link, without I/O: session, message FIFOs, tunnel, and the data path they set up.
+//!
+//! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, and from the
+//! worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and wait until
+//! [`Link::poll_timeout`].
+//!
+//! | state | what goes on | left when |
+//! |---|---|---|
+//! | waiting | looks for the other end in the window | both ends run with each other's epoch |
+//! | negotiating | messages: HELLO, features, queues | the device is activated |
+//! | up | the worker has the data path | anything breaks |
+//! | down | the worker stops, then the session starts anew | the other end is met again |
+//! | quarantined | the same, but with growing delay: the other end broke a rule | the delay is over |
+//!
+//! Invariant: a new epoch is drawn only while no worker has a data path, because a peer takes a new
+//! epoch as the promise that nobody touches the old rings.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::FromBytes;
+
+use crate::memory::BusMemory;
+use crate::net::device_path::DevicePath;
+use crate::net::driver_path::DriverPath;
+use crate::net::features::Features;
+use crate::net::model::{self, NetDevice, Offer};
+use crate::net::path::Path;
+use crate::net::placement::place;
+use crate::spec::{msg, net, virtio, window};
+use crate::tunnel::device::{self, DeviceTunnel};
+use crate::tunnel::driver::{self, DriverConfig, DriverTunnel, QueueSetup};
+use crate::tunnel::fifo::{Fifo, FifoError};
+use crate::tunnel::message::Hello;
+use crate::tunnel::model::Device;
+use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
+use crate::tunnel::session::{Change, Session};
+use crate::virtqueue::QueueConfig;
+
+/// Greatest size of the device's queues.
+const QUEUE_SIZE: u16 = 256;
+/// Messages taken per turn; a flood waits for the next turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// Time between the driver's keepalives.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// First and greatest delay before a peer that broke a rule is met again.
+const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// What a link is doing; the module's head has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the table at the module's head")]
+pub enum State {
+    Waiting,
+    Negotiating,
+    Up,
+    Down,
+    Quarantined,
+}
+
+/// What makes this end of the link.
+#[derive(Clone, Debug)]
+pub struct LinkParams {
+    /// Which end it is.
+    pub role: Role,
+    /// The window's bus addresses.
+    pub window: Range<u64>,
+    /// Driver memory's bus addresses.
+    pub driver_memory: Range<u64>,
+    /// Slot number; the driver's counts.
+    pub slot: u32,
+    /// Our id on the transport.
+    pub owner: u32,
+    /// Vectors that we listen on.
+    pub vectors: u32,
+    /// Time between heartbeats; a peer is dead after four.
+    pub heartbeat: Duration,
+    /// Features that are neither offered nor accepted.
+    pub features_off: Features,
+    /// Device: the MAC address that config space offers to the driver. Driver: the one meant for the
+    /// board's netdev.
+    pub mac: [u8; 6],
+    /// Device: the greatest MTU.
+    pub mtu: u16,
+    /// This program's version.
+    pub version: String,
+    /// Seed of the epochs and nonces.
+    pub seed: u64,
+}
+
+/// What the owner of the link must do or learn.
+#[derive(Debug)]
+pub enum Event {
+    /// The state, and why.
+    State(State, String),
+    /// Ring this peer's doorbell.
+    Ring {
+        /// Its id on the transport.
+        owner: u32,
+        /// The vector.
+        vector: u16,
+    },
+    /// The data path is set up: give it to a worker.
+    Start(Start),
+    /// Take the data path back, then call [`Link::handle_stopped`].
+    Stop,
+    /// An in-band notification came: wake the worker.
+    Wake,
+    /// What the other end says it is.
+    Peer(Hello),
+    /// The config space says that the link is up or down.
+    Carrier(bool),
+}
+
+/// A data path and what was negotiated for it.
+#[derive(Debug)]
+pub struct Start {
+    /// The data path.
+    pub path: Box<dyn Path>,
+    /// The negotiated features.
+    pub features: Features,
+    /// The device's config space.
+    pub config: net::Config,
+    /// The peer whose doorbell the worker rings, and the vector; `None` if it polls.
+    pub doorbell: Option<(u32, u16)>,
+}
+
+/// The half of the tunnel that this end runs.
+#[derive(Debug)]
+enum Core {
+    Driver { tunnel: Box<DriverTunnel>, path: Option<Box<dyn Path>>, next_ping: Instant },
+    Device { tunnel: Box<DeviceTunnel>, model: Box<NetDevice> },
+}
+
+/// One end of one link.
+#[derive(Debug)]
+pub struct Link {
+    params: LinkParams,
+    mem: Arc<BusMemory>,
+    session: Session,
+    fifo: Option<Fifo>,
+    core: Option<Core>,
+    peer: Option<Peer>,
+    alive: BTreeSet<u32>,
+    /// A worker has the data path.
+    running: bool,
+    /// When the session starts anew, once no worker runs.
+    restart_at: Option<Instant>,
+    /// Rules broken since the link was last up for long.
+    offences: u32,
+    up_since: Option<Instant>,
+    /// Look at the header though it is not time: a doorbell came without a message.
+    look: bool,
+    /// Messages were left for the next turn.
+    more: bool,
+    random: u64,
+    events: VecDeque<Event>,
+}
+
+impl Link {
+    /// A link over memory in which the window and driver memory are mapped.
+    pub fn new(now: Instant, mem: Arc<BusMemory>, params: LinkParams) -> Result<Self, FifoError> {
+        let window_len = u32::try_from(params.window.end - params.window.start).unwrap_or(u32::MAX);
+        let entry = |kind, range: &Range<u64>| MemoryEntry {
+            kind,
+            bus_addr: range.start,
+            len: range.end - range.start,
+        };
+        let (mailbox, table) = match params.role {
+            Role::Device => (params.window.start + u64::from(window::HEADER_LEN), vec![]),
+            Role::Driver => (
+                params.driver_memory.start,
+                vec![
+                    entry(window::MEMORY_WINDOW, &params.window),
+                    entry(window::MEMORY_DRIVER, &params.driver_memory),
+                ],
+            ),
+        };
+        let session_params = Params {
+            role: params.role,
+            window_addr: params.window.start,
+            window_len,
+            owner: params.owner,
+            vectors: params.vectors,
+            mailbox,
+            table,
+            slot: params.slot,
+            heartbeat: params.heartbeat,
+            dead_after: 4 * params.heartbeat,
+        };
+        Ok(Self {
+            session: Session::new(now, &mem, session_params)?,
+            mem,
+            fifo: None,
+            core: None,
+            peer: None,
+            alive: BTreeSet::new(),
+            running: false,
+            restart_at: Some(now),
+            offences: 0,
+            up_since: None,
+            look: true,
+            more: false,
+            random: params.seed | 1,
+            events: VecDeque::new(),
+            params,
+        })
+    }
+
+    /// The ids that are on the transport, our own aside.
+    pub fn handle_peers(&mut self, now: Instant, alive: BTreeSet<u32>) {
+        self.alive = alive;
+        self.look = true;
+        self.turn(now);
+    }
+
+    /// This id left the transport.
+    pub fn handle_peer_gone(&mut self, now: Instant, id: u32) {
+        self.alive.remove(&id);
+        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(&self.mem, id) {
+            self.leave(now, State::Down, reason.to_string());
+        }
+        self.look = true;
+        self.turn(now);
+    }
+
+    /// Our doorbell for messages rang.
+    pub fn handle_doorbell(&mut self, now: Instant) {
+        self.look |= self.fifo.as_ref().is_none_or(|f| !f.has_message(&self.mem));
+        self.turn(now);
+    }
+
+    /// The time of [`Link::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.turn(now);
+    }
+
+    /// The worker has given the data path back.
+    pub fn handle_stopped(&mut self, now: Instant) {
+        self.running = false;
+        if let Some(Core::Device { model, .. }) = &mut self.core {
+            model.quiesced();
+        }
+        self.turn(now);
+    }
+
+    /// The worker found a ring broken, or lost its netdev; it still has to be stopped.
+    pub fn handle_broken(&mut self, now: Instant, reason: &str) {
+        match &mut self.core {
+            // The driver is told, and resets the device.
+            Some(Core::Device { tunnel, model }) => {
+                model.needs_reset(reason);
+                tunnel.notify_status_changed(model.as_ref());
+                self.say(State::Down, reason.to_owned());
+            }
+            Some(Core::Driver { .. }) => self.offend(now, reason.to_owned()),
+            None => {}
+        }
+        self.turn(now);
+    }
+
+    /// Stops in an orderly way: the other end is told. `Event::Stop` and `Event::Ring` may follow.
+    pub fn shutdown(&mut self, now: Instant) {
+        self.leave(now, State::Down, "stopping".to_owned());
+        self.restart_at = None;
+    }
+
+    /// The next thing to do or to learn.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Link::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let restart = self.restart_at.filter(|_| !self.running);
+        let core = match &self.core {
+            Some(Core::Driver { tunnel, next_ping, .. }) => {
+                tunnel.poll_timeout().into_iter().chain(self.running.then_some(*next_ping)).min()
+            }
+            _ => None,
+        };
+        let session = self.session.poll_timeout();
+        [restart, core, session].into_iter().flatten().min()
+    }
+
+    /// Whether there is work left that no input announces; call [`Link::handle_timeout`] soon.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Our epoch and the peer's, if there is a session.
+    pub fn epochs(&self) -> (u32, Option<u32>) {
+        (self.session.epoch(), self.peer.as_ref().map(|p| p.epoch))
+    }
+
+    /// The slot's number, as the driver end says it.
+    pub fn slot(&self) -> Option<u32> {
+        match self.params.role {
+            Role::Driver => Some(self.params.slot),
+            Role::Device => self.peer.as_ref().map(|p| p.slot),
+        }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        if self.restart_at.is_some_and(|t| t <= now) && !self.running {
+            self.restart_at = None;
+            let (epoch, nonce) = self.draw();
+            self.session.start(now, epoch, nonce);
+        }
+        self.turn_session(now);
+        if let Err(e) = self.turn_messages(now) {
+            self.offend(now, e.to_string());
+        }
+    }
+
+    fn turn_session(&mut self, now: Instant) {
+        let due = self.session.poll_timeout().is_some_and(|t| t <= now);
+        if !due && !std::mem::take(&mut self.look) {
+            return;
+        }
+        self.look = false;
+        // Each step of the way to a session is one look.
+        for _ in 0..4 {
+            let alive = |id| self.alive.contains(&id);
+            match self.session.handle_look(now, &self.mem, &alive) {
+                None => break,
+                Some(Change::Waiting(reason)) => self.say(State::Waiting, reason.to_string()),
+                Some(Change::Ring(owner)) => self.ring(owner, 0),
+                Some(Change::Up(peer, fifo)) => self.meet(now, peer, fifo),
+                Some(Change::Down(reason)) => {
+                    self.leave(now, State::Down, reason.to_string());
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A session is up: the tunnel begins.
+    fn meet(&mut self, now: Instant, peer: Peer, fifo: Fifo) {
+        let hello = Hello {
+            revision: msg::REVISION,
+            max_len: u32::try_from(msg::MAX_LEN).expect("small"),
+            transport_features: 0,
+            epoch: self.session.epoch(),
+            layout: window::LAYOUT_VERSION,
+            mac: if self.params.role == Role::Driver { self.params.mac } else { [0; 6] },
+            version: self.params.version.clone(),
+        };
+        self.core = Some(match self.params.role {
+            Role::Device => {
+                let mut model = Box::new(NetDevice::new(Offer {
+                    features: Features::OFFER.without(self.params.features_off),
+                    mac: self.params.mac,
+                    mtu: self.params.mtu,
+                    rx_size: QUEUE_SIZE,
+                    tx_size: QUEUE_SIZE,
+                }));
+                model.set_link(true);
+                Core::Device { tunnel: Box::new(DeviceTunnel::new(hello)), model }
+            }
+            Role::Driver => Core::Driver {
+                tunnel: Box::new(DriverTunnel::new(
+                    now,
+                    DriverConfig {
+                        hello,
+                        wanted: Features::OFFER.without(self.params.features_off).bits(),
+                        required: 1 << virtio::F_VERSION_1,
+                        clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),
+                        queues: 2,
+                        request_timeout: Duration::from_secs(1),
+                        attempts: 3,
+                    },
+                )),
+                path: None,
+                next_ping: now + KEEPALIVE,
+            },
+        });
+        self.ring(peer.owner, 0);
+        self.peer = Some(peer);
+        self.fifo = Some(fifo);
+        self.say(State::Negotiating, String::new());
+    }
+
+    /// Takes and sends messages; an error is the peer's fault.
+    fn turn_messages(&mut self, now: Instant) -> Result<(), Broken> {
+        self.more = false;
+        if let Some(Core::Driver { tunnel, next_ping, .. }) = &mut self.core {
+            tunnel.handle_timeout(now);
+            if self.running && now >= *next_ping {
+                tunnel.ping(now);
+                *next_ping = now + KEEPALIVE;
+            }
+        }
+        let mut slot = [0; window::SLOT_LEN];
+        for taken in 0.. {
+            self.drain(now)?;
+            self.send()?;
+            let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { break };
+            if taken == MESSAGES_PER_TURN {
+                self.more = fifo.has_message(&self.mem);
+                break;
+            }
+            if matches!(core, Core::Device { tunnel, .. } if !tunnel.ready()) {
+                break;
+            }
+            if !fifo.receive(&self.mem, &mut slot)? {
+                break;
+            }
+            match core {
+                Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
+                Core::Device { tunnel, model } => {
+                    tunnel.handle_message(now, &slot, model.as_mut());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the tunnel has, as far as the FIFO has room.
+    fn send(&mut self) -> Result<(), Broken> {
+        let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { return Ok(()) };
+        let mut sent = false;
+        let mut out = [0; msg::MAX_LEN];
+        while fifo.has_room(&self.mem)? {
+            let len = match core {
+                Core::Driver { tunnel, .. } => tunnel.poll_message(&mut out),
+                Core::Device { tunnel, .. } => tunnel.poll_message(&mut out),
+            };
+            let Some(len) = len else { break };
+            fifo.send(&self.mem, &out[..len])?;
+            sent = true;
+        }
+        if let (true, Some(peer)) = (sent, &self.peer) {
+            let owner = peer.owner;
+            self.ring(owner, 0);
+        }
+        Ok(())
+    }
+
+    /// Acts on what the tunnel and the model say.
+    fn drain(&mut self, now: Instant) -> Result<(), Broken> {
+        loop {
+            match &mut self.core {
+                None => return Ok(()),
+                Some(Core::Driver { tunnel, .. }) => {
+                    let Some(event) = tunnel.poll_event() else { return Ok(()) };
+                    self.driver_event(now, event)?;
+                }
+                Some(Core::Device { tunnel, model }) => {
+                    if let Some(event) = tunnel.poll_event() {
+                        self.device_event(event)?;
+                    } else if let Some(event) = model.poll_event() {
+                        self.model_event(now, event)?;
+                    } else {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn driver_event(&mut self, now: Instant, event: driver::Event) -> Result<(), Broken> {
+        match event {
+            driver::Event::Hello(hello) => self.events.push_back(Event::Peer(hello)),
+            driver::Event::QueuesNeeded { max_sizes, features, .. } => {
+                self.set_up_queues(now, &max_sizes, Features::from_bits(features))?;
+            }
+            driver::Event::Running { features, config } => {
+                let Some(Core::Driver { path, .. }) = &mut self.core else { return Ok(()) };
+                if let Some(path) = path.take() {
+                    self.start(path, Features::from_bits(features), config_of(&config), now);
+                }
+            }
+            driver::Event::ConfigChanged { config } => self.carrier(&config_of(&config)),
+            driver::Event::UsedNotified(_) => self.events.push_back(Event::Wake),
+            driver::Event::Failed(error) => return Err(Broken(error.to_string())),
+            driver::Event::Stopped => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the driver's data path, and only then tells the device of the queues.
+    fn set_up_queues(
+        &mut self,
+        now: Instant,
+        max_sizes: &[u16],
+        features: Features,
+    ) -> Result<(), Broken> {
+        let &[receive, transmit, ..] = max_sizes else {
+            return Err(Broken("the device has fewer than two queues".to_owned()));
+        };
+        let own = u64::from(window::mailbox_len(window::SLOTS));
+        let after_header = self.params.window.start + u64::from(window::HEADER_LEN);
+        let placement = place(
+            after_header + own..self.params.window.end,
+            self.params.driver_memory.start + own..self.params.driver_memory.end,
+            [receive, transmit],
+            features.has(virtio::F_EVENT_IDX),
+            features.has(virtio::F_INDIRECT_DESC),
+        )
+        .ok_or_else(|| Broken("the slot is too small for queues and buffers".to_owned()))?;
+        let (rx, tx) = (&placement.receiveq, &placement.transmitq);
+        let new_path = DriverPath::new(&self.mem, features, rx, tx, &placement.buffers)
+            .map_err(|e| Broken(e.to_string()))?;
+        if let Some(Core::Driver { tunnel, path, .. }) = &mut self.core {
+            *path = Some(Box::new(new_path));
+            let setup = |index, q: &QueueConfig| QueueSetup {
+                index,
+                size: q.size,
+                desc: q.desc,
+                driver: q.driver,
+                device: q.device,
+            };
+            tunnel.set_queues(now, vec![setup(net::RECEIVEQ, rx), setup(net::TRANSMITQ, tx)]);
+        }
+        Ok(())
+    }
+
+    fn device_event(&mut self, event: device::Event) -> Result<(), Broken> {
+        match event {
+            device::Event::PeerHello(hello) => self.events.push_back(Event::Peer(hello)),
+            device::Event::HelloRefused(refused) => return Err(Broken(refused.to_string())),
+            device::Event::QueueNotified(_) => self.events.push_back(Event::Wake),
+            device::Event::QueueRefused { .. }
+            | device::Event::Pong { .. }
+            | device::Event::Malformed(_) => {}
+        }
+        Ok(())
+    }
+
+    fn model_event(&mut self, now: Instant, event: model::Event) -> Result<(), Broken> {
+        match event {
+            model::Event::Activate { features, queues } => {
+                let config = |index: u16| {
+                    queues
+                        .iter()
+                        .find(|q| q.index == index)
+                        .map(|q| QueueConfig {
+                            size: q.size,
+                            desc: q.desc,
+                            driver: q.driver,
+                            device: q.device,
+                            event_idx: features.has(virtio::F_EVENT_IDX),
+                            indirect: features.has(virtio::F_INDIRECT_DESC),
+                        })
+                        .ok_or_else(|| Broken(format!("DRIVER_OK without queue {index}")))
+                };
+                let (rx, tx) = (config(net::RECEIVEQ)?, config(net::TRANSMITQ)?);
+                let path = DevicePath::new(&self.mem, features, &rx, &tx)
+                    .map_err(|e| Broken(e.to_string()))?;
+                let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
+                let mut octets = [0; size_of::<net::Config>()];
+                model.read_config(0, &mut octets);
+                self.start(Box::new(path), features, config_of(&octets), now);
+            }
+            model::Event::Reset => {
+                if self.running {
+                    self.say(State::Negotiating, "the driver reset the device".to_owned());
+                    self.events.push_back(Event::Stop);
+                } else if let Some(Core::Device { model, .. }) = &mut self.core {
+                    model.quiesced();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        path: Box<dyn Path>,
+        features: Features,
+        config: net::Config,
+        now: Instant,
+    ) {
+        self.running = true;
+        self.up_since = Some(now);
+        let doorbell = self.peer.as_ref().and_then(|p| match p.vectors {
+            0 => None,
+            1 => Some((p.owner, 0)),
+            _ => Some((p.owner, 1)),
+        });
+        self.events.push_back(Event::Start(Start { path, features, config, doorbell }));
+        self.say(State::Up, String::new());
+        if self.params.role == Role::Driver && features.has(net::F_STATUS) {
+            self.carrier(&config);
+        } else {
+            self.events.push_back(Event::Carrier(true));
+        }
+    }
+
+    fn carrier(&mut self, config: &net::Config) {
+        self.events.push_back(Event::Carrier(config.status.get() & net::S_LINK_UP != 0));
+    }
+
+    /// The other end broke a rule: leave, and come back with growing delay.
+    fn offend(&mut self, now: Instant, reason: String) {
+        if self.up_since.take().is_some_and(|t| now >= t + QUARANTINE[1]) {
+            self.offences = 0;
+        }
+        let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
+        self.offences += 1;
+        self.leave(now, State::Quarantined, reason);
+        self.restart_at = Some(now + delay);
+    }
+
+    /// Leaves the session: the worker stops, and then it starts anew.
+    fn leave(&mut self, now: Instant, state: State, reason: String) {
+        if let Some(owner) = self.session.shutdown(&self.mem) {
+            self.ring(owner, 0);
+        }
+        self.core = None;
+        self.fifo = None;
+        self.peer = None;
+        self.restart_at = Some(now);
+        self.say(state, reason);
+        if self.running {
+            self.events.push_back(Event::Carrier(false));
+            self.events.push_back(Event::Stop);
+        }
+    }
+
+    fn ring(&mut self, owner: u32, vector: u16) {
+        self.events.push_back(Event::Ring { owner, vector });
+    }
+
+    fn say(&mut self, state: State, reason: String) {
+        self.events.push_back(Event::State(state, reason));
+    }
+
+    /// A random epoch and nonce, neither of them zero or all ones (SplitMix64, Steele et al. 2014).
+    fn draw(&mut self) -> (u32, u64) {
+        let mut next = || {
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let epoch = u32::try_from(next() >> 33).expect("31 bits") | 1;
+        (epoch, (next() >> 1) | 1)
+    }
+}
+
+fn config_of(bytes: &[u8]) -> net::Config {
+    let mut octets = [0; size_of::<net::Config>()];
+    let len = bytes.len().min(octets.len());
+    octets[..len].copy_from_slice(&bytes[..len]);
+    net::Config::read_from_bytes(&octets).unwrap_or_default()
+}
+
+/// What the other end did wrong.
+#[derive(Debug)]
+struct Broken(String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<FifoError> for Broken {
+    fn from(e: FifoError) -> Self {
+        Self(e.to_string())
+    }
+}
