@@ -1,1 +1,3 @@
+//! Real daemons in network namespaces.
+
 fn main() {}

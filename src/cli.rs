@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use boardlane::daemon::demo;
+use boardlane::os::fabric::backplane::{self, BackplaneConfig};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
@@ -109,14 +112,46 @@ pub(crate) struct BackplaneOptions {
     pub(crate) vectors: u16,
 }
 
-/// Runs the demo.
-pub(crate) fn demo(options: &DemoOptions) -> Result<(), String> {
-    Err(format!("the demo with {} boards is not in this build", options.boards))
+/// Runs the demo; what is not ok about it has been shown then.
+pub(crate) fn demo(options: DemoOptions) -> Result<(), Failure> {
+    let DemoOptions { boards, seconds, mtu, dma, json, keep } = options;
+    let options = demo::Options { boards, seconds, mtu, dma, json, keep, ..Default::default() };
+    match demo::run(&options) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Told),
+        Err(demo::Error::Output(e)) => Err(Failure::Output(e)),
+        Err(e @ demo::Error::Usage(_)) => Err(Failure::Usage(e.to_string())),
+        Err(e) => Err(Failure::Run(e.to_string())),
+    }
 }
 
-/// Runs the backplane.
-pub(crate) fn backplane(options: &BackplaneOptions) -> Result<(), String> {
-    Err(format!("the backplane with {} slots is not in this build", options.slots))
+/// Runs the backplane until SIGTERM or SIGINT.
+pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
+    let config = BackplaneConfig {
+        dir: options.dir,
+        slots: options.slots,
+        slot_len: options.window,
+        vectors: options.vectors,
+    };
+    let failed = |e: std::io::Error| Failure::Run(format!("starting: {e}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate()).map_err(failed)?,
+            signal(SignalKind::interrupt()).map_err(failed)?,
+        );
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        backplane::run(&config, stop).await.map_err(|e| match e.is_config() {
+            true => Failure::Usage(e.to_string()),
+            false => Failure::Run(e.to_string()),
+        })
+    })
 }
 
 /// A number of bytes: `4096`, `64K`, `16M`, `1G`.

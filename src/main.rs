@@ -65,8 +65,8 @@ enum Failure {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Demo(options) => cli::demo(&options).map_err(Failure::Run),
-        Command::Backplane(options) => cli::backplane(&options).map_err(Failure::Run),
+        Command::Demo(options) => cli::demo(options),
+        Command::Backplane(options) => cli::backplane(options),
         Command::Agent(options) => run_daemon(Role::Agent, &options.config),
         Command::Master(options) => run_daemon(Role::Master, &options.config),
         Command::Status { control, json, watch } => {

@@ -10,7 +10,6 @@
 mod expand;
 mod ip;
 mod link;
-mod prefix;
 mod problem;
 mod reader;
 #[cfg(test)]
@@ -18,13 +17,12 @@ mod tests;
 
 use std::fmt;
 use std::io::Read;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
 use super::Role;
-pub use prefix::IpPrefix;
+pub use crate::plan::{IpPrefix, Route};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
 
@@ -78,17 +76,6 @@ pub struct LinkConfig {
     pub keep: bool,
     /// Interval of the heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
-}
-
-/// A route through a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The destination: a network, without host bits.
-    pub to: IpPrefix,
-    /// The next hop, reachable on the link; without it the destination itself is on the link.
-    pub via: Option<IpAddr>,
-    /// The priority: less is preferred; otherwise the kernel's default.
-    pub metric: Option<u32>,
 }
 
 /// How the other end of a link is reached.

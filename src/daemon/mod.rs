@@ -1,14 +1,25 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
-//! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`].
+//! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
+//! shows it all on one machine, with [`traffic`] of its own.
 
 pub mod config;
 pub mod control;
+pub mod demo;
+pub mod identity;
+pub mod link_task;
+pub mod netdev;
 pub mod status;
+pub mod supervisor;
+pub mod traffic;
+pub mod worker;
 
 use std::fmt;
 
-use config::Config;
+pub use supervisor::run;
+
+/// The program's version, as the other end and `status` show it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Which end of its links a daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +37,4 @@ impl fmt::Display for Role {
             Self::Agent => "agent",
         })
     }
-}
-
-/// Runs an agent or a master until it is told to stop.
-///
-/// # Errors
-/// What ended it, in one line.
-pub fn run(role: Role, _config: Config) -> Result<(), String> {
-    Err(format!("the {role} is not in this build"))
 }

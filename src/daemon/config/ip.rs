@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::prefix::{IpPrefix, PrefixError};
 use super::problem::quoted;
+use crate::plan::{IpPrefix, PrefixError};
 
 /// What is wrong, and what would be right.
 pub(super) type Wrong = (String, String);
@@ -68,6 +68,7 @@ fn prefix(text: &str, like: &str) -> Result<IpPrefix, Wrong> {
             format!("{} is not an address with a prefix length", quoted(&given)),
             format!("write it as {like}"),
         ),
+        other => (other.to_string(), format!("write it as {like}")),
     })
 }
 

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::ip;
-use super::prefix::IpPrefix;
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    Dma, HEARTBEAT_MS, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route, Transport,
+    Dma, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route,
+    Transport,
 };
+use crate::net::features::Features;
+use crate::spec::virtio::F_VERSION_1;
 
 /// Keys of a link that a later version works on.
 pub(super) const LATER: &[&str] =
@@ -30,22 +32,6 @@ pub(super) const FIXED: &[Choice] = &[
     Choice { key: "port", now: &["tap"], later: &["discard", "echo"] },
     Choice { key: "dialect", now: &["v2"], later: &["v1"] },
     Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] },
-];
-
-/// Names that `features_off` knows. STAND-IN: the device model's own list takes its place.
-const FEATURES: &[&str] = &[
-    "MAC",
-    "MTU",
-    "STATUS",
-    "MRG_RXBUF",
-    "CSUM",
-    "GUEST_CSUM",
-    "HOST_TSO4",
-    "HOST_TSO6",
-    "GUEST_TSO4",
-    "GUEST_TSO6",
-    "EVENT_IDX",
-    "INDIRECT_DESC",
 ];
 
 /// Reads the link whose keys are in `table`; `None` if its name or transport is not right.
@@ -362,16 +348,18 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 }
 
 fn read_features(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Vec<String> {
+    let required = Features::of(&[F_VERSION_1]);
+    let known: Vec<_> = Features::OFFER.minus(required).names().collect();
     let mut features = Vec::new();
     for (text, place) in reader.strings(table, "features_off") {
-        if FEATURES.contains(&text) {
+        if known.contains(&text) {
             features.push(text.into());
         } else if text == "VERSION_1" {
             reader.problem(place, "VERSION_1 is required", "take it out of the list");
         } else {
-            let remedy = match nearest(text, FEATURES) {
+            let remedy = match nearest(text, &known) {
                 Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!("known: {}", FEATURES.join(", ")),
+                None => format!("known: {}", known.join(", ")),
             };
             reader.problem(place, format!("there is no feature {}", quoted(text)), remedy);
         }

@@ -1,0 +1,117 @@
+//! What `status` shows of a link; written by the link's task.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::daemon::config::LinkConfig;
+use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, QueueStatus, Traffic};
+use crate::daemon::worker::{DirectionStats, QueueStats};
+use crate::link::State;
+use crate::net::features::Features;
+use crate::net::frame::Drop;
+
+/// What is known of a link.
+#[derive(Debug)]
+pub struct View {
+    name: String,
+    transport: String,
+    pub(super) slot: Option<u32>,
+    pub(super) state: State,
+    pub(super) reason: String,
+    pub(super) carrier: bool,
+    pub(super) epoch: Option<u32>,
+    pub(super) peer_epoch: Option<u32>,
+    pub(super) peer_version: Option<String>,
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: Option<u16>,
+    pub(super) features: Features,
+    pub(super) stats: Arc<QueueStats>,
+}
+
+impl View {
+    /// A link of which nothing is known yet.
+    pub fn new(config: &LinkConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            transport: config.transport.to_string(),
+            slot: config.slot,
+            state: State::Waiting,
+            reason: "starting".to_owned(),
+            carrier: false,
+            epoch: None,
+            peer_epoch: None,
+            peer_version: None,
+            mac: None,
+            mtu: config.mtu,
+            features: Features::NONE,
+            stats: Arc::default(),
+        }
+    }
+
+    /// The link has left its slot.
+    pub(super) fn link_down(&mut self) {
+        self.carrier = false;
+        self.epoch = None;
+        self.peer_epoch = None;
+        self.peer_version = None;
+        self.features = Features::NONE;
+    }
+
+    /// As `status` shows it.
+    pub fn status(&self) -> LinkStatus {
+        let stats = &self.stats;
+        let bytes = count(&stats.rx.bytes) + count(&stats.tx.bytes);
+        let transfers = count(&stats.rx.frames) + count(&stats.tx.frames);
+        LinkStatus {
+            name: self.name.clone(),
+            transport: self.transport.clone(),
+            slot: self.slot,
+            state: link_state(self.state),
+            reason: Some(self.reason.clone()).filter(|r| !r.is_empty()),
+            carrier: self.carrier,
+            epoch: self.epoch,
+            peer_epoch: self.peer_epoch,
+            peer_version: self.peer_version.clone(),
+            mac: self.mac.map(|mac| mac.map(|b| format!("{b:02x}")).join(":")),
+            mtu: self.mtu,
+            features: self.features.names().map(str::to_owned).collect(),
+            queues: vec![QueueStatus {
+                rx: traffic(&stats.rx),
+                tx: traffic(&stats.tx),
+                notifications_sent: count(&stats.notifications_sent),
+                notifications_received: count(&stats.notifications_received),
+                rescues: count(&stats.rescues),
+            }],
+            dma: DmaStatus { mode: "direct".to_owned(), transfers, bytes },
+        }
+    }
+}
+
+/// The state's name in logs.
+pub(super) fn name(state: State) -> &'static str {
+    link_state(state).name()
+}
+
+fn link_state(state: State) -> LinkState {
+    match state {
+        State::Waiting => LinkState::Waiting,
+        State::Negotiating => LinkState::Negotiating,
+        State::Up => LinkState::Up,
+        State::Down => LinkState::Down,
+        State::Quarantined => LinkState::Quarantined,
+    }
+}
+
+fn traffic(stats: &DirectionStats) -> Traffic {
+    let drops = Drop::ALL.iter().map(|d| (d.name().to_owned(), count(&stats.drops[*d as usize])));
+    Traffic {
+        frames: count(&stats.frames),
+        bytes: count(&stats.bytes),
+        drops: drops.filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

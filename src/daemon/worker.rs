@@ -1,0 +1,334 @@
+//! The thread that moves one queue pair's frames between a netdev and the rings.
+//!
+//! A breath takes a bounded batch each way, publishes, and rings the other end if it asked for that.
+//! With nothing left on either side it arms notifications, looks once more, and sleeps. When the other
+//! end has no room, the netdev is not read: its own queue then holds the frames, and nothing is lost.
+//!
+//! Both descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
+//! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
+//! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::memory::{BusMemory, Span};
+use crate::net::frame::Drop as FrameDrop;
+use crate::net::path::{Inward, Path, PathError, Room};
+use crate::os::poll::{Events, Interest, Poll, Trigger, Waker, ring};
+use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
+use crate::spec::net::HEADER_LEN;
+
+/// Frames a direction may move before the other has its turn.
+const BATCH: usize = 64;
+/// Frames and bytes after which a batch is published, so that the other end can begin.
+const PUBLISH_FRAMES: usize = 16;
+const PUBLISH_BYTES: usize = 128 << 10;
+/// Spans of a frame that are passed on without an allocation.
+const FEW_SPANS: usize = 20;
+
+const TAG_STOP: u64 = 0;
+const TAG_TAP: u64 = 1;
+const TAG_DOORBELL: u64 = 2;
+
+/// Counters of one direction; written by one worker, read by anyone.
+#[derive(Debug, Default)]
+pub struct DirectionStats {
+    /// Frames.
+    pub frames: AtomicU64,
+    /// Bytes from the Ethernet header on.
+    pub bytes: AtomicU64,
+    /// Frames dropped, by `net::frame::Drop as usize`.
+    pub drops: [AtomicU64; FrameDrop::ALL.len()],
+}
+
+impl DirectionStats {
+    fn frame(&self, bytes: usize) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn dropped(&self, reason: FrameDrop) {
+        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counters of a queue pair. `rx` is what the netdev received.
+#[derive(Debug, Default)]
+pub struct QueueStats {
+    /// Ring to netdev.
+    pub rx: DirectionStats,
+    /// Netdev to ring.
+    pub tx: DirectionStats,
+    /// Doorbells rung.
+    pub notifications_sent: AtomicU64,
+    /// Doorbells heard.
+    pub notifications_received: AtomicU64,
+    /// Work found at a heartbeat without a doorbell.
+    pub rescues: AtomicU64,
+}
+
+/// What a worker works on.
+#[derive(Debug)]
+pub struct Job {
+    /// The rings.
+    pub path: Box<dyn Path>,
+    /// The memory they are in.
+    pub mem: Arc<BusMemory>,
+    /// The netdev.
+    pub tap: Arc<Tap>,
+    /// Our doorbell for this pair.
+    pub doorbell: Arc<OwnedFd>,
+    /// The other end's; `None` if it polls.
+    pub peer: Option<Arc<OwnedFd>>,
+    /// Where to count.
+    pub stats: Arc<QueueStats>,
+    /// Longest sleep.
+    pub heartbeat: Duration,
+}
+
+/// A running worker. Dropping it stops it.
+#[derive(Debug)]
+pub struct Worker {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Worker {
+    /// Starts a thread on the job; `broken` is called on it if it cannot go on: why, and whether the
+    /// netdev is lost.
+    pub fn start(
+        name: &str,
+        job: Job,
+        broken: impl FnOnce(String, bool) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(&poll, TAG_STOP)?;
+        poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
+        poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        // The kernel keeps 15 bytes of a thread's name.
+        let thread =
+            std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+                let mut turn = Turn { job, poll, stop: flag, events: Events::with_capacity(4) };
+                if let Err(fault) = turn.run() {
+                    broken(
+                        fault.to_string(),
+                        matches!(fault, Fault::Tap(LostTap::Deleted | LostTap::Os(_))),
+                    );
+                }
+            })?;
+        Ok(Self { thread: Some(thread), stop, waker })
+    }
+
+    /// Ends its sleep: an in-band notification came.
+    pub fn wake(&self) {
+        // A failure would mean a closed descriptor, which it holds open itself.
+        let _ = self.waker.wake();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the worker has been printed by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Why a worker cannot go on.
+enum Fault {
+    Path(PathError),
+    Tap(LostTap),
+    Poll(std::io::Error),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(e) => write!(f, "{e}"),
+            Self::Tap(e) => write!(f, "{e}"),
+            Self::Poll(e) => write!(f, "waiting for work: {e}"),
+        }
+    }
+}
+
+impl From<PathError> for Fault {
+    fn from(e: PathError) -> Self {
+        Self::Path(e)
+    }
+}
+
+impl From<LostTap> for Fault {
+    fn from(e: LostTap) -> Self {
+        Self::Tap(e)
+    }
+}
+
+struct Turn {
+    job: Job,
+    poll: Poll,
+    stop: Arc<AtomicBool>,
+    events: Events,
+}
+
+impl Turn {
+    fn run(&mut self) -> Result<(), Fault> {
+        self.drop_stale()?;
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let (sent, blocked) = self.outward()?;
+            let received = self.inward()?;
+            if sent + received > 0 {
+                continue;
+            }
+            let job = &mut self.job;
+            if job.path.arm(&job.mem, blocked)? {
+                job.path.disarm(&job.mem);
+                // Room that was found may be for a frame that still does not fit.
+                if blocked && self.outward()?.0 + self.inward()? == 0 {
+                    self.sleep()?;
+                }
+                continue;
+            }
+            self.sleep()?;
+            self.job.path.disarm(&self.job.mem);
+        }
+    }
+
+    /// Sleeps until something happens, at most for a heartbeat.
+    fn sleep(&mut self) -> Result<(), Fault> {
+        self.poll.wait(&mut self.events, Some(self.job.heartbeat)).map_err(Fault::Poll)?;
+        let stats = &self.job.stats;
+        let mut silent = true;
+        for ready in self.events.iter() {
+            silent = false;
+            if ready.tag == TAG_DOORBELL {
+                stats.notifications_received.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if silent {
+            if let Some(reason) = self.job.path.tick() {
+                self.job.stats.tx.dropped(reason);
+            }
+            if self.inward()? > 0 {
+                self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames that waited in the netdev's queue since before the link came up may carry offloads
+    /// that are off now, and are late in any case.
+    fn drop_stale(&mut self) -> Result<(), Fault> {
+        let mut scratch = [0; 2048];
+        // The queue has a bound of its own; this one is for a kernel that refills it meanwhile.
+        for _ in 0..4096 {
+            let mut spans = [IoSpanMut::private(&mut scratch)];
+            if self.job.tap.read_into(&mut spans)?.is_none() {
+                break;
+            }
+            self.job.stats.tx.dropped(FrameDrop::Stale);
+        }
+        Ok(())
+    }
+
+    /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
+    fn outward(&mut self) -> Result<(usize, bool), Fault> {
+        let Job { path, mem, tap, stats, peer, .. } = &mut self.job;
+        let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
+        while frames < BATCH {
+            let read = match path.room(mem)? {
+                Room::Nowhere => {
+                    blocked = true;
+                    break;
+                }
+                Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)])?,
+                Room::Shared(spans) => read_shared(tap, mem, spans)?,
+            };
+            let Some(len) = read else { break };
+            match path.sent(mem, len)? {
+                None => stats.tx.frame(len.saturating_sub(HEADER_LEN)),
+                Some(reason) => stats.tx.dropped(reason),
+            }
+            (frames, unpublished, bytes) = (frames + 1, unpublished + 1, bytes + len);
+            if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
+                if path.flush(mem) {
+                    ring_peer(stats, peer.as_ref());
+                }
+                (unpublished, bytes) = (0, 0);
+            }
+        }
+        if path.flush(mem) {
+            ring_peer(stats, peer.as_ref());
+        }
+        Ok((frames, blocked))
+    }
+
+    /// A batch from the ring to the netdev: how many frames.
+    fn inward(&mut self) -> Result<usize, Fault> {
+        let Job { path, mem, tap, stats, peer, .. } = &mut self.job;
+        let mut frames = 0;
+        while frames < BATCH {
+            match path.receive(mem)? {
+                Inward::Empty => break,
+                Inward::Dropped(reason) => stats.rx.dropped(reason),
+                Inward::Frame { prefix, tail, len } => match write(tap, mem, prefix, tail)? {
+                    Write::Sent => stats.rx.frame(len),
+                    Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
+                    Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),
+                    // A TAP's send buffer has no bound by default, so this is want of memory.
+                    Write::NoMemory | Write::WouldBlock => stats.rx.dropped(FrameDrop::NoMemory),
+                },
+            }
+            path.received(mem)?;
+            frames += 1;
+        }
+        if path.release(mem) {
+            ring_peer(stats, peer.as_ref());
+        }
+        Ok(frames)
+    }
+}
+
+fn ring_peer(stats: &QueueStats, peer: Option<&Arc<OwnedFd>>) {
+    let Some(peer) = peer else { return };
+    stats.notifications_sent.fetch_add(1, Ordering::Relaxed);
+    // A doorbell that cannot be rung is found by the other end at its next heartbeat.
+    let _ = ring(&**peer);
+}
+
+fn read_shared(tap: &Tap, mem: &BusMemory, spans: &[Span]) -> Result<Option<usize>, LostTap> {
+    let shared = |span: &Span| mem.view(*span).and_then(IoSpanMut::shared);
+    if let [span] = spans {
+        return match shared(span) {
+            Some(span) => tap.read_into(&mut [span]),
+            None => Ok(None),
+        };
+    }
+    let mut list: Vec<_> = spans.iter().filter_map(shared).collect();
+    tap.read_into(&mut list)
+}
+
+fn write(tap: &Tap, mem: &BusMemory, prefix: &[u8], tail: &[Span]) -> Result<Write, LostTap> {
+    let shared = |span: &Span| mem.view(*span).and_then(IoSpan::shared);
+    let mut few = [IoSpan::private(prefix); FEW_SPANS];
+    if tail.len() < FEW_SPANS {
+        for (to, from) in few[1..].iter_mut().zip(tail) {
+            let Some(span) = shared(from) else { return Ok(Write::BadFrame) };
+            *to = span;
+        }
+        return tap.write_from(&few[..=tail.len()]);
+    }
+    let list: Vec<_> = few[..1].iter().copied().chain(tail.iter().filter_map(shared)).collect();
+    tap.write_from(&list)
+}
