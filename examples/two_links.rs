@@ -6,6 +6,8 @@
 //!
 //! `cargo run --example two_links --no-default-features`
 
+#![allow(clippy::print_stdout, reason = "an example tells what it does")]
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -15,30 +15,25 @@
 //! Invariant: a new epoch is drawn only while no worker has a data path, because a peer takes a new
 //! epoch as the promise that nobody touches the old rings.
 
+mod setup;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zerocopy::FromBytes;
-
 use crate::memory::BusMemory;
-use crate::net::device_path::DevicePath;
-use crate::net::driver_path::DriverPath;
 use crate::net::features::Features;
-use crate::net::model::{self, NetDevice, Offer};
+use crate::net::model::{NetDevice, Offer};
 use crate::net::path::Path;
-use crate::net::placement::place;
 use crate::spec::{msg, net, virtio, window};
-use crate::tunnel::device::{self, DeviceTunnel};
-use crate::tunnel::driver::{self, DriverConfig, DriverTunnel, QueueSetup};
+use crate::tunnel::device::DeviceTunnel;
+use crate::tunnel::driver::{DriverConfig, DriverTunnel};
 use crate::tunnel::fifo::{Fifo, FifoError};
 use crate::tunnel::message::Hello;
-use crate::tunnel::model::Device;
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
-use crate::virtqueue::QueueConfig;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
@@ -439,161 +434,6 @@ impl Link {
         Ok(())
     }
 
-    /// Acts on what the tunnel and the model say.
-    fn drain(&mut self, now: Instant) -> Result<(), Broken> {
-        loop {
-            match &mut self.core {
-                None => return Ok(()),
-                Some(Core::Driver { tunnel, .. }) => {
-                    let Some(event) = tunnel.poll_event() else { return Ok(()) };
-                    self.driver_event(now, event)?;
-                }
-                Some(Core::Device { tunnel, model }) => {
-                    if let Some(event) = tunnel.poll_event() {
-                        self.device_event(event)?;
-                    } else if let Some(event) = model.poll_event() {
-                        self.model_event(now, event)?;
-                    } else {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    fn driver_event(&mut self, now: Instant, event: driver::Event) -> Result<(), Broken> {
-        match event {
-            driver::Event::Hello(hello) => self.events.push_back(Event::Peer(hello)),
-            driver::Event::QueuesNeeded { max_sizes, features, .. } => {
-                self.set_up_queues(now, &max_sizes, Features::from_bits(features))?;
-            }
-            driver::Event::Running { features, config } => {
-                let Some(Core::Driver { path, .. }) = &mut self.core else { return Ok(()) };
-                if let Some(path) = path.take() {
-                    self.start(path, Features::from_bits(features), config_of(&config), now);
-                }
-            }
-            driver::Event::ConfigChanged { config } => self.carrier(&config_of(&config)),
-            driver::Event::UsedNotified(_) => self.events.push_back(Event::Wake),
-            driver::Event::Failed(error) => return Err(Broken(error.to_string())),
-            driver::Event::Stopped => {}
-        }
-        Ok(())
-    }
-
-    /// Makes the driver's data path, and only then tells the device of the queues.
-    fn set_up_queues(
-        &mut self,
-        now: Instant,
-        max_sizes: &[u16],
-        features: Features,
-    ) -> Result<(), Broken> {
-        let &[receive, transmit, ..] = max_sizes else {
-            return Err(Broken("the device has fewer than two queues".to_owned()));
-        };
-        let own = u64::from(window::mailbox_len(window::SLOTS));
-        let after_header = self.params.window.start + u64::from(window::HEADER_LEN);
-        let placement = place(
-            after_header + own..self.params.window.end,
-            self.params.driver_memory.start + own..self.params.driver_memory.end,
-            [receive, transmit],
-            features.has(virtio::F_EVENT_IDX),
-            features.has(virtio::F_INDIRECT_DESC),
-        )
-        .ok_or_else(|| Broken("the slot is too small for queues and buffers".to_owned()))?;
-        let (rx, tx) = (&placement.receiveq, &placement.transmitq);
-        let new_path = DriverPath::new(&self.mem, features, rx, tx, &placement.buffers)
-            .map_err(|e| Broken(e.to_string()))?;
-        if let Some(Core::Driver { tunnel, path, .. }) = &mut self.core {
-            *path = Some(Box::new(new_path));
-            let setup = |index, q: &QueueConfig| QueueSetup {
-                index,
-                size: q.size,
-                desc: q.desc,
-                driver: q.driver,
-                device: q.device,
-            };
-            tunnel.set_queues(now, vec![setup(net::RECEIVEQ, rx), setup(net::TRANSMITQ, tx)]);
-        }
-        Ok(())
-    }
-
-    fn device_event(&mut self, event: device::Event) -> Result<(), Broken> {
-        match event {
-            device::Event::PeerHello(hello) => self.events.push_back(Event::Peer(hello)),
-            device::Event::HelloRefused(refused) => return Err(Broken(refused.to_string())),
-            device::Event::QueueNotified(_) => self.events.push_back(Event::Wake),
-            device::Event::QueueRefused { .. }
-            | device::Event::Pong { .. }
-            | device::Event::Malformed(_) => {}
-        }
-        Ok(())
-    }
-
-    fn model_event(&mut self, now: Instant, event: model::Event) -> Result<(), Broken> {
-        match event {
-            model::Event::Activate { features, queues } => {
-                let config = |index: u16| {
-                    queues
-                        .iter()
-                        .find(|q| q.index == index)
-                        .map(|q| QueueConfig {
-                            size: q.size,
-                            desc: q.desc,
-                            driver: q.driver,
-                            device: q.device,
-                            event_idx: features.has(virtio::F_EVENT_IDX),
-                            indirect: features.has(virtio::F_INDIRECT_DESC),
-                        })
-                        .ok_or_else(|| Broken(format!("DRIVER_OK without queue {index}")))
-                };
-                let (rx, tx) = (config(net::RECEIVEQ)?, config(net::TRANSMITQ)?);
-                let path = DevicePath::new(&self.mem, features, &rx, &tx)
-                    .map_err(|e| Broken(e.to_string()))?;
-                let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
-                let mut octets = [0; size_of::<net::Config>()];
-                model.read_config(0, &mut octets);
-                self.start(Box::new(path), features, config_of(&octets), now);
-            }
-            model::Event::Reset => {
-                if self.running {
-                    self.say(State::Negotiating, "the driver reset the device".to_owned());
-                    self.events.push_back(Event::Stop);
-                } else if let Some(Core::Device { model, .. }) = &mut self.core {
-                    model.quiesced();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn start(
-        &mut self,
-        path: Box<dyn Path>,
-        features: Features,
-        config: net::Config,
-        now: Instant,
-    ) {
-        self.running = true;
-        self.up_since = Some(now);
-        let doorbell = self.peer.as_ref().and_then(|p| match p.vectors {
-            0 => None,
-            1 => Some((p.owner, 0)),
-            _ => Some((p.owner, 1)),
-        });
-        self.events.push_back(Event::Start(Start { path, features, config, doorbell }));
-        self.say(State::Up, String::new());
-        if self.params.role == Role::Driver && features.has(net::F_STATUS) {
-            self.carrier(&config);
-        } else {
-            self.events.push_back(Event::Carrier(true));
-        }
-    }
-
-    fn carrier(&mut self, config: &net::Config) {
-        self.events.push_back(Event::Carrier(config.status.get() & net::S_LINK_UP != 0));
-    }
-
     /// The other end broke a rule: leave, and come back with growing delay.
     fn offend(&mut self, now: Instant, reason: String) {
         if self.up_since.take().is_some_and(|t| now >= t + QUARANTINE[1]) {
@@ -641,13 +481,6 @@ impl Link {
         let epoch = u32::try_from(next() >> 33).expect("31 bits") | 1;
         (epoch, (next() >> 1) | 1)
     }
-}
-
-fn config_of(bytes: &[u8]) -> net::Config {
-    let mut octets = [0; size_of::<net::Config>()];
-    let len = bytes.len().min(octets.len());
-    octets[..len].copy_from_slice(&bytes[..len]);
-    net::Config::read_from_bytes(&octets).unwrap_or_default()
 }
 
 /// What the other end did wrong.

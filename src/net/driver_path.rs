@@ -2,7 +2,7 @@
 //!
 //! Receive buffers are few, fixed, contiguous and large enough for any frame: one descriptor a
 //! frame, and the same buffer is posted again as soon as its frame has gone on. Frames to be sent
-//! lie in an [`Arena`], a ring of bytes: a frame is read to where any frame would fit, and takes what
+//! lie in an arena, a ring of bytes: a frame is read to where any frame would fit, and takes what
 //! it needs, so small frames do not take large slots. When nothing is in flight the arena starts
 //! again at its beginning, so light traffic stays in few cache lines.
 
@@ -17,6 +17,7 @@ use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
 use zerocopy::FromBytes;
 
 /// Size of our own receive buffers: any frame, in whole lines.
+#[allow(clippy::cast_possible_truncation, reason = "65,601")]
 pub const RECEIVE_BUFFER: u32 = (LARGEST as u32).next_multiple_of(64);
 /// Least size of the memory for frames to be sent.
 pub const MIN_ARENA: u32 = 2 * RECEIVE_BUFFER;

@@ -10,7 +10,7 @@
 //!
 //! The protocol marks the last vector neither of a client that joins nor of this one. Servers give
 //! every client as many. So this client's count is that of another that was there before, or it ends
-//! where messages pause for [`PAUSE`]; and another has joined once it has as many vectors as this
+//! where messages pause for `PAUSE`; and another has joined once it has as many vectors as this
 //! client, or once messages pause or go on with something else.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,0 +1,382 @@
+//! A link while it is attached to a slot: what it waits for, and what it does then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{LinkTask, RETRY, view};
+use crate::daemon::identity::random;
+use crate::daemon::netdev::Netdev;
+use crate::daemon::worker::{Job, Worker};
+use crate::daemon::{Role, VERSION};
+use crate::link::{Event, Link, LinkParams, Start, State};
+use crate::memory::{BusMemory, Region, Side};
+use crate::net::frame::Offloads;
+use crate::os::doorbell::{Doorbell, ring_gently};
+use crate::os::fabric::regions;
+use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
+use crate::tunnel::part::Role as End;
+
+/// The MTU that a device offers where nothing says less.
+const MTU_ANY: u16 = 65521;
+/// The MTU of a netdev where nothing says otherwise.
+const MTU_DEFAULT: u16 = 1500;
+
+/// Why a connected link came to its end.
+pub(super) enum Ended {
+    /// The daemon stops.
+    Stopping,
+    /// The netdev is gone.
+    NetdevLost,
+    /// The slot is to be left for another connection, if there is one already.
+    Moved(Option<Box<ShmLink>>),
+}
+
+/// What a running link waits for.
+enum Input {
+    Stop,
+    Doorbell,
+    Peer(Result<PeerEvent, String>),
+    /// A connection in place of the lost one, if the try succeeded.
+    Found(Option<Box<ShmLink>>),
+    Due,
+    /// The worker cannot go on: why, and whether the netdev is lost.
+    Broken(String, bool),
+    Nothing,
+}
+
+/// A link on a connection.
+pub(super) struct Running<'a> {
+    task: &'a LinkTask,
+    stop: watch::Receiver<bool>,
+    netdev: &'a mut Netdev,
+    link: Link,
+    mem: Arc<BusMemory>,
+    slot: Slot,
+    /// The backplane, as long as it is there, and who is on it.
+    shm: Option<ShmLink>,
+    peers: BTreeMap<u16, Peer>,
+    doorbell: Doorbell,
+    worker: Option<Worker>,
+    broken: mpsc::UnboundedSender<(String, bool)>,
+    broken_rx: mpsc::UnboundedReceiver<(String, bool)>,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn new(
+        task: &'a LinkTask,
+        shm: ShmLink,
+        netdev: &'a mut Netdev,
+    ) -> Result<Self, String> {
+        let slot = shm.slot().clone();
+        let (window, driver) = regions(slot.len);
+        let role = match task.role {
+            Role::Master => End::Driver,
+            Role::Agent => End::Device,
+        };
+        let (window_side, driver_side) = match role {
+            End::Device => (Side::Near, Side::Far),
+            End::Driver => (Side::Far, Side::Near),
+        };
+        let region = |range: &std::ops::Range<u64>, side| {
+            let offset = usize::try_from(range.start).map_err(|e| e.to_string())?;
+            let len = range.end - range.start;
+            Ok::<_, String>(Region::mapped(range.start, len, side, slot.memory.clone(), offset))
+        };
+        let table = vec![region(&window, window_side)?, region(&driver, driver_side)?];
+        let mem = Arc::new(BusMemory::new(table).map_err(|e| e.to_string())?);
+        let params = LinkParams {
+            role,
+            window,
+            driver_memory: driver,
+            slot: task.slot,
+            owner: slot.id.into(),
+            vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
+            heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
+            features_off: task.features_off,
+            mac: task.other_mac,
+            mtu: task.config.mtu.unwrap_or(MTU_ANY),
+            version: VERSION.to_owned(),
+            seed: random(),
+        };
+        let link = Link::new(Instant::now(), mem.clone(), params).map_err(|e| e.to_string())?;
+        let first = slot.doorbells.first().ok_or("the slot has no doorbell")?.clone();
+        let doorbell = Doorbell::new(first).map_err(|e| format!("watching the doorbell: {e}"))?;
+        let (broken, broken_rx) = mpsc::unbounded_channel();
+        let peers = shm.peers().clone();
+        let stop = task.stop.clone();
+        let mut running = Self {
+            task,
+            stop,
+            netdev,
+            link,
+            mem,
+            slot,
+            shm: Some(shm),
+            peers,
+            doorbell,
+            worker: None,
+            broken,
+            broken_rx,
+        };
+        running.tell_peers();
+        Ok(running)
+    }
+
+    fn tell_peers(&mut self) {
+        let alive: BTreeSet<u32> = self.peers.keys().map(|id| u32::from(*id)).collect();
+        self.link.handle_peers(Instant::now(), alive);
+    }
+
+    pub(super) async fn run(&mut self) -> Ended {
+        // The connection that replaces a lost one, once it is there.
+        let mut found: Option<Box<ShmLink>> = None;
+        loop {
+            if let Some(ended) = self.drain().await {
+                return ended;
+            }
+            if self.shm.is_none() && self.may_move(found.as_deref()) {
+                self.link.shutdown(Instant::now());
+                self.drain().await;
+                return Ended::Moved(found);
+            }
+            let now = Instant::now;
+            match self.input(&mut found).await {
+                Input::Stop => {
+                    self.link.shutdown(now());
+                    self.drain().await;
+                    return Ended::Stopping;
+                }
+                Input::Doorbell => {
+                    self.link.handle_doorbell(now());
+                    // With one vector there is one doorbell for everything.
+                    if let (1, Some(worker)) = (self.slot.doorbells.len(), &self.worker) {
+                        worker.wake();
+                    }
+                }
+                Input::Peer(event) => self.peer_event(event),
+                Input::Found(shm) => found = shm,
+                Input::Due => self.link.handle_timeout(now()),
+                Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
+                Input::Broken(reason, true) => {
+                    tracing::warn!("{}: {reason}", self.task.config.name);
+                    self.link.shutdown(now());
+                    self.drain().await;
+                    return Ended::NetdevLost;
+                }
+                Input::Nothing => {}
+            }
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn input(&mut self, found: &mut Option<Box<ShmLink>>) -> Input {
+        let due =
+            if self.link.has_more() { Some(Instant::now()) } else { self.link.poll_timeout() };
+        let due = due.unwrap_or_else(|| Instant::now() + RETRY);
+        let lost = self.shm.is_none() && found.is_none();
+        tokio::select! {
+            _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
+            rung = self.doorbell.rung() => match rung {
+                Ok(()) => Input::Doorbell,
+                Err(e) => {
+                    tracing::error!("{}: doorbell: {e}", self.task.config.name);
+                    Input::Stop
+                }
+            },
+            event = next_event(&mut self.shm) => Input::Peer(event),
+            shm = reconnect(self.task, lost) => Input::Found(shm),
+            () = watch_found(found) => Input::Nothing,
+            () = tokio::time::sleep_until(due.into()) => Input::Due,
+            Some((reason, lost)) = self.broken_rx.recv() => Input::Broken(reason, lost),
+        }
+    }
+
+    /// Without its backplane a link goes on; it moves when it has nothing to lose, or when the other
+    /// end is on the new one.
+    fn may_move(&self, found: Option<&ShmLink>) -> bool {
+        found.is_some_and(|shm| self.worker.is_none() || !shm.peers().is_empty())
+    }
+
+    fn peer_event(&mut self, event: Result<PeerEvent, String>) {
+        match event {
+            Ok(PeerEvent::Joined(_)) => {
+                self.read_peers();
+                self.tell_peers();
+            }
+            Ok(PeerEvent::Left(id)) => {
+                self.read_peers();
+                self.link.handle_peer_gone(Instant::now(), id.into());
+            }
+            Err(e) => {
+                tracing::warn!("{}: {e}; the link goes on without it", self.task.config.name);
+                self.shm = None;
+            }
+        }
+    }
+
+    fn read_peers(&mut self) {
+        if let Some(shm) = &self.shm {
+            self.peers = shm.peers().clone();
+        }
+    }
+
+    /// Does all that the link asks for.
+    async fn drain(&mut self) -> Option<Ended> {
+        while let Some(event) = self.link.poll_event() {
+            match event {
+                Event::State(state, reason) => self.state(state, reason),
+                Event::Ring { owner, vector } => self.ring(owner, vector),
+                Event::Peer(hello) => {
+                    self.task.view.borrow_mut().peer_version = Some(hello.version);
+                    self.take_mac(hello.mac).await;
+                }
+                Event::Carrier(up) => self.carrier(up),
+                Event::Start(start) => {
+                    if let Err(e) = self.start(start).await {
+                        tracing::warn!("{}: {e}", self.task.config.name);
+                        return Some(Ended::NetdevLost);
+                    }
+                }
+                Event::Stop => {
+                    self.stop_worker().await;
+                    self.link.handle_stopped(Instant::now());
+                }
+                Event::Wake => {
+                    if let Some(worker) = &self.worker {
+                        worker.wake();
+                    }
+                }
+            }
+        }
+        let (epoch, peer_epoch) = self.link.epochs();
+        let mut view = self.task.view.borrow_mut();
+        view.epoch = Some(epoch).filter(|e| *e != 0);
+        view.peer_epoch = peer_epoch;
+        view.slot = self.link.slot();
+        None
+    }
+
+    fn state(&self, state: State, reason: String) {
+        let mut view = self.task.view.borrow_mut();
+        if (view.state, &view.reason) != (state, &reason) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            tracing::info!("{}: {}{colon}{reason}", self.task.config.name, view::name(state));
+        }
+        view.state = state;
+        view.reason = reason;
+    }
+
+    fn ring(&self, owner: u32, vector: u16) {
+        let peer = u16::try_from(owner).ok().and_then(|id| self.peers.get(&id));
+        if let Some(doorbell) = peer.and_then(|p| p.vectors.get(usize::from(vector))) {
+            ring_gently(doorbell);
+        }
+    }
+
+    fn carrier(&self, up: bool) {
+        let up = up && self.worker.is_some();
+        if let Err(e) = self.netdev.tap().set_carrier(up) {
+            tracing::warn!("{}: carrier: {e}", self.task.config.name);
+        }
+        self.task.view.borrow_mut().carrier = up;
+    }
+
+    /// The master says which MAC address the board's netdev has, unless the config does.
+    async fn take_mac(&mut self, mac: [u8; 6]) {
+        let unicast = mac[0] & 1 == 0 && mac != [0; 6];
+        if self.task.role != Role::Agent || self.task.config.mac.is_some() || !unicast {
+            return;
+        }
+        match self.netdev.set_mac(mac).await {
+            Ok(()) => self.task.view.borrow_mut().mac = Some(mac),
+            Err(e) => tracing::warn!("{}: {e}", self.task.config.name),
+        }
+    }
+
+    async fn start(&mut self, start: Start) -> Result<(), String> {
+        let allowed = match self.task.role {
+            Role::Master => Offloads::to_device(start.features),
+            Role::Agent => Offloads::to_driver(start.features),
+        };
+        self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
+        let mtu = self.mtu(&start);
+        if self.netdev.mtu() != Some(mtu) && (self.task.config.mtu.is_some() || mtu != MTU_DEFAULT)
+        {
+            self.netdev.set_mtu(mtu).await?;
+        }
+        let peer = start.doorbell.and_then(|(owner, vector)| {
+            let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
+            peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
+        });
+        let doorbell = self.slot.doorbells.get(1).or(self.slot.doorbells.first());
+        let job = Job {
+            path: start.path,
+            mem: self.mem.clone(),
+            tap: self.netdev.tap().clone(),
+            doorbell: doorbell.ok_or("the slot has no doorbell")?.clone(),
+            peer,
+            stats: self.task.view.borrow().stats.clone(),
+            heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
+        };
+        let broken = self.broken.clone();
+        // The receiver outlives every worker, and a stopping daemon does not want to know.
+        let report = move |reason, lost| drop(broken.send((reason, lost)));
+        let worker = Worker::start(&self.task.config.name, job, report);
+        self.worker = Some(worker.map_err(|e| format!("starting the worker: {e}"))?);
+        let mut view = self.task.view.borrow_mut();
+        view.features = start.features;
+        view.mtu = Some(mtu);
+        Ok(())
+    }
+
+    /// The smaller MTU wins: the device's is the greatest that the link carries.
+    fn mtu(&self, start: &Start) -> u16 {
+        let own = self.task.config.mtu;
+        let offered = start.features.has(crate::spec::net::F_MTU).then(|| start.config.mtu.get());
+        match (self.task.role, offered) {
+            (Role::Master, Some(MTU_ANY)) | (Role::Agent, _) | (_, None) => {
+                own.unwrap_or(MTU_DEFAULT)
+            }
+            (Role::Master, Some(most)) => own.unwrap_or(most).min(most),
+        }
+    }
+
+    /// Stops the worker, on a thread that may wait for it.
+    pub(super) async fn stop_worker(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            // A panic of that thread has been printed.
+            let _ = tokio::task::spawn_blocking(move || drop(worker)).await;
+        }
+    }
+}
+
+/// Tries to find a backplane in place of a lost one; pends for ever while none is lost.
+async fn reconnect(task: &LinkTask, lost: bool) -> Option<Box<ShmLink>> {
+    if !lost {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(RETRY).await;
+    task.connect().await.ok().map(Box::new)
+}
+
+async fn next_event(shm: &mut Option<ShmLink>) -> Result<PeerEvent, String> {
+    match shm {
+        Some(shm) => shm.next().await.map_err(|e| e.to_string()),
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps a connection that waits to be moved to up to date, and drops it when it fails.
+async fn watch_found(found: &mut Option<Box<ShmLink>>) {
+    match found {
+        Some(shm) => {
+            if shm.next().await.is_err() {
+                *found = None;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
