@@ -49,7 +49,7 @@ impl LinkTask {
         view: Rc<RefCell<View>>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let slot = config.slot.or_else(|| slot_of(&config.transport)).unwrap_or(index);
+        let slot = slot_in(&config).unwrap_or(index);
         let own = match role {
             Role::Master => End::Driver,
             Role::Agent => End::Device,
@@ -66,7 +66,12 @@ impl LinkTask {
     pub async fn run(mut self) {
         while let Some(netdev) = self.netdev().await {
             self.view.borrow_mut().mac = Some(self.mac);
-            let Some(netdev) = self.attached(netdev).await else { continue };
+            let Some(netdev) = self.attached(netdev).await else {
+                if self.pause().await {
+                    return;
+                }
+                continue;
+            };
             if let Err(e) = netdev.tear_down(self.config.keep) {
                 tracing::warn!("{}: removing the netdev: {e}", self.config.name);
             }
@@ -154,8 +159,9 @@ impl LinkTask {
     }
 }
 
-/// The slot number in a socket's name such as `slot7.sock`.
-fn slot_of(transport: &Transport) -> Option<u32> {
-    let Transport::Shm(path) = transport else { return None };
-    path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok()
+/// The slot number that the config gives, or its socket's name such as `slot7.sock`.
+fn slot_in(config: &LinkConfig) -> Option<u32> {
+    let Transport::Shm(path) = &config.transport else { return config.slot };
+    let named = || path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok();
+    config.slot.or_else(named)
 }

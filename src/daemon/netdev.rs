@@ -72,9 +72,10 @@ impl Netdev {
         &self.tap
     }
 
-    /// The MTU that the netdev has, in bytes.
-    pub fn mtu(&self) -> Option<u16> {
-        self.desired.mtu.and_then(|m| u16::try_from(m).ok())
+    /// The MTU that the netdev has now, in bytes.
+    pub async fn observed_mtu(&self) -> Option<u16> {
+        let observed = self.netlink.observe(&self.desired.name).await.ok()??;
+        u16::try_from(observed.mtu).ok()
     }
 
     /// Sets the MAC address.

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::memory::{BusMemory, Span};
 use crate::net::frame::Drop as FrameDrop;
@@ -105,6 +105,7 @@ impl Worker {
         job: Job,
         broken: impl FnOnce(String, bool) + Send + 'static,
     ) -> std::io::Result<Self> {
+        drop_stale(&job.tap, &job.stats)?;
         let poll = Poll::new()?;
         let waker = Waker::new(&poll, TAG_STOP)?;
         poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
@@ -181,65 +182,38 @@ struct Turn {
 
 impl Turn {
     fn run(&mut self) -> Result<(), Fault> {
-        self.drop_stale()?;
+        let mut next_tick = Instant::now() + self.job.heartbeat;
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + self.job.heartbeat;
+                if let Some(reason) = self.job.path.tick() {
+                    self.job.stats.tx.dropped(reason);
+                }
             }
             let (sent, blocked) = self.outward()?;
             let received = self.inward()?;
             if sent + received > 0 {
                 continue;
             }
-            let job = &mut self.job;
-            if job.path.arm(&job.mem, blocked)? {
-                job.path.disarm(&job.mem);
-                // Room that was found may be for a frame that still does not fit.
-                if blocked && self.outward()?.0 + self.inward()? == 0 {
-                    self.sleep()?;
-                }
-                continue;
-            }
-            self.sleep()?;
+            let Job { path, mem, .. } = &mut self.job;
+            let silent = !path.arm(mem, blocked)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
-        }
-    }
-
-    /// Sleeps until something happens, at most for a heartbeat.
-    fn sleep(&mut self) -> Result<(), Fault> {
-        self.poll.wait(&mut self.events, Some(self.job.heartbeat)).map_err(Fault::Poll)?;
-        let stats = &self.job.stats;
-        let mut silent = true;
-        for ready in self.events.iter() {
-            silent = false;
-            if ready.tag == TAG_DOORBELL {
-                stats.notifications_received.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        if silent {
-            if let Some(reason) = self.job.path.tick() {
-                self.job.stats.tx.dropped(reason);
-            }
-            if self.inward()? > 0 {
+            if silent && self.inward()? > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Ok(())
     }
 
-    /// Frames that waited in the netdev's queue since before the link came up may carry offloads
-    /// that are off now, and are late in any case.
-    fn drop_stale(&mut self) -> Result<(), Fault> {
-        let mut scratch = [0; 2048];
-        // The queue has a bound of its own; this one is for a kernel that refills it meanwhile.
-        for _ in 0..4096 {
-            let mut spans = [IoSpanMut::private(&mut scratch)];
-            if self.job.tap.read_into(&mut spans)?.is_none() {
-                break;
-            }
-            self.job.stats.tx.dropped(FrameDrop::Stale);
-        }
-        Ok(())
+    /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
+    fn sleep(&mut self) -> Result<bool, Fault> {
+        self.poll.wait(&mut self.events, Some(self.job.heartbeat)).map_err(Fault::Poll)?;
+        let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
+        self.job.stats.notifications_received.fetch_add(rung.into(), Ordering::Relaxed);
+        Ok(self.events.iter().next().is_none())
     }
 
     /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
@@ -305,6 +279,21 @@ fn ring_peer(stats: &QueueStats, peer: Option<&Arc<OwnedFd>>) {
     stats.notifications_sent.fetch_add(1, Ordering::Relaxed);
     // A doorbell that cannot be rung is found by the other end at its next heartbeat.
     let _ = ring(&**peer);
+}
+
+/// Frames that waited in the netdev's queue since before the link came up may carry offloads that
+/// are off now, and are late in any case. The netdev has no carrier yet, so no new ones come.
+fn drop_stale(tap: &Tap, stats: &QueueStats) -> std::io::Result<()> {
+    let mut scratch = [0; 2048];
+    // The queue has a bound of its own; this one is for a kernel that refills it meanwhile.
+    for _ in 0..4096 {
+        let mut spans = [IoSpanMut::private(&mut scratch)];
+        if tap.read_into(&mut spans).map_err(std::io::Error::other)?.is_none() {
+            break;
+        }
+        stats.tx.dropped(FrameDrop::Stale);
+    }
+    Ok(())
 }
 
 fn read_shared(tap: &Tap, mem: &BusMemory, spans: &[Span]) -> Result<Option<usize>, LostTap> {

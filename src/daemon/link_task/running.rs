@@ -17,12 +17,11 @@ use crate::net::frame::Offloads;
 use crate::os::doorbell::{Doorbell, ring_gently};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
+use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
 
 /// The MTU that a device offers where nothing says less.
 const MTU_ANY: u16 = 65521;
-/// The MTU of a netdev where nothing says otherwise.
-const MTU_DEFAULT: u16 = 1500;
 
 /// Why a connected link came to its end.
 pub(super) enum Ended {
@@ -242,6 +241,7 @@ impl<'a> Running<'a> {
                 }
                 Event::Stop => {
                     self.stop_worker().await;
+                    self.task.view.borrow_mut().link_down();
                     self.link.handle_stopped(Instant::now());
                 }
                 Event::Wake => {
@@ -255,7 +255,7 @@ impl<'a> Running<'a> {
         let mut view = self.task.view.borrow_mut();
         view.epoch = Some(epoch).filter(|e| *e != 0);
         view.peer_epoch = peer_epoch;
-        view.slot = self.link.slot();
+        view.slot = self.link.slot().or(view.slot);
         None
     }
 
@@ -302,11 +302,12 @@ impl<'a> Running<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
-        let mtu = self.mtu(&start);
-        if self.netdev.mtu() != Some(mtu) && (self.task.config.mtu.is_some() || mtu != MTU_DEFAULT)
-        {
-            self.netdev.set_mtu(mtu).await?;
+        if let Some(mtu) = self.mtu(&start) {
+            if let Err(e) = self.netdev.set_mtu(mtu).await {
+                tracing::warn!("{}: {e}", self.task.config.name);
+            }
         }
+        let mtu = self.netdev.observed_mtu().await;
         let peer = start.doorbell.and_then(|(owner, vector)| {
             let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
             peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
@@ -328,20 +329,17 @@ impl<'a> Running<'a> {
         self.worker = Some(worker.map_err(|e| format!("starting the worker: {e}"))?);
         let mut view = self.task.view.borrow_mut();
         view.features = start.features;
-        view.mtu = Some(mtu);
+        view.mtu = mtu;
         Ok(())
     }
 
-    /// The smaller MTU wins: the device's is the greatest that the link carries.
-    fn mtu(&self, start: &Start) -> u16 {
-        let own = self.task.config.mtu;
-        let offered = start.features.has(crate::spec::net::F_MTU).then(|| start.config.mtu.get());
-        match (self.task.role, offered) {
-            (Role::Master, Some(MTU_ANY)) | (Role::Agent, _) | (_, None) => {
-                own.unwrap_or(MTU_DEFAULT)
-            }
-            (Role::Master, Some(most)) => own.unwrap_or(most).min(most),
-        }
+    /// The MTU to set: the smaller one of ours and the device's, which is the greatest that it takes.
+    /// `None`: neither end's config says one, so the operator does.
+    fn mtu(&self, start: &Start) -> Option<u16> {
+        let offered = (self.task.role == Role::Master && start.features.has(F_MTU))
+            .then(|| start.config.mtu.get())
+            .filter(|offered| *offered != MTU_ANY);
+        self.task.config.mtu.into_iter().chain(offered).min()
     }
 
     /// Stops the worker, on a thread that may wait for it.

@@ -35,7 +35,7 @@ impl View {
         Self {
             name: config.name.clone(),
             transport: config.transport.to_string(),
-            slot: config.slot,
+            slot: super::slot_in(config),
             state: State::Waiting,
             reason: "starting".to_owned(),
             carrier: false,
