@@ -3,6 +3,7 @@
 mod hostile;
 mod octets;
 mod pairs;
+mod races;
 mod suppression;
 
 use std::sync::Arc;

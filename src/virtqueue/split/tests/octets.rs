@@ -155,3 +155,13 @@ fn old_contents_of_the_rings_are_cleared_when_the_driver_starts() {
     assert_eq!(peek::<38>(&mem, HOST), [0; 38]);
     assert_eq!(peek::<26>(&mem, HOST + 38), [0x5a; 26]);
 }
+
+#[test]
+fn a_device_asks_for_the_first_chain_whatever_the_driver_left_in_avail_event() {
+    let mem = memory(Kind::Cached, Kind::Cached);
+    let mut driver = config(4, true, false).activate_driver(&mem).unwrap();
+    poke(&mem, HOST + 36, &[0x5a; 2]);
+    let _device = config(4, true, false).activate_device(&mem).unwrap();
+    driver.add(&mem, &[buffer(BUFFERS, 1)], &[], 0).unwrap();
+    assert!(driver.publish(&mem));
+}

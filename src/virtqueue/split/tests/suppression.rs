@@ -1,8 +1,6 @@
 //! Notifications: suppressed when they are not wanted, never lost when they are.
 
 use std::collections::HashSet;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -213,97 +211,6 @@ fn a_device_that_needs_more_is_rung_when_there_is_more() {
         (0..4).for_each(|head| {
             assert!(device.pop(&mem, &mut chain).unwrap());
             assert_eq!(chain.head, head);
-        });
-    }
-}
-
-/// Waits for the doorbell. Each end's last act is to hang up.
-fn sleep(doorbell: &Receiver<()>) {
-    if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
-        doorbell.recv_timeout(Duration::from_secs(10))
-    {
-        panic!("a notification was lost");
-    }
-}
-
-fn send(
-    driver: &mut DriverQueue,
-    mem: &BusMemory,
-    chains: u32,
-    out: &Sender<()>,
-    inn: &Receiver<()>,
-) {
-    let (mut sent, mut back) = (0u32, 0u32);
-    let slot = |token: u16| BUFFERS + 8 * u64::from(token);
-    let mut tokens: Vec<u16> = (0..driver.size()).collect();
-    while back < chains {
-        driver.disarm(mem);
-        while let Some(used) = driver.pop_used(mem).unwrap() {
-            tokens.push(used.token);
-            back += 1;
-        }
-        while sent < chains && driver.free() > 0 {
-            let token = tokens.pop().unwrap();
-            poke(mem, slot(token), &u64::from(sent).to_le_bytes());
-            driver.add(mem, &[buffer(slot(token), 8)], &[], token).unwrap();
-            sent += 1;
-        }
-        if driver.publish(mem) {
-            let _ = out.send(());
-        }
-        if back < chains && !driver.arm(mem).unwrap() {
-            sleep(inn);
-        }
-    }
-}
-
-fn receive(
-    device: &mut DeviceQueue,
-    mem: &BusMemory,
-    chains: u32,
-    out: &Sender<()>,
-    inn: &Receiver<()>,
-) {
-    let mut chain = Chain::default();
-    let mut got = 0u32;
-    while got < chains {
-        device.disarm(mem);
-        while device.pop(mem, &mut chain).unwrap() {
-            let number = mem.view(chain.readable[0]).unwrap().load_le64(0);
-            assert_eq!(number, u64::from(got), "the payload is older than its index");
-            device.push(mem, chain.head, 0);
-            got += 1;
-        }
-        if device.publish(mem) {
-            let _ = out.send(());
-        }
-        if got < chains && !device.arm(mem).unwrap() {
-            sleep(inn);
-        }
-    }
-}
-
-/// Two threads that sleep whenever they may: one that is not rung stops for good.
-#[test]
-fn ends_that_sleep_between_batches_never_wait_for_ever() {
-    for (size, event_idx, kind) in [
-        (1, true, Kind::Cached),
-        (1, false, Kind::Cached),
-        (4, true, Kind::Cached),
-        (4, false, Kind::Cached),
-        (4, true, Kind::Uncached),
-        (64, true, Kind::Cached),
-    ] {
-        const CHAINS: u32 = 30_000;
-        let mem = memory(kind, kind);
-        let config = config(size, event_idx, false);
-        let mut driver = config.activate_driver(&mem).unwrap();
-        let mut device = config.activate_device(&mem).unwrap();
-        let ((to_device, from_driver), (to_driver, from_device)) = (channel(), channel());
-        std::thread::scope(|s| {
-            let mem = &mem;
-            s.spawn(move || send(&mut driver, mem, CHAINS, &to_device, &from_device));
-            s.spawn(move || receive(&mut device, mem, CHAINS, &to_driver, &from_driver));
         });
     }
 }
