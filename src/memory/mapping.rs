@@ -344,12 +344,13 @@ impl View<'_> {
         (unsafe { word.cast::<AtomicU32>().as_ref() }, byte)
     }
 
+    /// One load of the word around it, so that the two bytes belong together.
     fn narrow_load(&self, off: usize) -> u16 {
-        let mut b = [0; 2];
         assert!((self.base.as_ptr().addr() + off) % 2 == 0, "misaligned access");
         self.check(off, 2);
-        self.load_edge(off, &mut b);
-        u16::from_le_bytes(b)
+        let (word, byte) = self.word_around(off);
+        let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        u16::from_le_bytes([bytes[byte], bytes[byte + 1]])
     }
 
     fn narrow_store(&self, off: usize, value: u16) {
