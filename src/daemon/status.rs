@@ -113,9 +113,9 @@ pub struct Traffic {
 pub struct DmaStatus {
     /// "direct" or "engine".
     pub mode: String,
-    /// Copies made.
+    /// Copies made by an engine.
     pub transfers: u64,
-    /// Bytes copied.
+    /// Bytes copied by it.
     pub bytes: u64,
 }
 
