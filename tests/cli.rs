@@ -58,6 +58,22 @@ fn a_good_config_is_ok() {
 }
 
 #[test]
+fn the_example_configs_are_good_and_fit_each_other() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/config");
+    let mut transports = Vec::new();
+    for (name, control) in [("agent.toml", "agent.sock"), ("master.toml", "master.sock")] {
+        let file = directory.join(name);
+        let file = file.to_str().unwrap();
+        assert_eq!(run(&["check", file]), (0, format!("{file}: ok, 1 link\n"), String::new()));
+        let (_, expanded, _) = run(&["check", "--expand", file]);
+        assert!(expanded.contains(control), "{expanded}");
+        let transport = expanded.lines().find(|line| line.starts_with("transport = "));
+        transports.push(transport.unwrap().to_owned());
+    }
+    assert_eq!(transports[0], transports[1]);
+}
+
+#[test]
 fn an_expanded_config_is_a_config() {
     let dir = Dir::new("expand");
     let (status, expanded, err) = run(&["check", &dir.file("agent.toml", GOOD), "--expand"]);
