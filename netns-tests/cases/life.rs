@@ -1,0 +1,186 @@
+//! Daemons that come late, die, and come back.
+
+use std::time::Duration;
+
+use boardlane::daemon::status::LinkState;
+use boardlane::daemon::traffic::{self, Ping};
+
+use crate::world::{World, check, exchange, wait};
+
+fn plain(_: &str, _: u8) -> String {
+    String::new()
+}
+
+pub(crate) fn a_backplane_that_comes_last_is_waited_for() {
+    let mut world = World::new(1, plain);
+    world.start("master");
+    world.start("board0");
+    for machine in ["master", "board0"] {
+        let link = world.wait_state(machine, "bl0", LinkState::Waiting, "no backplane yet");
+        assert!(link.reason.unwrap().contains("slot0.sock"));
+        assert!(!link.carrier && !world.has_carrier(machine, "bl0"));
+    }
+    world.start("backplane");
+    world.wait_up(0);
+    world.ping_well("master", "10.77.0.2");
+}
+
+pub(crate) fn an_agent_that_comes_last_is_waited_for() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    world.start("master");
+    world.wait_state("master", "bl0", LinkState::Waiting, "waiting for board");
+    world.start("board0");
+    world.wait_up(0);
+    world.ping_well("master", "10.77.0.2");
+}
+
+pub(crate) fn a_master_that_comes_last_is_waited_for() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    world.start("board0");
+    world.wait_state("board0", "bl0", LinkState::Waiting, "waiting for master");
+    world.start("master");
+    world.wait_up(0);
+    world.ping_well("master", "10.77.0.2");
+}
+
+fn ifindex(world: &World, machine: &str, name: &str) -> u64 {
+    world.netdev(machine, name).expect("the netdev is there")["ifindex"].as_u64().unwrap()
+}
+
+pub(crate) fn an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board() {
+    let mut world = World::running(2, plain);
+    let index = ifindex(&world, "board0", "bl0");
+    let other = world.steady_ping("master", "10.77.1.2");
+    for round in 1..=10 {
+        world.kill("board0");
+        wait("carrier gone at the master", || {
+            let link = world.link_status("master", "bl0")?;
+            check(!link.carrier && !world.has_carrier("master", "bl0"), link)
+        });
+        let orphan = world.netdev("board0", "bl0").expect("the netdev outlives its daemon");
+        let addresses = orphan["addr_info"].as_array().unwrap();
+        assert!(addresses.iter().any(|a| a["local"] == "10.77.0.2"), "{orphan}");
+        world.start("board0");
+        world.wait_ping(&format!("round {round}: traffic back"), "master", "10.77.0.2");
+        world.wait_up(0);
+        assert_eq!(ifindex(&world, "board0", "bl0"), index);
+    }
+    world.ping_well("board0", "fd77::1");
+    other.finish_without_loss();
+}
+
+pub(crate) fn a_tcp_connection_outlives_both_daemons() {
+    let mut world = World::running(1, plain);
+    let listener =
+        world.inside("board0", || traffic::listen("10.77.0.2:0".parse().unwrap())).unwrap();
+    let target = listener.local_addr().unwrap();
+    let client = world.inside("master", || traffic::connect(target)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let server = wait("connection accepted", || {
+        listener.accept().map(|(socket, _)| socket).map_err(|e| e.to_string())
+    });
+    server.set_nonblocking(false).unwrap();
+    for daemon in ["board0", "master"] {
+        world.kill(daemon);
+        world.start(daemon);
+        world.wait_up(0);
+        let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        exchange(ends.0, ends.1, 1 << 20, &format!("after {daemon} was killed"));
+    }
+}
+
+pub(crate) fn a_master_killed_and_restarted_has_its_links_back() {
+    let mut world = World::running(2, plain);
+    let index = ifindex(&world, "master", "bl1");
+    for _ in 0..3 {
+        world.kill("master");
+        world.wait_state("board0", "bl0", LinkState::Waiting, "waiting for master");
+        wait("carrier gone at the board", || {
+            check(!world.has_carrier("board0", "bl0"), "there is a carrier")
+        });
+        world.start("master");
+        world.wait_ping("traffic back", "board0", "10.77.0.1");
+        for slot in 0..2 {
+            world.wait_up(slot);
+            world.ping_well("master", &format!("10.77.{slot}.2"));
+        }
+        assert_eq!(ifindex(&world, "master", "bl1"), index);
+    }
+}
+
+pub(crate) fn a_link_outlives_its_backplane_and_moves_to_the_next_one() {
+    let mut world = World::running(1, plain);
+    let steady = world.steady_ping("master", "10.77.0.2");
+    let epoch = world.link_status("master", "bl0").unwrap().epoch;
+    world.kill("backplane");
+    for daemon in ["master", "board0"] {
+        wait(&format!("{daemon} has noticed"), || {
+            let log = world.log(daemon);
+            check(log.contains("the link goes on without it"), log)
+        });
+    }
+    // Longer than ends take to look for a new one.
+    let plan = Ping { count: 20, interval: Duration::from_millis(50), ..Ping::default() };
+    assert_eq!(world.ping("board0", "10.77.0.1", plan).received, 20);
+    world.wait_up(0);
+    assert_eq!(world.link_status("master", "bl0").unwrap().epoch, epoch, "the link was never down");
+    steady.finish_without_loss();
+
+    world.start("backplane");
+    for machine in ["master", "board0"] {
+        wait(&format!("{machine} has moved"), || {
+            let link = world.link_status(machine, "bl0")?;
+            let epochs = [link.epoch, link.peer_epoch];
+            check(link.state == LinkState::Up && !epochs.contains(&epoch), &link)
+        });
+    }
+    world.wait_ping("traffic back", "master", "10.77.0.2");
+    // An end that starts now knows the new slot only.
+    world.kill("board0");
+    world.start("board0");
+    world.wait_ping("traffic back with a new agent", "master", "10.77.0.2");
+}
+
+/// So slow that a heartbeat does not tell in time what a doorbell must tell at once.
+fn slow_heart(_: &str, _: u8) -> String {
+    "heartbeat_ms = 10000".to_owned()
+}
+
+pub(crate) fn an_orderly_stop_is_told_at_once_and_removes_the_netdev() {
+    let mut world = World::running(1, slow_heart);
+    for (daemon, name, other, reason) in [
+        ("board0", "bl0", "master", "board stopped"),
+        ("master", "bl0", "board0", "master stopped"),
+    ] {
+        assert!(world.stop(daemon).success(), "{}", world.log(daemon));
+        wait("carrier gone at the other end", || {
+            let link = world.link_status(other, "bl0")?;
+            check(!link.carrier && !world.has_carrier(other, "bl0"), link)
+        });
+        wait(&format!("{other} has said {reason:?}"), || {
+            let log = world.log(other);
+            check(log.contains(reason), log)
+        });
+        assert!(world.netdev(daemon, name).is_none());
+        world.start(daemon);
+        world.wait_up(0);
+    }
+}
+
+pub(crate) fn a_netdev_to_be_kept_stays_without_a_carrier() {
+    let mut world = World::running(1, |_, _| "keep = true".to_owned());
+    for (daemon, address) in [("board0", "10.77.0.2"), ("master", "10.77.0.1")] {
+        let index = ifindex(&world, daemon, "bl0");
+        assert!(world.stop(daemon).success(), "{}", world.log(daemon));
+        let netdev = world.netdev(daemon, "bl0").expect("kept");
+        let addresses = netdev["addr_info"].as_array().unwrap();
+        assert!(addresses.iter().any(|a| a["local"] == address), "{netdev}");
+        assert!(!world.has_carrier(daemon, "bl0"));
+        world.start(daemon);
+        world.wait_up(0);
+        assert_eq!(ifindex(&world, daemon, "bl0"), index);
+        world.ping_well("master", "10.77.0.2");
+    }
+}

@@ -1,0 +1,51 @@
+//! The cases, each a claim about what an operator sees.
+
+mod basics;
+mod config;
+mod features;
+mod life;
+
+/// A claim and what it needs beyond `ip`.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(),
+    pub(crate) needs: &'static [&'static str],
+}
+
+macro_rules! case {
+    ($module:ident::$name:ident $(, $tool:literal)*) => {
+        Case { name: stringify!($name), run: $module::$name, needs: &[$($tool),*] }
+    };
+}
+
+/// Every case, the long ones first.
+pub(crate) const ALL: &[Case] = &[
+    case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
+    case!(features::a_board_without_one_feature_has_a_link_that_works),
+    case!(features::a_master_without_one_feature_has_a_link_that_works),
+    case!(features::ethtool_shows_what_was_negotiated, "ethtool"),
+    case!(features::iperf3_passes_without_each_feature, "iperf3", "ss"),
+    case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
+    case!(basics::counters_of_status_equal_those_of_the_kernel),
+    case!(basics::an_mtu_of_68_carries_v4, "ping"),
+    case!(basics::an_mtu_of_9000_carries_frames_of_that_size, "ping"),
+    case!(basics::an_mtu_of_65000_carries_frames_of_that_size, "ping"),
+    case!(basics::the_smaller_mtu_wins_at_the_master, "ping"),
+    case!(life::a_backplane_that_comes_last_is_waited_for),
+    case!(life::an_agent_that_comes_last_is_waited_for),
+    case!(life::a_master_that_comes_last_is_waited_for),
+    case!(life::a_tcp_connection_outlives_both_daemons),
+    case!(life::a_master_killed_and_restarted_has_its_links_back),
+    case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
+    case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
+    case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
+    case!(config::a_boards_mac_is_the_masters_choice_and_stays),
+    case!(config::a_mac_in_a_config_wins),
+    case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),
+    case!(config::a_bad_config_ends_with_2_and_changes_nothing),
+    case!(config::a_second_daemon_on_one_control_socket_is_refused),
+    case!(config::a_second_agent_on_one_slot_waits_for_the_first_to_go),
+    case!(config::a_second_master_on_one_slot_waits_for_the_first_to_go),
+    case!(config::an_agent_without_permission_says_so_once_and_in_status, "setpriv"),
+    case!(config::an_agent_without_tun_says_so_and_heals_when_it_appears, "unshare", "nsenter"),
+];

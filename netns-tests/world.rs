@@ -1,0 +1,513 @@
+//! The world of one case: machines, which are network namespaces; daemons on them; what both say.
+//!
+//! With P the id of the case's process, namespaces are named `bltP-master`, `bltP-board0`, .., and
+//! files are in the directory `boardlane-netns-P` of the system's temporary directory. A machine's
+//! daemon bears its name; the backplane belongs to none. Daemons die with the thread that started
+//! them, so with the case; dropping the world ends them and removes all the rest.
+//!
+//! Link i is named `bl<i>` on the master and `bl0` on board i, with the addresses `10.77.i.1/30` and
+//! `fd77:0:0:i::1/64`, on the board `.2` and `::2`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use boardlane::daemon::control::client::ask_status;
+use boardlane::daemon::status::{LinkState, LinkStatus, Status};
+use boardlane::daemon::traffic::{self, Echoes, Ping};
+use boardlane::os::child;
+use boardlane::os::netns::Namespace;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_boardlane");
+/// Every state that is waited for comes within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `probe` succeeds, says how long it took, and gives the value. A failure of the probe
+/// is what was seen instead.
+pub(crate) fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match probe() {
+            Ok(value) => {
+                eprintln!("{what} after {:.2} s", start.elapsed().as_secs_f64());
+                return value;
+            }
+            Err(seen) if start.elapsed() >= PATIENCE => {
+                panic!("{what}: not within {} s, but {seen}", PATIENCE.as_secs());
+            }
+            Err(_) => thread::sleep(POLL),
+        }
+    }
+}
+
+/// `Ok` if it holds, else what was seen instead.
+pub(crate) fn check(holds: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{seen:?}")) }
+}
+
+/// Where a case's process leaves marks.
+pub(crate) struct Traces {
+    prefix: String,
+    directory: PathBuf,
+}
+
+impl Traces {
+    /// Those of the case with this process id.
+    pub(crate) fn of(pid: u32) -> Self {
+        let directory = std::env::temp_dir().join(format!("boardlane-netns-{pid}"));
+        Self { prefix: format!("blt{pid}-"), directory }
+    }
+
+    /// Processes whose command line names the directory.
+    pub(crate) fn processes(&self) -> Vec<(Pid, String)> {
+        let directory = format!("{}/", self.directory.display());
+        let numbers = fs::read_dir("/proc").unwrap().flatten();
+        let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let line = |pid: i32| {
+            let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
+            Some((Pid::from_raw(pid)?, line))
+        };
+        pids.filter_map(line).filter(|(_, line)| line.contains(&directory)).collect()
+    }
+
+    /// Removes namespaces and files; says what there was.
+    pub(crate) fn remove(&self) -> Vec<String> {
+        let names = names_of_namespaces();
+        let mut left: Vec<_> =
+            names.into_iter().filter(|name| name.starts_with(&self.prefix)).collect();
+        for name in &left {
+            if let Err(error) = Namespace::remove(name) {
+                eprintln!("{error}");
+            }
+        }
+        if fs::remove_dir_all(&self.directory).is_ok() {
+            left.push(self.directory.display().to_string());
+        }
+        left
+    }
+}
+
+fn names_of_namespaces() -> Vec<String> {
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Removes what earlier runs left that were killed, and so could not.
+pub(crate) fn sweep() {
+    for name in names_of_namespaces() {
+        let pid = name.strip_prefix("blt").and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        if let Some(pid) = pid.filter(|pid: &u32| !Path::new(&format!("/proc/{pid}")).exists()) {
+            eprintln!("removed what a killed run left: {}", Traces::of(pid).remove().join(", "));
+        }
+    }
+}
+
+/// One case's machines and daemons.
+pub(crate) struct World {
+    traces: Traces,
+    machines: BTreeMap<String, Namespace>,
+    daemons: BTreeMap<String, Child>,
+}
+
+impl World {
+    /// A master and boards, each with its config; `keys` gives further lines for a machine's link.
+    /// Nothing runs yet.
+    pub(crate) fn new(boards: u8, keys: impl Fn(&str, u8) -> String) -> Self {
+        let traces = Traces::of(std::process::id());
+        fs::create_dir(&traces.directory).unwrap();
+        let mut world = Self { traces, machines: BTreeMap::new(), daemons: BTreeMap::new() };
+        let mut links = String::new();
+        world.add_machine("master");
+        for slot in 0..boards {
+            let board = format!("board{slot}");
+            world.add_machine(&board);
+            links += &world.link(&format!("bl{slot}"), slot, 1, &keys("master", slot));
+            let link = world.link("bl0", slot, 2, &keys(&board, slot));
+            world.configure(&board, &link);
+        }
+        world.configure("master", &links);
+        world
+    }
+
+    /// As [`World::new`], with everything started and every link up at both ends.
+    pub(crate) fn running(boards: u8, keys: impl Fn(&str, u8) -> String) -> Self {
+        let mut world = Self::new(boards, keys);
+        world.start("backplane");
+        world.start("master");
+        for slot in 0..boards {
+            world.start(&format!("board{slot}"));
+        }
+        for slot in 0..boards {
+            world.wait_up(slot);
+        }
+        world
+    }
+
+    /// Makes a network namespace whose loopback is up.
+    pub(crate) fn add_machine(&mut self, name: &str) {
+        let namespace = Namespace::create(&self.namespace(name)).unwrap();
+        self.machines.insert(name.to_owned(), namespace);
+        fs::create_dir(self.directory(name)).unwrap();
+        self.ip(name, "link set lo up");
+    }
+
+    /// The name of a machine's namespace.
+    pub(crate) fn namespace(&self, machine: &str) -> String {
+        format!("{}{machine}", self.traces.prefix)
+    }
+
+    /// A machine's files: config, control socket.
+    pub(crate) fn directory(&self, machine: &str) -> PathBuf {
+        self.traces.directory.join(machine)
+    }
+
+    /// The socket of a slot.
+    pub(crate) fn slot(&self, slot: u8) -> PathBuf {
+        self.traces.directory.join(format!("slots/slot{slot}.sock"))
+    }
+
+    /// The lines of one link in a config; addresses are the usual ones unless `keys` has others.
+    pub(crate) fn link(&self, name: &str, slot: u8, host: u8, keys: &str) -> String {
+        let usual = format!("\"10.77.{slot}.{host}/30\", \"fd77:0:0:{slot}::{host}/64\"");
+        let usual = format!("address = [{usual}]\n");
+        let addresses = if keys.contains("address =") { "" } else { &usual };
+        let path = self.slot(slot).display().to_string();
+        format!("[[link]]\nname = \"{name}\"\ntransport = \"shm:{path}\"\n{addresses}{keys}\n")
+    }
+
+    /// Writes a machine's config.
+    pub(crate) fn configure(&self, machine: &str, links: &str) {
+        let control = self.directory(machine).join("control.sock");
+        let text = format!("control = \"{}\"\n{links}", control.display());
+        fs::write(self.config(machine), text).unwrap();
+    }
+
+    /// The path of a machine's config.
+    pub(crate) fn config(&self, machine: &str) -> PathBuf {
+        self.directory(machine).join("boardlane.toml")
+    }
+
+    /// The command line of a daemon.
+    pub(crate) fn command(&self, daemon: &str) -> Vec<String> {
+        let slots = self.traces.directory.join("slots").display().to_string();
+        let role = if daemon == "master" { "master" } else { "agent" };
+        let words = match daemon {
+            "backplane" => vec![PROGRAM, "backplane", "--slots", "16", "--dir", &slots],
+            _ => vec![PROGRAM, role, "--config"],
+        };
+        let mut words: Vec<_> = words.into_iter().map(str::to_owned).collect();
+        if daemon != "backplane" {
+            words.push(self.config(daemon).display().to_string());
+        }
+        words
+    }
+
+    /// Starts the daemon of this name.
+    pub(crate) fn start(&mut self, daemon: &str) {
+        self.start_as(daemon, &[]);
+    }
+
+    /// Starts a daemon by way of another program, which execs it.
+    pub(crate) fn start_as(&mut self, daemon: &str, by: &[&str]) {
+        let words = self.command(daemon);
+        let words: Vec<_> = by.iter().copied().chain(words.iter().map(String::as_str)).collect();
+        self.start_words(daemon, daemon, &words);
+    }
+
+    /// Starts a command on a machine, as the daemon of this name.
+    pub(crate) fn start_words(&mut self, daemon: &str, machine: &str, words: &[&str]) {
+        let path = self.log_path(daemon);
+        let log = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let netns = self.machines.get(machine);
+        let netns = netns.map(|netns| netns.as_fd().try_clone_to_owned().unwrap());
+        let process = child::spawn(&mut command, netns).unwrap();
+        let before = self.daemons.insert(daemon.to_owned(), process);
+        assert!(before.is_none(), "{daemon} runs already");
+    }
+
+    /// The id of a running daemon's process.
+    pub(crate) fn pid(&self, daemon: &str) -> u32 {
+        self.daemons[daemon].id()
+    }
+
+    /// Whether the daemon still runs.
+    pub(crate) fn lives(&mut self, daemon: &str) -> bool {
+        self.daemons.get_mut(daemon).unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Stops a daemon in an orderly way.
+    pub(crate) fn stop(&mut self, daemon: &str) -> ExitStatus {
+        self.end(daemon, Signal::TERM)
+    }
+
+    /// Kills a daemon.
+    pub(crate) fn kill(&mut self, daemon: &str) {
+        self.end(daemon, Signal::KILL);
+    }
+
+    fn end(&mut self, daemon: &str, signal: Signal) -> ExitStatus {
+        signal_to(&self.daemons[daemon], signal);
+        self.wait_end(daemon)
+    }
+
+    /// Waits until a daemon has ended.
+    pub(crate) fn wait_end(&mut self, daemon: &str) -> ExitStatus {
+        let mut process = self.daemons.remove(daemon).unwrap();
+        wait(&format!("{daemon} ended"), || {
+            process.try_wait().unwrap().ok_or_else(|| "it lives".to_owned())
+        })
+    }
+
+    fn log_path(&self, daemon: &str) -> PathBuf {
+        self.traces.directory.join(format!("{daemon}.log"))
+    }
+
+    /// What a daemon has logged.
+    pub(crate) fn log(&self, daemon: &str) -> String {
+        fs::read_to_string(self.log_path(daemon)).unwrap_or_default()
+    }
+
+    /// What a machine's daemon says of itself.
+    pub(crate) fn status(&self, machine: &str) -> Result<Status, String> {
+        let control = self.directory(machine).join("control.sock");
+        ask_status(&control).map(|(_, status)| status).map_err(|e| format!("{machine}: {e}"))
+    }
+
+    /// What a machine's daemon says of one link.
+    pub(crate) fn link_status(&self, machine: &str, name: &str) -> Result<LinkStatus, String> {
+        let links = self.status(machine)?.links;
+        links.into_iter().find(|l| l.name == name).ok_or_else(|| format!("no link {name}"))
+    }
+
+    /// Waits until a link is in this state for a reason that contains `reason`.
+    pub(crate) fn wait_state(
+        &self,
+        machine: &str,
+        name: &str,
+        state: LinkState,
+        reason: &str,
+    ) -> LinkStatus {
+        wait(&format!("{machine} says {name} is {} ({reason:?})", state.name()), || {
+            let link = self.link_status(machine, name)?;
+            let found =
+                link.state == state && link.reason.as_deref().unwrap_or_default().contains(reason);
+            check(found, &link).map(|()| link)
+        })
+    }
+
+    /// Waits until a slot's link is up with a carrier at both ends, as daemons and kernel see it.
+    pub(crate) fn wait_up(&self, slot: u8) {
+        let ends = [("master".to_owned(), format!("bl{slot}")), end_of(slot)];
+        wait(&format!("link {slot} up"), || {
+            for (machine, name) in &ends {
+                let link = self.link_status(machine, name)?;
+                check(link.state == LinkState::Up && link.carrier, &link)?;
+                check(self.has_carrier(machine, name), (machine, "no carrier"))?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Runs a program on a machine.
+    pub(crate) fn run(&self, machine: &str, words: &[&str]) -> Output {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let netns = self.machines[machine].as_fd().try_clone_to_owned().unwrap();
+        child::spawn(&mut command, Some(netns)).unwrap().wait_with_output().unwrap()
+    }
+
+    /// As [`World::run`]; it must succeed. Gives its output.
+    pub(crate) fn run_well(&self, machine: &str, words: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.run(machine, words);
+        let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(status.success(), "{words:?} on {machine}: {status}\n{out}{err}");
+        out.into_owned()
+    }
+
+    /// The objects that `ip -j` prints on a machine.
+    pub(crate) fn ip(&self, machine: &str, args: &str) -> Vec<Value> {
+        let words: Vec<_> = ["ip", "-j", "-s"].into_iter().chain(args.split(' ')).collect();
+        let text = self.run_well(machine, &words);
+        if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).unwrap() }
+    }
+
+    /// A netdev as `ip -j -s addr` shows it, if it is there.
+    pub(crate) fn netdev(&self, machine: &str, name: &str) -> Option<Value> {
+        self.ip(machine, "addr show").into_iter().find(|netdev| netdev["ifname"] == name)
+    }
+
+    /// Whether a netdev is there and has a carrier.
+    pub(crate) fn has_carrier(&self, machine: &str, name: &str) -> bool {
+        let netdev = self.netdev(machine, name).unwrap_or_default();
+        netdev["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == "LOWER_UP"))
+    }
+
+    /// Does something inside a machine, on a thread of its own.
+    pub(crate) fn inside<T: Send>(&self, machine: &str, f: impl FnOnce() -> T + Send) -> T {
+        self.machines[machine].run(f).unwrap()
+    }
+
+    /// Echo requests from a machine.
+    pub(crate) fn ping(&self, machine: &str, to: &str, plan: Ping) -> Echoes {
+        let to = to.parse().unwrap();
+        self.inside(machine, || traffic::ping(to, &plan, &AtomicBool::new(false)).unwrap())
+    }
+
+    /// Echo requests that must all be answered.
+    pub(crate) fn ping_well(&self, machine: &str, to: &str) {
+        let echoes = self.ping(machine, to, Ping { timeout: PATIENCE, ..Ping::default() });
+        assert_eq!(echoes.received, echoes.sent, "{machine} to {to}");
+    }
+
+    /// Waits until an echo request is answered.
+    pub(crate) fn wait_ping(&self, what: &str, machine: &str, to: &str) {
+        let plan = Ping { count: 1, timeout: Duration::from_millis(50), ..Ping::default() };
+        wait(what, || check(self.ping(machine, to, plan).received == 1, "no answer"));
+    }
+
+    /// Echo requests without a pause until it is told to finish.
+    pub(crate) fn steady_ping(&self, machine: &str, to: &str) -> Steady {
+        let to: IpAddr = to.parse().unwrap();
+        let namespace = Namespace::open(&self.namespace(machine)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        let plan = Ping { count: 1, timeout: PATIENCE, ..Ping::default() };
+        let work = move || {
+            let mut all = Echoes::default();
+            while !flag.load(Ordering::Relaxed) {
+                let one = traffic::ping(to, &plan, &AtomicBool::new(false)).unwrap();
+                all.sent += one.sent;
+                all.received += one.received;
+                all.max = all.max.max(one.max);
+                thread::sleep(Duration::from_millis(5));
+            }
+            all
+        };
+        Steady { thread: thread::spawn(move || namespace.run(work).unwrap()), stop }
+    }
+
+    /// Sends `len` bytes by TCP from one machine to an address of another; they must arrive as sent.
+    pub(crate) fn transfer(&self, from: &str, to: &str, address: &str, len: usize) {
+        let address = SocketAddr::new(address.parse().unwrap(), 0);
+        let listener = self.inside(to, || traffic::listen(address).unwrap());
+        let target = listener.local_addr().unwrap();
+        let client = self.inside(from, || traffic::connect(target).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let server = wait("  connection accepted", || {
+            listener.accept().map(|(socket, _)| socket).map_err(|e| e.to_string())
+        });
+        server.set_nonblocking(false).unwrap();
+        exchange(client, server, len, &format!("{from} to {address}"));
+    }
+}
+
+/// Writes `len` bytes of a pattern into `client`; they must come out of `server`.
+pub(crate) fn exchange(
+    mut client: std::net::TcpStream,
+    mut server: std::net::TcpStream,
+    len: usize,
+    what: &str,
+) {
+    use std::io::{Read, Write};
+    let sent = pattern(len);
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    let mut received = vec![0; len];
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| client.write_all(&sent).unwrap());
+        server.read_exact(&mut received).unwrap();
+    });
+    assert!(received == sent, "{what}: {len} bytes arrived altered");
+    eprintln!("{what}: {len} bytes arrived as sent after {:.2} s", start.elapsed().as_secs_f64());
+}
+
+/// Bytes without a period that a shifted or repeated copy would match.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut random = Random(1);
+    (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(len).collect()
+}
+
+/// Numbers that look random (xorshift64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// A ping that goes on.
+pub(crate) struct Steady {
+    thread: JoinHandle<Echoes>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Steady {
+    /// Ends it; nothing may have been lost.
+    pub(crate) fn finish_without_loss(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let Echoes { sent, received, max, .. } = self.thread.join().unwrap();
+        eprintln!("steady ping: {received} of {sent} answered, the slowest after {max:?}");
+        assert!(sent > 0 && sent == received, "{} of {sent} lost", sent - received);
+    }
+}
+
+fn end_of(slot: u8) -> (String, String) {
+    (format!("board{slot}"), "bl0".to_owned())
+}
+
+fn signal_to(process: &Child, signal: Signal) {
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).unwrap();
+    // It has not been waited for, so the id is still its own.
+    kill_process(pid, signal).unwrap();
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for daemon in self.daemons.keys() {
+                let log = self.log(daemon);
+                let lines: Vec<_> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(20)..];
+                eprintln!("-- log of {daemon}\n{}", tail.join("\n"));
+            }
+        }
+        for process in self.daemons.values() {
+            signal_to(process, Signal::TERM);
+        }
+        let start = Instant::now();
+        for process in self.daemons.values_mut() {
+            while let Ok(None) = process.try_wait() {
+                if start.elapsed() > Duration::from_secs(5) {
+                    eprintln!("process {} does not stop: killed", process.id());
+                    let _ = process.kill();
+                    let _ = process.wait();
+                } else {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+        self.machines.clear();
+        self.traces.remove();
+    }
+}
