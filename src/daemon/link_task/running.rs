@@ -1,6 +1,7 @@
 //! A link while it is attached to a slot: what it waits for, and what it does then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,8 @@ enum Input {
     Stop,
     Doorbell,
     Peer(Result<PeerEvent, String>),
-    /// A connection in place of the lost one, if the try succeeded.
-    Found(Option<Box<ShmLink>>),
+    /// A connection in place of the lost one.
+    Found(Box<ShmLink>),
     Due,
     /// The worker cannot go on: why, and whether the netdev is lost.
     Broken(String, bool),
@@ -132,6 +133,8 @@ impl<'a> Running<'a> {
     pub(super) async fn run(&mut self) -> Ended {
         // The connection that replaces a lost one, once it is there.
         let mut found: Option<Box<ShmLink>> = None;
+        let task = self.task;
+        let mut search = pin!(search(task));
         loop {
             if let Some(ended) = self.drain().await {
                 return ended;
@@ -142,7 +145,7 @@ impl<'a> Running<'a> {
                 return Ended::Moved(found);
             }
             let now = Instant::now;
-            match self.input(&mut found).await {
+            match self.input(&mut found, search.as_mut()).await {
                 Input::Stop => {
                     self.link.shutdown(now());
                     self.drain().await;
@@ -156,7 +159,10 @@ impl<'a> Running<'a> {
                     }
                 }
                 Input::Peer(event) => self.peer_event(event),
-                Input::Found(shm) => found = shm,
+                Input::Found(shm) => {
+                    found = Some(shm);
+                    search.set(self::search(task));
+                }
                 Input::Due => self.link.handle_timeout(now()),
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
                 Input::Broken(reason, true) => {
@@ -170,8 +176,13 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Waits for whatever comes first.
-    async fn input(&mut self, found: &mut Option<Box<ShmLink>>) -> Input {
+    /// Waits for whatever comes first. What `search` has done so far is kept for the next time: it
+    /// takes longer than the heartbeats between which this waits.
+    async fn input(
+        &mut self,
+        found: &mut Option<Box<ShmLink>>,
+        search: Pin<&mut impl Future<Output = Box<ShmLink>>>,
+    ) -> Input {
         let due =
             if self.link.has_more() { Some(Instant::now()) } else { self.link.poll_timeout() };
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
@@ -186,7 +197,7 @@ impl<'a> Running<'a> {
                 }
             },
             event = next_event(&mut self.shm) => Input::Peer(event),
-            shm = reconnect(self.task, lost) => Input::Found(shm),
+            shm = search, if lost => Input::Found(shm),
             () = watch_found(found) => Input::Nothing,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
             Some((reason, lost)) = self.broken_rx.recv() => Input::Broken(reason, lost),
@@ -351,13 +362,14 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Tries to find a backplane in place of a lost one; pends for ever while none is lost.
-async fn reconnect(task: &LinkTask, lost: bool) -> Option<Box<ShmLink>> {
-    if !lost {
-        return std::future::pending().await;
+/// Looks for a backplane until there is one.
+async fn search(task: &LinkTask) -> Box<ShmLink> {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        if let Ok(shm) = task.connect().await {
+            return Box::new(shm);
+        }
     }
-    tokio::time::sleep(RETRY).await;
-    task.connect().await.ok().map(Box::new)
 }
 
 async fn next_event(shm: &mut Option<ShmLink>) -> Result<PeerEvent, String> {
