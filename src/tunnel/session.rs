@@ -192,7 +192,7 @@ impl Session {
     ) -> Option<Change> {
         let part = self.part(mem, self.params.role);
         let (owner, nonce) = (part.load_le32(w::PART_OWNER), part.load_le64(w::PART_NONCE));
-        if nonce == u64::MAX {
+        if nonce == u64::MAX && self.bus_is_dead(mem) {
             return self.wait(now, Reason::AllOnes);
         }
         let foreign = nonce != 0 && owner != self.params.owner;
@@ -219,6 +219,12 @@ impl Session {
                 self.said_once(Reason::Claiming)
             }
         }
+    }
+
+    /// Whether all ones are a dead bus's, not what memory held before anybody wrote to it: the board's
+    /// own memory answers always, and once its agent has written the header, that is there too.
+    fn bus_is_dead(&self, mem: &BusMemory) -> bool {
+        self.params.role == Role::Driver && self.window_view(mem).load_le64(w::AT_MAGIC) == u64::MAX
     }
 
     /// Writes our whole part: `INIT`, the new epoch, everything else, then `READY`.

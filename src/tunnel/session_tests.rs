@@ -281,6 +281,24 @@ fn a_window_of_all_ones_is_a_dead_link() {
 }
 
 #[test]
+fn memory_that_held_all_ones_before_does_not_keep_the_ends_apart() {
+    for device_first in [true, false] {
+        let mut world = World::new();
+        let window = world.mem.resolve(0, WINDOW).unwrap();
+        world.mem.view(window).unwrap().copy_from(0, &[0xff; WINDOW as usize]);
+        let roles =
+            if device_first { [Role::Device, Role::Driver] } else { [Role::Driver, Role::Device] };
+        let mut a = world.end(roles[0], 1);
+        for _ in 0..20 {
+            world.look(&mut a);
+            world.now += LOOK_TIME;
+        }
+        let mut b = world.end(roles[1], 2);
+        world.until_up(&mut a, &mut b);
+    }
+}
+
+#[test]
 fn memory_that_a_board_cannot_reach_is_refused_with_its_address() {
     let mut world = World::new();
     let mut params = World::params(Role::Driver, 2);
