@@ -143,6 +143,22 @@ pub(crate) fn a_link_outlives_its_backplane_and_moves_to_the_next_one() {
     world.wait_ping("traffic back with a new agent", "master", "10.77.0.2");
 }
 
+pub(crate) fn a_link_that_lost_backplane_and_agent_comes_back() {
+    let mut world = World::running(1, plain);
+    world.kill("backplane");
+    world.kill("board0");
+    // Nobody announces it: its heartbeat stands still.
+    wait("carrier gone at the master", || {
+        let link = world.link_status("master", "bl0")?;
+        check(!link.carrier && !world.has_carrier("master", "bl0"), link)
+    });
+    world.start("board0");
+    world.wait_state("board0", "bl0", LinkState::Waiting, "its server has died");
+    world.start("backplane");
+    world.wait_up(0);
+    world.wait_ping("traffic back", "master", "10.77.0.2");
+}
+
 /// So slow that a heartbeat does not tell in time what a doorbell must tell at once.
 fn slow_heart(_: &str, _: u8) -> String {
     "heartbeat_ms = 10000".to_owned()

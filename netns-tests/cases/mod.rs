@@ -3,6 +3,7 @@
 mod basics;
 mod config;
 mod features;
+mod hostile;
 mod life;
 
 /// A claim and what it needs beyond `ip`.
@@ -14,7 +15,7 @@ pub(crate) struct Case {
 
 macro_rules! case {
     ($module:ident::$name:ident $(, $tool:literal)*) => {
-        Case { name: stringify!($name), run: $module::$name, needs: &[$($tool),*] }
+        Case { name: concat!(stringify!($module), "::", stringify!($name)), run: $module::$name, needs: &[$($tool),*] }
     };
 }
 
@@ -37,6 +38,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_tcp_connection_outlives_both_daemons),
     case!(life::a_master_killed_and_restarted_has_its_links_back),
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
+    case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
@@ -48,4 +50,11 @@ pub(crate) const ALL: &[Case] = &[
     case!(config::a_second_master_on_one_slot_waits_for_the_first_to_go),
     case!(config::an_agent_without_permission_says_so_once_and_in_status, "setpriv"),
     case!(config::an_agent_without_tun_says_so_and_heals_when_it_appears, "unshare", "nsenter"),
+    case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
+    case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),
+    case!(hostile::random_messages_harm_no_other_link),
+    case!(hostile::a_message_count_that_jumps_quarantines_the_link),
+    case!(hostile::a_used_index_that_jumps_quarantines_the_link),
+    case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
+    case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
 ];

@@ -1,0 +1,339 @@
+//! Peers and leftovers that break the rules: what they harm is their own link, until they are gone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boardlane::daemon::status::LinkState;
+use boardlane::link::{Event, Link, LinkParams, Start, State};
+use boardlane::memory::{BusMemory, Region, Side, View};
+use boardlane::net::features::Features;
+use boardlane::net::placement::{Placement, place};
+use boardlane::os::doorbell::ring_gently;
+use boardlane::os::fabric::regions;
+use boardlane::os::fabric::shm::ShmLink;
+use boardlane::spec::{virtio, window};
+use boardlane::tunnel::part::Role;
+use tokio::runtime::Runtime;
+
+use crate::world::{Random, World, check, wait};
+
+fn plain(_: &str, _: u8) -> String {
+    String::new()
+}
+
+/// A client of a slot who writes what it likes.
+struct Intruder {
+    shm: ShmLink,
+    runtime: Runtime,
+}
+
+impl Intruder {
+    fn in_slot(path: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let shm = wait("an intruder is in the slot", || {
+            runtime.block_on(ShmLink::connect(path)).map_err(|e| e.to_string())
+        });
+        Self { shm, runtime }
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> View<'_> {
+        self.shm.slot().memory.view(usize::try_from(at).unwrap(), len)
+    }
+
+    /// The window's header.
+    fn header(&self) -> View<'_> {
+        self.bytes(0, usize::try_from(window::HEADER_LEN).unwrap())
+    }
+
+    /// Everything that ends know before they have met: the header and both mailboxes.
+    fn fill(&self, mut octet: impl FnMut() -> u8) {
+        let (_, driver) = regions(self.shm.slot().len);
+        for start in [0, driver.start] {
+            let garbage: Vec<u8> = (0..0x4000).map(|_| octet()).collect();
+            self.bytes(start, garbage.len()).copy_from(0, &garbage);
+        }
+    }
+}
+
+pub(crate) fn a_window_of_garbage_is_named_and_heals_when_an_agent_comes() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    let slot_len = {
+        let intruder = Intruder::in_slot(&world.slot(0));
+        intruder.shm.slot().len
+    };
+    let mut random = Random(11);
+    type Deed<'a> = &'a dyn Fn(&Intruder, &mut Random);
+    let window_len = slot_len / 4;
+    let deeds: [(&str, Deed<'_>, &str); 6] = [
+        ("nothing", &|_, _| (), "waiting for board: window has no magic"),
+        ("random octets", &|i, random| i.fill(|| random.next().to_be_bytes()[0]), "has no magic"),
+        (
+            "a version of the future",
+            &|i, _| {
+                i.header().store_le32(window::AT_VERSION, 7);
+                i.header().store_le64(window::AT_WINDOW_LEN, window_len);
+                i.header().store_le64(window::AT_MAGIC, window::MAGIC);
+            },
+            "window has layout version 7, this program has 1",
+        ),
+        (
+            "another length",
+            &|i, _| {
+                i.header().store_le32(window::AT_VERSION, window::LAYOUT_VERSION);
+                i.header().store_le64(window::AT_WINDOW_LEN, 12345);
+                i.header().store_le64(window::AT_MAGIC, window::MAGIC);
+            },
+            "window says it has 12345 bytes",
+        ),
+        ("zeros", &|i, _| i.fill(|| 0), "has no magic"),
+        ("all ones", &|i, _| i.fill(|| 0xff), "window reads as all ones"),
+    ];
+    for (what, deed, told) in deeds {
+        let intruder = Intruder::in_slot(&world.slot(0));
+        deed(&intruder, &mut random);
+        eprintln!("window with {what}:");
+        world.start("master");
+        world.wait_state("master", "bl0", LinkState::Waiting, told);
+        drop(intruder);
+        world.start("board0");
+        world.wait_up(0);
+        world.ping_well("master", "10.77.0.2");
+        for daemon in ["master", "board0"] {
+            assert!(world.stop(daemon).success());
+        }
+    }
+}
+
+pub(crate) fn a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    let intruder = Intruder::in_slot(&world.slot(0));
+    let id = intruder.shm.slot().id;
+    for part in [window::DEVICE_PART, window::DRIVER_PART] {
+        intruder.header().store_le32(part + window::PART_OWNER, id.into());
+        intruder.header().store_le64(part + window::PART_NONCE, 4711);
+    }
+    world.start("master");
+    world.start("board0");
+    let held = format!("(peer {id})");
+    for machine in ["master", "board0"] {
+        world.wait_state(machine, "bl0", LinkState::Waiting, &held);
+    }
+    drop(intruder);
+    world.wait_up(0);
+    world.ping_well("master", "10.77.0.2");
+}
+
+/// An agent without a netdev, which behaves until the link is up.
+struct Impostor {
+    intruder: Intruder,
+    link: Link,
+    start: Option<Start>,
+}
+
+impl Impostor {
+    fn in_slot(path: &Path) -> Self {
+        let intruder = Intruder::in_slot(path);
+        let slot = intruder.shm.slot();
+        let (window, driver_memory) = regions(slot.len);
+        let region = |range: &std::ops::Range<u64>, side| {
+            let offset = usize::try_from(range.start).unwrap();
+            Region::mapped(range.start, range.end - range.start, side, slot.memory.clone(), offset)
+        };
+        let table = vec![region(&window, Side::Near), region(&driver_memory, Side::Far)];
+        let mem = Arc::new(BusMemory::new(table).unwrap());
+        let params = LinkParams {
+            role: Role::Device,
+            window,
+            driver_memory,
+            slot: 0,
+            owner: slot.id.into(),
+            // It polls.
+            vectors: 0,
+            heartbeat: Duration::from_millis(100),
+            features_off: Features::NONE,
+            mac: [2, 0, 0, 0, 0, 9],
+            mtu: 1500,
+            version: "impostor".to_owned(),
+            seed: u64::from(slot.id) + 1,
+        };
+        let link = Link::new(Instant::now(), mem, params).unwrap();
+        let mut impostor = Self { intruder, link, start: None };
+        wait("an impostor's link is up", || {
+            let up = impostor.turn().contains(&State::Up) || impostor.start.is_some();
+            check(up, "it is not")
+        });
+        impostor
+    }
+
+    /// Does what the link asks for; gives the states that it went through.
+    fn turn(&mut self) -> Vec<State> {
+        let Self { intruder: Intruder { shm, runtime }, link, start, .. } = self;
+        // News of peers come within this time, and messages are polled for after it.
+        let news = async { tokio::time::timeout(Duration::from_millis(2), shm.next()).await };
+        let _ = runtime.block_on(news);
+        let alive: BTreeSet<u32> = shm.peers().keys().map(|id| u32::from(*id)).collect();
+        link.handle_peers(Instant::now(), alive);
+        link.handle_doorbell(Instant::now());
+        link.handle_timeout(Instant::now());
+        let mut states = Vec::new();
+        while let Some(event) = link.poll_event() {
+            match event {
+                Event::Ring { vector, .. } => ring(shm, vector),
+                Event::Start(path) => *start = Some(path),
+                Event::State(state, _) => states.push(state),
+                Event::Stop => {
+                    *start = None;
+                    link.handle_stopped(Instant::now());
+                }
+                _ => {}
+            }
+        }
+        states
+    }
+
+    /// Where the master has its queues.
+    fn placement(&self) -> Placement {
+        let (window, driver) = regions(self.intruder.shm.slot().len);
+        let own = u64::from(window::mailbox_len(window::SLOTS));
+        let features = self.start.as_ref().unwrap().features;
+        place(
+            u64::from(window::HEADER_LEN) + own..window.end,
+            driver.start + own..driver.end,
+            [256, 256],
+            features.has(virtio::F_EVENT_IDX),
+            features.has(virtio::F_INDIRECT_DESC),
+        )
+        .unwrap()
+    }
+
+    /// The master's mailbox, into which the board writes.
+    fn mailbox(&self) -> View<'_> {
+        let (_, driver) = regions(self.intruder.shm.slot().len);
+        let len = usize::try_from(window::mailbox_len(window::SLOTS)).unwrap();
+        self.intruder.bytes(driver.start, len)
+    }
+
+    /// Sends slots that were never asked for, one after the other as the master takes them. Half of
+    /// them are changed copies of what was said before.
+    fn babble(&self, messages: u32, random: &mut Random) {
+        let own = self.intruder.bytes(u64::from(window::HEADER_LEN), 2 * window::LINE);
+        for _ in 0..messages {
+            let head = self.mailbox().load_acquire_le32(window::MAILBOX_HEAD);
+            let at = |count: u32| {
+                let slot = usize::try_from(count % window::SLOTS).unwrap();
+                window::MAILBOX_SLOTS + slot * window::SLOT_LEN
+            };
+            let mut slot = [0; window::SLOT_LEN];
+            if random.next() % 2 == 0 {
+                self.mailbox().copy_to(at(head.wrapping_sub(1)), &mut slot);
+                let [place, value, ..] = random.next().to_be_bytes();
+                slot[usize::from(place % 40)] = value;
+            } else {
+                slot.fill_with(|| random.next().to_be_bytes()[0]);
+            }
+            self.mailbox().copy_from(at(head), &slot);
+            self.mailbox().store_release_le32(window::MAILBOX_HEAD, head.wrapping_add(1));
+            ring(&self.intruder.shm, 0);
+            let start = Instant::now();
+            let taken = || own.load_acquire_le32(window::MAILBOX_TAIL);
+            // A master that has had enough takes no more.
+            while head.wrapping_add(1).wrapping_sub(taken()) >= window::SLOTS {
+                if start.elapsed() > Duration::from_millis(50) {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn ring(shm: &ShmLink, vector: u16) {
+    for peer in shm.peers().values() {
+        if let Some(doorbell) = peer.vectors.get(usize::from(vector)) {
+            ring_gently(doorbell);
+        }
+    }
+}
+
+/// Lets an impostor misbehave in slot 0 of two; only its own link may notice, and a good agent must
+/// have the slot afterwards.
+fn survives(told: &str, mut deed: impl FnMut(&mut Impostor)) {
+    let mut world = World::new(2, plain);
+    for daemon in ["backplane", "master", "board1"] {
+        world.start(daemon);
+    }
+    world.wait_up(1);
+    let pid = world.pid("master");
+    let other = world.steady_ping("master", "10.77.1.2");
+    let mut impostor = Impostor::in_slot(&world.slot(0));
+    deed(&mut impostor);
+    if !told.is_empty() {
+        let link = world.wait_state("master", "bl0", LinkState::Quarantined, told);
+        assert!(!link.carrier);
+        wait("carrier gone", || check(!world.has_carrier("master", "bl0"), "it is there"));
+    }
+    world.link_status("master", "bl1").unwrap();
+    drop(impostor);
+    world.start("board0");
+    world.wait_up(0);
+    world.wait_ping("traffic of a good agent", "master", "10.77.0.2");
+    assert_eq!(world.status("master").unwrap().pid, pid, "the daemon lives");
+    assert!(!world.log("master").contains("panicked"), "{}", world.log("master"));
+    other.finish_without_loss();
+}
+
+pub(crate) fn random_messages_harm_no_other_link() {
+    let mut random = Random(5);
+    survives("", |impostor| impostor.babble(20_000, &mut random));
+}
+
+pub(crate) fn a_message_count_that_jumps_quarantines_the_link() {
+    survives("message FIFO: head is", |impostor| {
+        let mailbox = impostor.mailbox();
+        let head = mailbox.load_acquire_le32(window::MAILBOX_HEAD);
+        mailbox.store_release_le32(window::MAILBOX_HEAD, head.wrapping_add(1000));
+        ring(&impostor.intruder.shm, 0);
+    });
+}
+
+/// A used ring as the device may write it: `flags`, `idx`, then entries of 8 bytes.
+fn used_ring(impostor: &Impostor, at: u64) -> View<'_> {
+    impostor.intruder.bytes(at, 4 + 8 * 256)
+}
+
+pub(crate) fn a_used_index_that_jumps_quarantines_the_link() {
+    survives("receiveq", |impostor| {
+        let used = used_ring(impostor, impostor.placement().receiveq.device);
+        used.store_le16(2, used.load_le16(2).wrapping_add(10_000));
+        ring(&impostor.intruder.shm, 1);
+    });
+}
+
+pub(crate) fn a_used_entry_that_was_never_available_quarantines_the_link() {
+    survives("transmitq", |impostor| {
+        let used = used_ring(impostor, impostor.placement().transmitq.device);
+        let index = used.load_le16(2);
+        let entry = 4 + 8 * usize::from(index % 256);
+        used.store_le32(entry, 250);
+        used.store_le32(entry + 4, 0);
+        used.store_le16(2, index.wrapping_add(1));
+        ring(&impostor.intruder.shm, 1);
+    });
+}
+
+pub(crate) fn garbage_all_over_the_rings_quarantines_the_link() {
+    let mut random = Random(77);
+    survives("q: ", |impostor| {
+        let Placement { receiveq, transmitq, .. } = impostor.placement();
+        for at in [receiveq.device, transmitq.device] {
+            let garbage: Vec<u8> =
+                (0..4 + 8 * 256).map(|_| random.next().to_be_bytes()[0]).collect();
+            used_ring(impostor, at).copy_from(0, &garbage);
+        }
+        ring(&impostor.intruder.shm, 1);
+    });
+}
