@@ -245,11 +245,6 @@ impl World {
         self.daemons[daemon].id()
     }
 
-    /// Whether the daemon still runs.
-    pub(crate) fn lives(&mut self, daemon: &str) -> bool {
-        self.daemons.get_mut(daemon).unwrap().try_wait().unwrap().is_none()
-    }
-
     /// Stops a daemon in an orderly way.
     pub(crate) fn stop(&mut self, daemon: &str) -> ExitStatus {
         self.end(daemon, Signal::TERM)

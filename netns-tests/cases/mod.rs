@@ -1,7 +1,9 @@
 //! The cases, each a claim about what an operator sees.
 
 mod basics;
+mod bridge;
 mod config;
+mod demo;
 mod features;
 mod hostile;
 mod life;
@@ -50,6 +52,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(config::a_second_master_on_one_slot_waits_for_the_first_to_go),
     case!(config::an_agent_without_permission_says_so_once_and_in_status, "setpriv"),
     case!(config::an_agent_without_tun_says_so_and_heals_when_it_appears, "unshare", "nsenter"),
+    case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),
+    case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),
     case!(hostile::random_messages_harm_no_other_link),
