@@ -3,18 +3,27 @@
 //! Receive buffers are the driver's choice. Chains are popped ahead and *held* until they can take
 //! the largest frame there is; then the netdev is read straight into them. With less than that, a
 //! frame is read into a private buffer and scattered, because a TAP read cuts what does not fit. A
-//! frame that needs more chains than there are waits for them (mergeable buffers), at most until the
-//! next heartbeat; one that is larger than a lone buffer is dropped (virtio 1.4 §5.1.6.4).
+//! frame that needs more chains than there are waits for them (mergeable buffers), for one whole
+//! heartbeat and less than two; one that is larger than a lone buffer, or than all chains that the
+//! queue can have, is dropped (virtio 1.4 §5.1.6.4).
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room};
+use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room};
 use crate::memory::{BusMemory, Span};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
 
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
+
+/// A frame that waits.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    len: usize,
+    /// A heartbeat has found it waiting.
+    seen: bool,
+}
 
 /// The device's end of a queue pair.
 #[derive(Debug)]
@@ -32,8 +41,10 @@ pub struct DevicePath {
     /// `room` lent ring memory, so `sent` has nothing to copy.
     lent: bool,
     private: Box<[u8]>,
-    /// Length of a frame in `private` that waits for more chains.
-    pending: Option<usize>,
+    /// A frame in `private` that waits for more chains.
+    pending: Option<Pending>,
+    /// Frames that waited, were dropped, and are not yet told of.
+    dropped: u32,
     transmit: Chain,
     inward: Box<[u8]>,
     tail: Vec<Span>,
@@ -59,6 +70,7 @@ impl DevicePath {
             lent: false,
             private: vec![0; LARGEST].into(),
             pending: None,
+            dropped: 0,
             transmit: Chain::with_capacity(transmitq.size().into()),
             inward: vec![0; LARGEST].into(),
             tail: Vec::with_capacity(transmitq.size().into()),
@@ -67,10 +79,15 @@ impl DevicePath {
         })
     }
 
-    /// Pops receive chains until they can take `need` bytes, or there are none left.
-    fn gather(&mut self, mem: &BusMemory, need: usize) -> Result<(), PathError> {
+    /// Whether more chains than are held cannot come, or would not count.
+    fn holds_all(&self) -> bool {
         let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
-        while self.held_len < need && self.held < most {
+        self.held == most
+    }
+
+    /// Pops receive chains until they can take the largest frame, or there are none left.
+    fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        while self.held_len < LARGEST && !self.holds_all() {
             if self.held == self.chains.len() {
                 self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
             }
@@ -92,17 +109,19 @@ impl DevicePath {
     /// Puts a frame of `len` bytes, of which `private` holds a copy if it was not read in place,
     /// into the held chains, which are long enough.
     fn deliver(&mut self, mem: &BusMemory, len: usize) {
-        if !self.lent {
-            path::copy_in(mem, &self.spans, 0, &self.private[..len]);
-        }
         let mut left = len;
         let mut used = 0;
         while left > 0 {
             left -= left.min(self.chains[used].writable_len() as usize);
             used += 1;
         }
-        let count = u16::try_from(used).expect("at most the queue size");
-        path::copy_in(mem, &self.spans, NUM_BUFFERS, &count.to_le_bytes());
+        let count = u16::try_from(used).expect("at most the queue size").to_le_bytes();
+        if self.lent {
+            path::copy_in(mem, &self.spans, NUM_BUFFERS, &count);
+        } else {
+            self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
+            path::copy_in(mem, &self.spans, 0, &self.private[..len]);
+        }
         left = len;
         for chain in &self.chains[..used] {
             let part = left.min(chain.writable_len() as usize);
@@ -123,32 +142,39 @@ impl DevicePath {
 
 impl Path for DevicePath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
-        self.gather(mem, LARGEST)?;
-        if let Some(len) = self.pending {
-            if self.held_len < len {
+        self.gather(mem)?;
+        if let Some(Pending { len, .. }) = self.pending {
+            if len <= self.held_len {
+                self.lent = false;
+                self.deliver(mem, len);
+                self.gather(mem)?;
+            } else if self.holds_all() {
+                self.dropped = self.dropped.saturating_add(1);
+            } else {
                 return Ok(Room::Nowhere);
             }
             self.pending = None;
-            self.lent = false;
-            self.deliver(mem, len);
-            self.gather(mem, LARGEST)?;
         }
         if self.held == 0 {
             return Ok(Room::Nowhere);
         }
-        self.lent = self.held_len >= LARGEST && path::all_cached(mem, &self.spans);
+        self.lent = self.held_len >= LARGEST
+            && self.spans.len() <= MOST_SPANS
+            && path::all_cached(mem, &self.spans);
         Ok(if self.lent { Room::Shared(&self.spans) } else { Room::Private(&mut self.private) })
     }
 
     fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
+        if let Some(reason) = frame::wrong_length(len) {
+            return Ok(Some(reason));
+        }
         if len <= self.held_len {
             self.deliver(mem, len);
-            return Ok(None);
-        }
-        if !self.mergeable || self.held == usize::from(self.receiveq.size()) {
+        } else if self.holds_all() {
             return Ok(Some(Drop::TooLong));
+        } else {
+            self.pending = Some(Pending { len, seen: false });
         }
-        self.pending = Some(len);
         Ok(None)
     }
 
@@ -198,6 +224,16 @@ impl Path for DevicePath {
     }
 
     fn tick(&mut self) -> Option<Drop> {
-        self.pending.take().map(|_| Drop::TooLong)
+        if self.dropped > 0 {
+            self.dropped -= 1;
+            return Some(Drop::TooLong);
+        }
+        match &mut self.pending {
+            Some(frame) if !frame.seen => {
+                frame.seen = true;
+                None
+            }
+            frame => frame.take().map(|_| Drop::TooLong),
+        }
     }
 }

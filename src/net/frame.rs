@@ -15,6 +15,8 @@ pub const PREFIX_FRAME: usize = 256;
 pub const PREFIX_LEN: usize = HEADER_LEN + PREFIX_FRAME;
 /// Length of an Ethernet header, the shortest frame.
 pub const ETHERNET_LEN: usize = 14;
+/// Shortest frame with its header.
+const SHORTEST: usize = HEADER_LEN + ETHERNET_LEN;
 /// Greatest frame with its header that a ring may carry: room for the largest segmentation offload
 /// packet with VLAN tags (virtio 1.4 §5.1.6.3.1 asks for 65,589 bytes behind the header).
 pub const LARGEST: usize = HEADER_LEN + 65_589;
@@ -37,7 +39,7 @@ pub enum Drop {
     GsoNotNegotiated,
     /// A segmentation offload without a size, or with headers that do not fit.
     GsoBad,
-    /// `num_buffers` is 0, or more than the queue has.
+    /// `num_buffers` is 0, or more than the queue's receive buffers.
     NumBuffers,
     /// The kernel refused the frame.
     Refused,
@@ -116,13 +118,19 @@ impl Offloads {
     }
 }
 
+/// What is wrong with `total` bytes, header included, if no frame has as many.
+pub fn wrong_length(total: usize) -> Option<Drop> {
+    match total {
+        0..SHORTEST => Some(Drop::TooShort),
+        SHORTEST..=LARGEST => None,
+        _ => Some(Drop::TooLong),
+    }
+}
+
 /// Judges a frame of `total` bytes, header included, by its private `prefix`.
 pub fn check(prefix: &[u8], total: usize, allowed: Offloads) -> Result<(), Drop> {
-    if total < HEADER_LEN + ETHERNET_LEN {
-        return Err(Drop::TooShort);
-    }
-    if total > LARGEST {
-        return Err(Drop::TooLong);
+    if let Some(reason) = wrong_length(total) {
+        return Err(reason);
     }
     let (header, _) = Header::read_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
     let frame_len = total - HEADER_LEN;

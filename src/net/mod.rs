@@ -6,4 +6,6 @@ pub mod features;
 pub mod frame;
 pub mod model;
 pub mod path;
+#[cfg(test)]
+mod path_tests;
 pub mod placement;

@@ -14,6 +14,10 @@ use super::frame::Drop;
 use crate::memory::{BusMemory, Kind, Span};
 use crate::virtqueue::QueueError;
 
+/// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
+/// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
+pub const MOST_SPANS: usize = 64;
+
 /// A ring that cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
@@ -42,7 +46,7 @@ impl std::error::Error for PathError {}
 /// Where the next frame from the netdev may be read to.
 #[derive(Debug)]
 pub enum Room<'a> {
-    /// Into ring memory itself, which holds any frame.
+    /// Into ring memory itself, which holds any frame and has at most [`MOST_SPANS`] pieces.
     Shared(&'a [Span]),
     /// Into this private buffer, which holds any frame.
     Private(&'a mut [u8]),
@@ -88,8 +92,8 @@ pub trait Path: Send + fmt::Debug {
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError>;
     /// Asks not to be notified.
     fn disarm(&mut self, mem: &BusMemory);
-    /// A heartbeat has passed without a notification. `Some`: a frame that waited for more room than
-    /// the other end gives was dropped.
+    /// To be called once a heartbeat, until it returns `None`. `Some`: since then a frame that was
+    /// taken from the netdev, and waited for more room than the other end gives, was dropped.
     fn tick(&mut self) -> Option<Drop> {
         None
     }

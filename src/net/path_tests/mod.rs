@@ -1,0 +1,203 @@
+//! The two data paths against each other and against other halves driven by hand, with a netdev that
+//! is a vector of bytes.
+
+mod stock_driver;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::device_path::DevicePath;
+use super::driver_path::DriverPath;
+use super::features::Features;
+use super::frame::Drop;
+use super::path::{self, Inward, MOST_SPANS, Path, Room};
+use super::placement::{Placement, place};
+use crate::memory::{BusMemory, Kind, Mapping, Region, Side};
+use crate::spec::{net, virtio};
+
+/// What the tunnel takes of the window and of driver memory.
+const TUNNEL: u64 = 0x3000;
+
+/// A slot's memory: the first quarter is the window.
+fn memory(len: u64, window: Kind, driver: Kind) -> BusMemory {
+    let mapped = |addr, len, side, kind| {
+        let bytes = Arc::new(Mapping::anonymous(len as usize, kind));
+        Region::mapped(addr, len, side, bytes, 0)
+    };
+    let (window_len, driver_len) = (len / 4, len - len / 4);
+    BusMemory::new(vec![
+        mapped(0, window_len, Side::Near, window),
+        mapped(window_len, driver_len, Side::Far, driver),
+    ])
+    .unwrap()
+}
+
+fn features(mergeable: bool, event_idx: bool, indirect: bool) -> Features {
+    let off = [
+        (mergeable, net::F_MRG_RXBUF),
+        (event_idx, virtio::F_EVENT_IDX),
+        (indirect, virtio::F_INDIRECT_DESC),
+    ];
+    let off = off
+        .iter()
+        .filter(|(on, _)| !on)
+        .fold(Features::NONE, |set, (_, bit)| set.union(Features::of(&[*bit])));
+    Features::OFFER.without(off)
+}
+
+/// Our own placement in a slot of `len` bytes.
+fn placed(len: u64, features: Features, sizes: [u16; 2]) -> Placement {
+    let (window, driver) = (TUNNEL..len / 4, len / 4 + TUNNEL..len);
+    let event_idx = features.has(virtio::F_EVENT_IDX);
+    place(window, driver, sizes, event_idx, features.has(virtio::F_INDIRECT_DESC)).unwrap()
+}
+
+fn driver_path(mem: &BusMemory, features: Features, p: &Placement) -> DriverPath {
+    DriverPath::new(mem, features, &p.receiveq, &p.transmitq, &p.buffers).unwrap()
+}
+
+fn device_path(mem: &BusMemory, features: Features, p: &Placement) -> DevicePath {
+    DevicePath::new(mem, features, &p.receiveq, &p.transmitq).unwrap()
+}
+
+/// A netdev that can be read into ring memory as into private memory, and says so if it is cut.
+fn read(mem: &BusMemory, room: Room<'_>, frame: &[u8]) {
+    match room {
+        Room::Nowhere => panic!("there is no room"),
+        Room::Private(buffer) => buffer[..frame.len()].copy_from_slice(frame),
+        Room::Shared(spans) => {
+            assert!(spans.len() <= MOST_SPANS, "{} spans", spans.len());
+            assert!(spans.iter().map(|s| s.len()).sum::<usize>() >= frame.len(), "frame is cut");
+            path::copy_in(mem, spans, 0, frame);
+        }
+    }
+}
+
+/// What a netdev would be given: the private start, then the shared rest.
+fn written(mem: &BusMemory, prefix: &[u8], tail: &[crate::memory::Span], len: usize) -> Vec<u8> {
+    let mut frame = prefix.to_vec();
+    for span in tail {
+        let at = frame.len();
+        frame.resize(at + span.len(), 0);
+        mem.view(*span).unwrap().copy_to(0, &mut frame[at..]);
+    }
+    assert_eq!(frame.len(), len + net::HEADER_LEN);
+    frame
+}
+
+/// One end: a path, and a worker that does not spin and does not oversleep.
+#[derive(Debug)]
+struct End<P> {
+    path: P,
+    outbox: VecDeque<Vec<u8>>,
+    inbox: VecDeque<Vec<u8>>,
+    drops: Vec<Drop>,
+    asleep: bool,
+    rings: u64,
+}
+
+impl<P: Path> End<P> {
+    fn new(path: P) -> Self {
+        Self {
+            path,
+            outbox: VecDeque::new(),
+            inbox: VecDeque::new(),
+            drops: Vec::new(),
+            asleep: false,
+            rings: 0,
+        }
+    }
+
+    /// Sends up to `batch` frames: how many, and whether it wants room.
+    fn outward(&mut self, mem: &BusMemory, batch: usize) -> (usize, bool) {
+        let (mut frames, mut blocked) = (0, false);
+        while frames < batch {
+            let room = self.path.room(mem).unwrap();
+            if matches!(room, Room::Nowhere) {
+                blocked = true;
+                break;
+            }
+            let Some(frame) = self.outbox.pop_front() else { break };
+            read(mem, room, &frame);
+            self.drops.extend(self.path.sent(mem, frame.len()).unwrap());
+            frames += 1;
+        }
+        self.rings += u64::from(self.path.flush(mem));
+        (frames, blocked)
+    }
+
+    /// Takes up to `batch` frames in: how many.
+    fn inward(&mut self, mem: &BusMemory, batch: usize) -> usize {
+        let mut frames = 0;
+        while frames < batch {
+            match self.path.receive(mem).unwrap() {
+                Inward::Empty => break,
+                Inward::Dropped(reason) => self.drops.push(reason),
+                Inward::Frame { prefix, tail, len } => {
+                    self.inbox.push_back(written(mem, prefix, tail, len));
+                }
+            }
+            self.path.received(mem).unwrap();
+            frames += 1;
+        }
+        self.rings += u64::from(self.path.release(mem));
+        frames
+    }
+
+    /// What a worker does until it has moved something or sleeps. `true`: ring the other end.
+    fn turn(&mut self, mem: &BusMemory, batch: usize) -> bool {
+        let rings = self.rings;
+        if self.asleep {
+            self.path.disarm(mem);
+            self.asleep = false;
+        }
+        for _ in 0..4 {
+            let (sent, blocked) = self.outward(mem, batch);
+            if sent + self.inward(mem, batch) > 0 {
+                return self.rings > rings;
+            }
+            if !self.path.arm(mem, blocked).unwrap() {
+                self.asleep = true;
+                return self.rings > rings;
+            }
+            self.path.disarm(mem);
+        }
+        panic!("turns without progress, and does not sleep: {self:?}");
+    }
+}
+
+/// A frame of `len` bytes behind an empty header, whose bytes tell its number.
+fn frame(number: usize, len: usize) -> Vec<u8> {
+    let mut frame = vec![0; net::HEADER_LEN + len];
+    for (i, byte) in frame[net::HEADER_LEN..].iter_mut().enumerate() {
+        *byte = (number.wrapping_mul(37) + i + i / 251) as u8;
+    }
+    frame
+}
+
+/// Small, repeatable, good enough to mix things up (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n as u64) as usize
+    }
+
+    fn coin(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    /// Mostly small, sometimes as large as can be.
+    fn len(&mut self) -> usize {
+        match self.below(8) {
+            0 => 14 + self.below(65_564),
+            1 => 65_577 - self.below(3),
+            2 => 244 + self.below(30),
+            3 => 14,
+            _ => 14 + self.below(1501),
+        }
+    }
+}
