@@ -98,6 +98,8 @@ pub struct DriverPath {
     mergeable: bool,
     allowed: Offloads,
     receive_base: u64,
+    /// Receive buffers there are.
+    posted: u16,
     transmit_base: u64,
     arena: Arena,
     room_at: u32,
@@ -140,6 +142,7 @@ impl DriverPath {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_driver(features),
             receive_base: buffers.receive.start,
+            posted,
             transmit_base: buffers.transmit.start,
             room_at: 0,
             lent: [arena],
@@ -195,11 +198,8 @@ impl DriverPath {
         }
         let (header, _) = Header::read_from_prefix(&self.inward[..]).map_err(|_| Drop::TooShort)?;
         let count = header.num_buffers.get();
-        if count == 0 || count > self.receiveq.size() {
-            Err(Drop::NumBuffers)
-        } else {
-            Ok(count - 1)
-        }
+        // More than there are would be waited for in vain, with all of them in hand.
+        if count == 0 || count > self.receiveq.size() { Err(Drop::NumBuffers) } else { Ok(count - 1) }
     }
 }
 
@@ -219,9 +219,10 @@ impl Path for DriverPath {
 
     fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
         let addr = self.transmit_base + u64::from(self.room_at);
-        let Some(short) = u32::try_from(len).ok().filter(|l| *l <= RECEIVE_BUFFER) else {
-            return Ok(Some(Drop::TooLong));
-        };
+        if let Some(reason) = frame::wrong_length(len) {
+            return Ok(Some(reason));
+        }
+        let short = u32::try_from(len).expect("a frame's length");
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
             path::copy_in(mem, &[span], 0, &private[..len]);
