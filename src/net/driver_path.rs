@@ -199,7 +199,7 @@ impl DriverPath {
         let (header, _) = Header::read_from_prefix(&self.inward[..]).map_err(|_| Drop::TooShort)?;
         let count = header.num_buffers.get();
         // More than there are would be waited for in vain, with all of them in hand.
-        if count == 0 || count > self.receiveq.size() { Err(Drop::NumBuffers) } else { Ok(count - 1) }
+        if count == 0 || count > self.posted { Err(Drop::NumBuffers) } else { Ok(count - 1) }
     }
 }
 

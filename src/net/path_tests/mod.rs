@@ -1,6 +1,8 @@
 //! The two data paths against each other and against other halves driven by hand, with a netdev that
 //! is a vector of bytes.
 
+mod hostile_device;
+mod hostile_driver;
 mod pairs;
 mod stock_driver;
 
