@@ -1,0 +1,187 @@
+//! No step of the data path allocates, once the first frames have gone through.
+
+#![allow(unsafe_code, reason = "an allocator that counts is an allocator")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
+use boardlane::net::device_path::DevicePath;
+use boardlane::net::driver_path::DriverPath;
+use boardlane::net::features::Features;
+use boardlane::net::path::{Inward, Path, Room};
+use boardlane::net::placement::place;
+use boardlane::spec::{net, virtio};
+use boardlane::virtqueue::{Buffer, DriverQueue, QueueConfig};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it is; counting touches a
+// thread-local number that is not allocated.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above; `ptr` came from `alloc`, so from the system's allocator.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// How often `f` allocates on this thread.
+fn allocations(f: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    f();
+    ALLOCATIONS.get() - before
+}
+
+const SLOT: u64 = 16 << 20;
+const WINDOW: u64 = SLOT / 4;
+
+fn memory(kind: Kind) -> BusMemory {
+    let region = |at, len: u64, side| {
+        let bytes = usize::try_from(len).expect("small");
+        Region::mapped(at, len, side, Arc::new(Mapping::anonymous(bytes, kind)), 0)
+    };
+    BusMemory::new(vec![region(0, WINDOW, Side::Near), region(WINDOW, SLOT - WINDOW, Side::Far)])
+        .expect("two regions side by side")
+}
+
+/// Sends a frame of `len` bytes, header included, if there is room.
+fn send(path: &mut dyn Path, mem: &BusMemory, len: usize) -> bool {
+    match path.room(mem).expect("a sound ring") {
+        Room::Nowhere => return false,
+        Room::Private(buffer) => buffer[..12].fill(0),
+        Room::Shared(spans) => mem.view(spans[0]).expect("mapped").copy_from(0, &[0; 12]),
+    }
+    assert_eq!(path.sent(mem, len).expect("a sound ring"), None);
+    true
+}
+
+/// Takes everything in; how many frames.
+fn receive(path: &mut dyn Path, mem: &BusMemory) -> usize {
+    for frames in 0.. {
+        match path.receive(mem).expect("a sound ring") {
+            Inward::Empty => return frames,
+            Inward::Dropped(reason) => panic!("{}", reason.name()),
+            Inward::Frame { .. } => {}
+        }
+        path.received(mem).expect("a sound ring");
+    }
+    unreachable!()
+}
+
+/// A batch each way, as a worker does it, with everything that it calls in between.
+fn breath<'a>(from: &'a mut dyn Path, to: &'a mut dyn Path, mem: &BusMemory) {
+    let lengths = [26, 72, 1526, 9026, 65_589];
+    let sent = lengths.iter().filter(|len| send(from, mem, **len)).count();
+    from.flush(mem);
+    assert_eq!(receive(to, mem), sent);
+    to.release(mem);
+    for path in [from, to] {
+        let _ = path.arm(mem, true).expect("a sound ring");
+        path.disarm(mem);
+        path.tick();
+    }
+}
+
+#[test]
+fn our_two_paths_do_not_allocate() {
+    for kind in [Kind::Cached, Kind::Uncached] {
+        for off in [Features::NONE, Features::of(&[net::F_MRG_RXBUF, virtio::F_EVENT_IDX])] {
+            let mem = memory(kind);
+            let features = Features::OFFER.without(off);
+            let event_idx = features.has(virtio::F_EVENT_IDX);
+            let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], event_idx, true)
+                .expect("there is memory enough");
+            let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
+                .expect("our own placement");
+            let mut device =
+                DevicePath::new(&mem, features, &p.receiveq, &p.transmitq).expect("sound queues");
+            let mut run = |breaths| {
+                for _ in 0..breaths {
+                    breath(&mut driver, &mut device, &mem);
+                    breath(&mut device, &mut driver, &mem);
+                }
+            };
+            run(2);
+            assert_eq!(allocations(|| run(300)), 0, "{kind:?} {features}");
+        }
+    }
+}
+
+/// A driver that posts small buffers and sends in several pieces.
+struct Stock {
+    rx: DriverQueue,
+    tx: DriverQueue,
+}
+
+impl Stock {
+    const BUFFERS: u64 = WINDOW + 0x1_0000;
+
+    fn post(&mut self, mem: &BusMemory, token: u16) {
+        let addr = Self::BUFFERS + u64::from(token) * 1536;
+        let _ = self.rx.add(mem, &[], &[Buffer { addr, len: 1526 }], token);
+    }
+
+    fn turn(&mut self, mem: &BusMemory) {
+        while let Some(used) = self.rx.pop_used(mem).expect("a sound device") {
+            self.post(mem, used.token);
+        }
+        while self.tx.pop_used(mem).expect("a sound device").is_some() {}
+        let addr = WINDOW + 0x20_0000;
+        let pieces = [12, 40, 4096, 900].map(|len| Buffer { addr: addr + u64::from(len), len });
+        self.tx.add(mem, &pieces, &[], 0).expect("all came back");
+        let _ = (self.rx.publish(mem), self.tx.publish(mem));
+    }
+}
+
+#[test]
+fn the_device_s_path_does_not_allocate_for_a_driver_with_small_buffers() {
+    for kind in [Kind::Cached, Kind::Uncached] {
+        let mem = memory(kind);
+        let queue = |desc| QueueConfig {
+            size: 256,
+            desc,
+            driver: desc + 0x2000,
+            device: desc + 0x3000,
+            event_idx: true,
+            indirect: true,
+        };
+        let (receiveq, transmitq) = (queue(0x4000), queue(0x1_4000));
+        let mut stock = Stock {
+            rx: receiveq.activate_driver(&mem).expect("mapped"),
+            tx: transmitq.activate_driver(&mem).expect("mapped"),
+        };
+        let mut device =
+            DevicePath::new(&mem, Features::OFFER, &receiveq, &transmitq).expect("mapped");
+        (0..256).for_each(|token| stock.post(&mem, token));
+        let mut run = |breaths| {
+            for _ in 0..breaths {
+                stock.turn(&mem);
+                assert_eq!(receive(&mut device, &mem), 1);
+                device.release(&mem);
+                while send(&mut device, &mem, 9026) && send(&mut device, &mem, 65_589) {
+                    device.tick();
+                }
+                device.flush(&mem);
+                let _ = device.arm(&mem, true).expect("a sound driver");
+                device.disarm(&mem);
+                while device.tick().is_some() {}
+            }
+        };
+        run(20);
+        assert_eq!(allocations(|| run(300)), 0, "{kind:?}");
+    }
+}
