@@ -190,7 +190,7 @@ impl Turn {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + self.job.heartbeat;
-                if let Some(reason) = self.job.path.tick() {
+                while let Some(reason) = self.job.path.tick() {
                     self.job.stats.tx.dropped(reason);
                 }
             }

@@ -279,7 +279,7 @@ fn a_queue_of_the_smallest_buffers_carries_small_frames_and_drops_others() {
 fn ring_memory_in_many_pieces_is_not_lent_because_one_read_takes_only_so_many() {
     // 256 chains of 64 pieces of 5 bytes: 65,601 bytes take 13,121 pieces.
     let mut stock = Stock::new(SIZE, Kind::Cached, features(true, true, true), &[5; 64], true);
-    assert_eq!(stock.post(0..SIZE), SIZE.into());
+    assert_eq!(stock.post(0..SIZE), usize::from(SIZE));
     let path = &mut stock.device.path;
     assert!(matches!(path.room(&stock.mem).unwrap(), Room::Private(_)));
     let sent = frame(1, 65_577);
