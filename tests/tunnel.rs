@@ -253,6 +253,8 @@ impl World {
     fn check(&self) {
         assert!(self.driver.is_running(), "failures so far: {:?}", self.failures);
         assert_eq!(self.device.status(), 15, "{:?}", self.device.broken());
+        let refused = self.device_end.counters().queues_refused;
+        assert_eq!(refused, 0, "repeated requests are none that change an enabled queue");
         let (features, config) = self.told.as_ref().expect("running");
         let (active_features, queues) = self.active.as_ref().expect("active");
         assert_eq!(*features, active_features.bits());

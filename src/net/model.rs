@@ -322,6 +322,9 @@ impl Device for NetDevice {
         if self.resetting {
             return Err(QueueError::InReset);
         }
+        if repeats(queue, update) {
+            return Ok(());
+        }
         if self.status & status::FEATURES_OK == 0 {
             return Err(QueueError::BeforeFeaturesOk);
         }
@@ -340,20 +343,27 @@ fn empty_queues(offer: &Offer) -> [QueueState; 2] {
     [offer.rx_size, offer.tx_size].map(|max_size| QueueState { max_size, ..Default::default() })
 }
 
+/// Whether `update` asks an enabled queue for what it is already: a driver that missed the answer repeats
+/// its request.
+fn repeats(queue: &QueueState, update: &QueueUpdate) -> bool {
+    queue.enabled
+        && update.operation != QueueOperation::KeepDisabled
+        && update.size.is_none_or(|size| size == u32::from(queue.size))
+        && update.desc.is_none_or(|addr| addr == queue.desc)
+        && update.driver.is_none_or(|addr| addr == queue.driver)
+        && update.device.is_none_or(|addr| addr == queue.device)
+}
+
 /// What a queue becomes by `update`, if that is something it can be.
 fn updated(queue: &QueueState, update: &QueueUpdate) -> Result<QueueState, QueueError> {
-    let changes = update.size.is_some()
-        || update.desc.is_some()
-        || update.driver.is_some()
-        || update.device.is_some();
-    if queue.enabled && (changes || update.operation == QueueOperation::KeepDisabled) {
+    if queue.enabled {
         return Err(QueueError::Enabled);
     }
     let size = update.size.unwrap_or(u32::from(queue.size));
     let new = QueueState {
         max_size: queue.max_size,
         size: u16::try_from(size).unwrap_or(u16::MAX),
-        enabled: queue.enabled || update.operation == QueueOperation::Enable,
+        enabled: update.operation == QueueOperation::Enable,
         desc: update.desc.unwrap_or(queue.desc),
         driver: update.driver.unwrap_or(queue.driver),
         device: update.device.unwrap_or(queue.device),

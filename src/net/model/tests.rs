@@ -208,6 +208,17 @@ fn a_queue_may_be_set_up_in_pieces_and_then_enabled() {
     assert!(device.queue(1).enabled, "what asks for nothing new is no error");
 }
 
+#[test]
+fn a_request_that_is_repeated_word_by_word_is_no_change() {
+    let mut device = set_up();
+    let before = device.queues;
+    assert_eq!(device.set_queue(0, &enable(256)), Ok(()), "the answer was lost");
+    assert_eq!(device.set_queue(1, &QueueUpdate { desc: Some(0x1000), ..NOTHING }), Ok(()));
+    device.set_status(u32::from(DRIVER_OK));
+    assert_eq!(device.set_queue(0, &enable(256)), Ok(()), "late, but nothing new");
+    assert_eq!(device.queues, before);
+}
+
 /// The update is refused with this sentence, and nothing changes.
 #[track_caller]
 fn refused(device: &mut NetDevice, index: u32, update: QueueUpdate, sentence: &str) {
@@ -262,8 +273,15 @@ fn each_rule_for_setting_up_a_queue_has_its_sentence() {
 
     d.set_queue(0, &enable(64)).unwrap();
     let sentence = "an enabled queue changes only by a reset";
-    refused(d, 0, enable(64), sentence);
-    refused(d, 0, QueueUpdate { desc: Some(0x4000), ..NOTHING }, sentence);
+    refused(d, 0, enable(128), sentence);
+    for other in [
+        QueueUpdate { size: Some(128), ..NOTHING },
+        QueueUpdate { desc: Some(0x4000), ..NOTHING },
+        QueueUpdate { driver: Some(0x4000), ..enable(64) },
+        QueueUpdate { device: Some(0), ..enable(64) },
+    ] {
+        refused(d, 0, other, sentence);
+    }
     refused(d, 0, QueueUpdate { operation: QueueOperation::KeepDisabled, ..NOTHING }, sentence);
 }
 
