@@ -341,7 +341,7 @@ impl Link {
             epoch: self.session.epoch(),
             layout: window::LAYOUT_VERSION,
             mac: if self.params.role == Role::Driver { self.params.mac } else { [0; 6] },
-            version: self.params.version.clone(),
+            version: self.params.version.as_str().into(),
         };
         self.core = Some(match self.params.role {
             Role::Device => {

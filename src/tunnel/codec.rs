@@ -34,7 +34,7 @@ use super::message::{
     Body, Hello, MAX_BLOCKS, MAX_DATA, MAX_DEVICES, MAX_EVENT_DATA, MAX_VERSION, Message,
     VqueueState,
 };
-use super::octets::{DecodeError, Reader, Writer, is_plain, len32};
+use super::octets::{DecodeError, Reader, Writer, len32};
 use crate::spec::msg::{self, TYPE_BUS, TYPE_RESPONSE};
 
 /// Writes `m` to the start of `out`, zeroes the rest, and returns the message's length.
@@ -237,9 +237,7 @@ fn write_hello(w: &mut Writer<'_>, hello: &Hello) {
     w.bytes(&hello.mac);
     w.le16(0);
     let mut version = [0; MAX_VERSION];
-    for (to, from) in version.iter_mut().zip(hello.version.chars()) {
-        *to = u8::try_from(from).ok().filter(|c| is_plain(*c)).unwrap_or(b'?');
-    }
+    version[..hello.version.len()].copy_from_slice(hello.version.as_bytes());
     w.bytes(&version);
 }
 

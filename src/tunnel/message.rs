@@ -3,6 +3,9 @@
 //! A message's meaning is the same in every dialect of virtio-msg; only its octets differ. So the two
 //! sides of the tunnel know these types alone, and a dialect is a codec behind them.
 
+use std::fmt;
+use std::ops::Deref;
+
 use crate::spec::msg;
 
 pub use super::codec::{decode, encode};
@@ -73,8 +76,48 @@ pub struct Hello {
     pub layout: u32,
     /// Driver end: the MAC address meant for the device's netdev; zero if none.
     pub mac: [u8; 6],
-    /// Program version, ASCII, at most [`MAX_VERSION`] bytes.
-    pub version: String,
+    /// The sender's program version.
+    pub version: Version,
+}
+
+/// A program's version as HELLO carries it: plain text of at most [`MAX_VERSION`] bytes. It is made so,
+/// whatever it is made from: it is sent whole, and it can stand in a log.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Version(String);
+
+impl Version {
+    /// The text up to its first zero byte or [`MAX_VERSION`] bytes; what is not plain becomes `?`.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let plain = |c: &u8| if c.is_ascii_graphic() || *c == b' ' { char::from(*c) } else { '?' };
+        Self(bytes.iter().take_while(|c| **c != 0).take(MAX_VERSION).map(plain).collect())
+    }
+}
+
+impl From<&str> for Version {
+    fn from(text: &str) -> Self {
+        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect();
+        Self::from_bytes(&bytes)
+    }
+}
+
+impl Deref for Version {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
 }
 
 /// Every message of the transport and of the bus, as meaning.

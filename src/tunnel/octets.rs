@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::message::{Blocks, Body, Hello, MAX_BLOCKS, MAX_VERSION};
+use super::message::{Blocks, Body, Hello, MAX_BLOCKS, MAX_VERSION, Version};
 use crate::spec::msg::{self, TYPE_BUS, TYPE_RESPONSE};
 
 /// Why octets are not a message.
@@ -87,11 +87,6 @@ impl fmt::Display for DecodeError {
 }
 
 impl std::error::Error for DecodeError {}
-
-/// What a version may be made of; it ends up in logs.
-pub(super) fn is_plain(c: u8) -> bool {
-    c.is_ascii_graphic() || c == b' '
-}
 
 pub(super) fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
@@ -185,9 +180,7 @@ impl<'a> Reader<'a> {
         let (revision, max_len, transport_features) = (self.le32()?, self.le32()?, self.le64()?);
         let (epoch, layout, mac) = (self.le32()?, self.le32()?, self.array()?);
         self.le16()?;
-        let version: [u8; MAX_VERSION] = self.array()?;
-        let version = version.iter().take_while(|c| **c != 0);
-        let version = version.map(|c| if is_plain(*c) { char::from(*c) } else { '?' }).collect();
+        let version = Version::from_bytes(self.bytes(MAX_VERSION)?);
         Ok(Hello { revision, max_len, transport_features, epoch, layout, mac, version })
     }
 

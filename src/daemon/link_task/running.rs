@@ -240,7 +240,7 @@ impl<'a> Running<'a> {
                 Event::State(state, reason) => self.state(state, reason),
                 Event::Ring { owner, vector } => self.ring(owner, vector),
                 Event::Peer(hello) => {
-                    self.task.view.borrow_mut().peer_version = Some(hello.version);
+                    self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
                     self.take_mac(hello.mac).await;
                 }
                 Event::Carrier(up) => self.carrier(up),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tunnel::arbitrary::nearly_a_message;
-use crate::tunnel::message::Blocks;
+use crate::tunnel::message::{Blocks, Version};
 
 /// Octets from hexadecimal; blanks do not count.
 fn hex(text: &str) -> Vec<u8> {
@@ -211,17 +211,24 @@ fn a_longer_hello_of_a_later_version_is_understood() {
 }
 
 #[test]
-fn a_version_from_the_peer_is_plain_text_when_it_reaches_a_log() {
-    let mut long = hello();
-    long.version = "naïve\n".repeat(9);
+fn a_version_is_cut_where_it_is_made_and_goes_round_whole() {
+    let version = Version::from("naïve\n".repeat(9).as_str());
+    assert_eq!(version.len(), MAX_VERSION);
+    assert!(version.starts_with("na?ve?na"));
+    let long = Message { dev_num: 0, token: 0, body: Body::Hello(Hello { version, ..hello() }) };
     let mut out = [0; msg::MAX_LEN];
-    let len = encode(&message(0, 0, Body::Hello(long)), &mut out);
-    assert_eq!(out[40..48], *b"na?ve?na");
-    assert_eq!(len, 72);
-    out[40] = 0x1B;
+    assert_eq!(encode(&long, &mut out), 72);
+    assert_eq!(decode(&out), Ok(long));
+    assert_eq!(*Version::from("1.0\0-secret"), *"1.0");
+}
+
+#[test]
+fn a_version_from_the_peer_is_plain_text_when_it_reaches_a_log() {
+    let mut out = [0; msg::MAX_LEN];
+    encode(&message(0, 0, Body::Hello(hello())), &mut out);
+    out[40..44].copy_from_slice(b"\x1B[2m");
     let Body::Hello(got) = decode(&out).unwrap().body else { panic!("not a HELLO") };
-    assert_eq!(got.version.len(), MAX_VERSION);
-    assert!(got.version.starts_with("?a?ve?na"));
+    assert_eq!(got.version.to_string(), "?[2m0");
 }
 
 #[test]
