@@ -31,7 +31,7 @@ use crate::spec::{msg, net, virtio, window};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{DriverConfig, DriverTunnel};
 use crate::tunnel::fifo::{Fifo, FifoError};
-use crate::tunnel::message::Hello;
+use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
 
@@ -353,12 +353,13 @@ impl Link {
                     tx_size: QUEUE_SIZE,
                 }));
                 model.set_link(true);
-                Core::Device { tunnel: Box::new(DeviceTunnel::new(hello)), model }
+                Core::Device { tunnel: Box::new(DeviceTunnel::new(Dialect::V2, hello)), model }
             }
             Role::Driver => Core::Driver {
                 tunnel: Box::new(DriverTunnel::new(
                     now,
                     DriverConfig {
+                        dialect: Dialect::V2,
                         hello,
                         wanted: Features::OFFER.without(self.params.features_off).bits(),
                         required: 1 << virtio::F_VERSION_1,

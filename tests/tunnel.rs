@@ -1,5 +1,5 @@
 //! Both ends of the tunnel, with the network device behind one, over mailboxes that lose and repeat
-//! messages, on a clock of their own. Each seed is one history; a failure names it.
+//! messages, on a clock of their own, in both dialects. Each seed is one history; a failure names it.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -11,10 +11,12 @@ use boardlane::net::model::{self, NetDevice, Offer};
 use boardlane::spec::{msg, net, virtio, window};
 use boardlane::tunnel::device::{self, DeviceTunnel};
 use boardlane::tunnel::driver::{self, DriverConfig, DriverTunnel, QueueSetup};
-use boardlane::tunnel::message::Hello;
+use boardlane::tunnel::message::{Dialect, Hello};
 use boardlane::tunnel::model::Device;
 
-const SEEDS: u64 = 300;
+const BOTH: [Dialect; 2] = [Dialect::V1, Dialect::V2];
+/// Histories in each dialect.
+const SEEDS: u64 = 200;
 /// Time between two looks at the mailboxes.
 const TICK: Duration = Duration::from_millis(3);
 
@@ -89,7 +91,7 @@ fn hello(epoch: u32) -> Hello {
 }
 
 impl World {
-    fn new(seed: u64, trouble: bool) -> Self {
+    fn new(dialect: Dialect, seed: u64, trouble: bool) -> Self {
         let offer = Offer {
             features: Features::OFFER,
             mac: [2, 0, 0, 0, 0, 1],
@@ -98,6 +100,7 @@ impl World {
             tx_size: 128,
         };
         let config = DriverConfig {
+            dialect,
             hello: hello(0xD1),
             wanted: Features::OFFER.bits() & !(1 << net::F_CSUM),
             required: 1 << virtio::F_VERSION_1,
@@ -118,7 +121,7 @@ impl World {
             to_device: mailbox(),
             to_driver: mailbox(),
             driver: DriverTunnel::new(now, config),
-            device_end: DeviceTunnel::new(hello(0xDE)),
+            device_end: DeviceTunnel::new(dialect, hello(0xDE)),
             device: NetDevice::new(offer),
             again: None,
             failures: Vec::new(),
@@ -277,46 +280,64 @@ fn queue(index: u16) -> QueueSetup {
 
 #[test]
 fn over_perfect_mailboxes_the_two_ends_agree_at_the_first_try() {
-    let mut world = World::new(1, false);
-    world.run(Duration::from_secs(1), false);
-    world.check();
-    assert_eq!(world.failures, [""; 0]);
-    assert_eq!(world.driver.counters().unexpected, 0);
-    assert_eq!(world.driver.counters().retries, 0);
-    world.driver.notify_available(1);
-    world.run(TICK * 2, false);
-    assert_eq!(world.available, 1);
+    for dialect in BOTH {
+        let mut world = World::new(dialect, 1, false);
+        world.run(Duration::from_secs(1), false);
+        world.check();
+        assert_eq!(world.failures, [""; 0]);
+        assert_eq!(world.driver.counters().unexpected, 0);
+        assert_eq!(world.driver.counters().retries, 0);
+        world.driver.notify_available(1);
+        world.run(TICK * 2, false);
+        assert_eq!(world.available, 1);
+    }
 }
 
 #[test]
 fn after_any_history_of_lost_and_repeated_messages_the_two_ends_agree() {
-    let (mut failures, mut retries) = (0, 0);
-    for seed in 0..SEEDS {
-        let mut world = World::new(seed, true);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            world.run(Duration::from_secs(20), true);
-            for mailbox in [&mut world.to_device, &mut world.to_driver] {
-                (mailbox.lost, mailbox.repeated) = (0, 0);
-            }
-            world.run(Duration::from_secs(10), false);
-            // What lost events did not tell, a keepalive does.
-            world.driver.ping(world.now);
-            world.run(Duration::from_secs(10), false);
-            world.check();
-        }));
-        assert!(outcome.is_ok(), "seed {seed}");
-        failures += world.failures.len();
-        retries += world.driver.counters().retries;
+    for dialect in BOTH {
+        let (mut failures, mut retries) = (0, 0);
+        for seed in 0..SEEDS {
+            let mut world = World::new(dialect, seed, true);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                world.run(Duration::from_secs(20), true);
+                for mailbox in [&mut world.to_device, &mut world.to_driver] {
+                    (mailbox.lost, mailbox.repeated) = (0, 0);
+                }
+                world.run(Duration::from_secs(10), false);
+                // What lost events did not tell, a keepalive does.
+                world.driver.ping(world.now);
+                world.run(Duration::from_secs(10), false);
+                world.check();
+            }));
+            assert!(outcome.is_ok(), "dialect {dialect}, seed {seed}");
+            failures += world.failures.len();
+            retries += world.driver.counters().retries;
+        }
+        assert!(failures > 0 && retries > 0, "no history was bad enough to show anything");
     }
-    assert!(failures > 0 && retries > 0, "no history was bad enough to show anything");
 }
 
 #[test]
 fn an_orderly_stop_leaves_the_device_reset() {
-    let mut world = World::new(7, false);
-    world.run(Duration::from_secs(1), false);
-    world.driver.reset(world.now);
-    world.run(Duration::from_secs(1), false);
-    assert_eq!((world.told, world.active), (None, None));
-    assert_eq!(world.device.status(), 0);
+    for dialect in BOTH {
+        let mut world = World::new(dialect, 7, false);
+        world.run(Duration::from_secs(1), false);
+        world.driver.reset(world.now);
+        world.run(Duration::from_secs(1), false);
+        assert_eq!((world.told, world.active), (None, None));
+        assert_eq!(world.device.status(), 0);
+    }
+}
+
+#[test]
+fn ends_of_different_dialects_do_not_meet_and_the_driver_says_which_to_set() {
+    for dialect in BOTH {
+        let mut world = World::new(dialect, 3, false);
+        world.device_end = DeviceTunnel::new(dialect.other(), hello(0xDE));
+        world.run(Duration::from_millis(400), false);
+        let [failure] = &world.failures[..] else { panic!("{:?}", world.failures) };
+        assert!(failure.ends_with(&format!("set dialect = \"{}\"", dialect.other())), "{failure}");
+        assert_eq!(world.device.status(), 0, "the device was left alone");
+    }
 }

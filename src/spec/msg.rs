@@ -1,4 +1,4 @@
-//! virtio-msg's numbers (PATCH v2 layout, May 2026): message types, ids, sizes.
+//! virtio-msg's numbers (RFC3 of November 2025 to PATCH v2 of May 2026): message types, ids, sizes.
 //!
 //! Offsets of fields stand with the codec in [`crate::tunnel::message`], one table per message.
 
@@ -8,6 +8,9 @@ pub const HEADER_LEN: usize = 8;
 pub const MAX_LEN: usize = 264;
 /// The revision of virtio-msg that both dialects call themselves.
 pub const REVISION: u32 = 1;
+
+/// Feature bits of a device in dialect v1, as its drivers want it: neither more nor less.
+pub const V1_FEATURE_BITS: u32 = 64;
 
 /// Type bit: this is a response.
 pub const TYPE_RESPONSE: u8 = 1;
@@ -52,7 +55,7 @@ pub const BUS_EVENT_DEVICE: u8 = 0x40;
 /// Bus, private: both ends say what they are.
 pub const BUS_HELLO: u8 = 0x80;
 
-/// `EVENT_DEVICE` state: the device is there.
+/// `EVENT_DEVICE` state: the device is there (v1 calls it READY).
 pub const DEVICE_ADDED: u16 = 1;
 /// `EVENT_DEVICE` state: the device is gone.
 pub const DEVICE_REMOVED: u16 = 2;

@@ -1,4 +1,5 @@
-//! virtio-msg's octets, dialect "v2" (the PATCH v2 layout of May 2026).
+//! virtio-msg's octets, dialect "v2" (the PATCH v2 layout of May 2026), and what dialect "v1" shares
+//! with it; the rest of v1 stands in [`v1`].
 //!
 //! All fields are little-endian. Every message begins with the header: 0 type u8, 1 id u8, 2 device
 //! number le16 (0 in messages of the bus), 4 token le16, 6 total size le16. The rest, by offset from
@@ -30,8 +31,10 @@
 //! Reserved bits of the header and reserved fields are sent as zero and ignored when received, except
 //! `SET_VQUEUE`'s reserved word, which the device judges.
 
+mod v1;
+
 use super::message::{
-    Body, Hello, MAX_BLOCKS, MAX_DATA, MAX_DEVICES, MAX_EVENT_DATA, MAX_VERSION, Message,
+    Body, Dialect, Hello, MAX_BLOCKS, MAX_DATA, MAX_DEVICES, MAX_EVENT_DATA, MAX_VERSION, Message,
     VqueueState,
 };
 use super::octets::{DecodeError, Reader, Writer, len32};
@@ -43,7 +46,7 @@ use crate::spec::msg::{self, TYPE_BUS, TYPE_RESPONSE};
 ///
 /// If `m` holds more than a message carries (`MAX_DATA` and its like), or a bitmap that is not of
 /// its count's length: whoever makes a message bounds it.
-pub fn encode(m: &Message, out: &mut [u8; msg::MAX_LEN]) -> usize {
+pub fn encode(dialect: Dialect, m: &Message, out: &mut [u8; msg::MAX_LEN]) -> usize {
     out.fill(0);
     let (kind, id) = kind_and_id(&m.body);
     let mut w = Writer { out, at: 0 };
@@ -51,7 +54,9 @@ pub fn encode(m: &Message, out: &mut [u8; msg::MAX_LEN]) -> usize {
     w.le16(m.dev_num);
     w.le16(m.token);
     w.le16(0);
-    write_body(&mut w, &m.body);
+    if dialect == Dialect::V2 || !v1::write(&mut w, &m.body) {
+        write_body(&mut w, &m.body);
+    }
     let len = w.at;
     let size = u16::try_from(len).unwrap_or(u16::MAX);
     out[6..8].copy_from_slice(&size.to_le_bytes());
@@ -59,7 +64,7 @@ pub fn encode(m: &Message, out: &mut [u8; msg::MAX_LEN]) -> usize {
 }
 
 /// Reads the message at the start of `bytes`, which may be a longer slot.
-pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+pub fn decode(dialect: Dialect, bytes: &[u8]) -> Result<Message, DecodeError> {
     let &[kind, id, d0, d1, t0, t1, s0, s1, ..] = bytes else {
         return Err(DecodeError::NoHeader { len: bytes.len() });
     };
@@ -80,6 +85,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
     }
     let mut r = Reader { message, size, rest };
     let body = match kind {
+        _ if dialect == Dialect::V1 && v1::differs(kind, id) => v1::read(&mut r, kind, id)?,
         0 => read_request(&mut r, id)?,
         TYPE_RESPONSE => read_response(&mut r, id)?,
         TYPE_BUS => read_bus_request(&mut r, id)?,

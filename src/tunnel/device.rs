@@ -13,7 +13,9 @@
 //! * nothing grows: answers and events have a bound, a changed config is one notice that the next
 //!   change overwrites, and a PING replaces the one before;
 //! * this bus has one device, number 0;
-//! * config generations follow the baseline profile: a `SET_CONFIG` is never refused for its generation.
+//! * the dialect is configured, never guessed: a driver's requests do not tell it;
+//! * config generations in v2 follow the baseline profile: a `SET_CONFIG` is never refused for its
+//!   generation. In v1 one whose generation is not the present one is refused.
 //!
 //! A reset need not be over when it is answered: the answer, and `GET_DEVICE_STATUS` after it, report the
 //! status that the device has, which is 0 only once nothing of the old rings is in use any more.
@@ -22,7 +24,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::message::{
-    self, Blocks, Body, DecodeError, Hello, MAX_EVENT_DATA, Message, VqueueState,
+    self, Blocks, Body, DecodeError, Dialect, Hello, MAX_EVENT_DATA, Message, VqueueState,
 };
 use super::model::{Device, QueueError, QueueOperation, QueueUpdate};
 use crate::spec::msg;
@@ -107,6 +109,7 @@ struct Ping {
 /// The device side of the tunnel.
 #[derive(Debug)]
 pub struct DeviceTunnel {
+    dialect: Dialect,
     ours: Hello,
     /// The driver end's HELLO was refused.
     refused: bool,
@@ -121,9 +124,11 @@ pub struct DeviceTunnel {
 }
 
 impl DeviceTunnel {
-    /// A tunnel at rest. `ours` is what the driver end is told when it says HELLO.
-    pub fn new(ours: Hello) -> Self {
+    /// A tunnel at rest for drivers that speak `dialect`. `ours` is what the driver end is told when it
+    /// says HELLO.
+    pub fn new(dialect: Dialect, ours: Hello) -> Self {
         Self {
+            dialect,
             ours,
             refused: false,
             limit: msg::MAX_LEN,
@@ -152,7 +157,7 @@ impl DeviceTunnel {
             self.counters.lost += 1;
             return;
         }
-        let Message { dev_num, token, body } = match message::decode(bytes) {
+        let Message { dev_num, token, body } = match message::decode(self.dialect, bytes) {
             Ok(message) => message,
             Err(error) => {
                 self.counters.malformed += 1;
@@ -213,7 +218,7 @@ impl DeviceTunnel {
             let body = Body::EventConfig { status, generation, offset: 0, data };
             Message { dev_num: DEVICE_NUMBER, token: 0, body }
         };
-        Some(message::encode(&message, out))
+        Some(message::encode(self.dialect, &message, out))
     }
 
     /// The next event for the link.
@@ -232,7 +237,7 @@ impl DeviceTunnel {
 
     fn answer(&mut self, answer: Message) {
         if self.limit < msg::MAX_LEN
-            && message::encode(&answer, &mut [0; msg::MAX_LEN]) > self.limit
+            && message::encode(self.dialect, &answer, &mut [0; msg::MAX_LEN]) > self.limit
         {
             self.counters.unanswerable += 1;
             return;
@@ -282,6 +287,7 @@ impl DeviceTunnel {
 
     /// The devices from `offset` on: ours, if it is among them, and an end to the search.
     fn devices(&self, offset: u16, count: u16) -> Body {
+        // A multiple of 8, as v1 wants the count to be.
         let most = (self.limit - (msg::MAX_LEN - message::MAX_DEVICES / 8)) * 8;
         let count = count.min(u16::try_from(most).unwrap_or(u16::MAX));
         let mut bitmap = vec![0; usize::from(count).div_ceil(8)];
@@ -294,9 +300,13 @@ impl DeviceTunnel {
     /// Has the device do what the driver asks.
     fn handle_transport(&mut self, body: Body, device: &mut impl Device) -> Option<Body> {
         Some(match body {
-            Body::GetDeviceInfo => device_info(device),
+            Body::GetDeviceInfo => self.device_info(device),
             Body::GetDeviceFeatures { index, count } => {
-                let block = |i| index.checked_add(i).map_or(0, |index| device.features(index));
+                let blocks = self.feature_blocks(device);
+                let block = |i| match index.checked_add(i) {
+                    Some(index) if index < blocks => device.features(index),
+                    _ => 0,
+                };
                 Body::DeviceFeatures(Blocks { index, blocks: (0..count).map(block).collect() })
             }
             Body::SetDriverFeatures(Blocks { index, blocks }) => {
@@ -310,8 +320,9 @@ impl DeviceTunnel {
                 device.read_config(offset, &mut data);
                 Body::Config { generation: device.generation(), offset, data }
             }
-            Body::SetConfig { generation: _, offset, mut data } => {
-                if !data.is_empty() && !device.write_config(offset, &data) {
+            Body::SetConfig { generation, offset, mut data } => {
+                let stale = self.dialect == Dialect::V1 && generation != device.generation();
+                if !data.is_empty() && (stale || !device.write_config(offset, &data)) {
                     data.clear();
                 }
                 Body::ConfigSet { generation: device.generation(), offset, data }
@@ -354,6 +365,28 @@ impl DeviceTunnel {
             }
         })
     }
+
+    /// How many blocks of feature bits the driver is told of.
+    fn feature_blocks(&self, device: &impl Device) -> u32 {
+        match self.dialect {
+            Dialect::V1 => msg::V1_FEATURE_BITS / 32,
+            Dialect::V2 => device.info().num_feature_blocks,
+        }
+    }
+
+    fn device_info(&self, device: &impl Device) -> Body {
+        let info = device.info();
+        Body::DeviceInfo {
+            device_id: info.device_id,
+            vendor_id: info.vendor_id,
+            uuid: [0; 16],
+            num_feature_blocks: self.feature_blocks(device),
+            config_size: info.config_size,
+            max_virtqueues: info.max_virtqueues,
+            admin_vq_start: 0,
+            admin_vq_count: 0,
+        }
+    }
 }
 
 /// What came of a message at the bus.
@@ -361,20 +394,6 @@ enum Handled {
     Answer(Body),
     Done,
     Transport(Body),
-}
-
-fn device_info(device: &impl Device) -> Body {
-    let info = device.info();
-    Body::DeviceInfo {
-        device_id: info.device_id,
-        vendor_id: info.vendor_id,
-        uuid: [0; 16],
-        num_feature_blocks: info.num_feature_blocks,
-        config_size: info.config_size,
-        max_virtqueues: info.max_virtqueues,
-        admin_vq_start: 0,
-        admin_vq_count: 0,
-    }
 }
 
 fn vqueue(device: &impl Device, index: u32) -> Body {

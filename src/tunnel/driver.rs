@@ -17,6 +17,9 @@
 //! | queues | `SET_VQUEUE` and `GET_VQUEUE` of each | the owner gave the queues, the device confirms them |
 //! | running | DRIVER_OK; later PING, `GET_DEVICE_STATUS`, `GET_CONFIG` | until a failure, `reset` or `restart` |
 //!
+//! The dialect is the owner's to know. A device that answers `GET_DEVICE_INFO` in the other one is recognised,
+//! before it is touched, and the session fails by saying so.
+//!
 //! Invariants: what is held is bounded by the number of queues and a few messages, whatever arrives.
 //! A message that nothing waits for is counted and changes nothing. After [`Event::Failed`] or
 //! [`Event::Stopped`] no event follows; one message may, which sets FAILED, until `restart`.
@@ -34,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use crate::spec::{msg, virtio};
 
-use super::message::{self, Body, Message};
+use super::message::{self, Body, Dialect, Message};
 use bringup::Step;
 use config_space::Reading;
 use exchange::{Exchange, Overdue};
@@ -50,6 +53,8 @@ const MAX_REPLIES: usize = 4;
 /// What a session is to reach.
 #[derive(Clone, Debug)]
 pub struct DriverConfig {
+    /// What the device speaks.
+    pub dialect: Dialect,
     /// What we say about ourselves.
     pub hello: Hello,
     /// Feature bits that we are ready to accept.
@@ -193,10 +198,22 @@ impl DriverTunnel {
     /// Takes one message of the other end, as octets.
     pub fn handle_message(&mut self, now: Instant, bytes: &[u8]) {
         self.counters.received += 1;
-        match message::decode(bytes) {
+        let ours = self.config.dialect;
+        match message::decode(ours, bytes) {
             Ok(message) => self.handle(now, message),
+            Err(_) if self.is_identified_as(ours.other(), bytes) => {
+                self.fail(DriverError::Dialect { ours, theirs: ours.other() });
+            }
             Err(_) => self.counters.malformed += 1,
         }
+    }
+
+    /// Whether octets that are no message of our dialect answer our `GET_DEVICE_INFO` in `dialect`.
+    fn is_identified_as(&mut self, dialect: Dialect, bytes: &[u8]) -> bool {
+        message::decode(dialect, bytes).is_ok_and(|answer| {
+            matches!(answer.body, Body::DeviceInfo { .. })
+                && self.exchange.take_answer(&answer).is_some()
+        })
     }
 
     /// Does what is due.
@@ -212,7 +229,7 @@ impl DriverTunnel {
     pub fn poll_message(&mut self, out: &mut [u8; msg::MAX_LEN]) -> Option<usize> {
         let message = self.next_message()?;
         self.counters.sent += 1;
-        Some(message::encode(&message, out))
+        Some(message::encode(self.config.dialect, &message, out))
     }
 
     /// The next thing to tell the owner.

@@ -1,7 +1,7 @@
 //! virtio-msg messages: their meaning ([`Message`]); [`encode`] and [`decode`] give it octets.
 //!
-//! A message's meaning is the same in every dialect of virtio-msg; only its octets differ. So the two
-//! sides of the tunnel know these types alone, and a dialect is a codec behind them.
+//! A message's meaning is the same in each [`Dialect`] of virtio-msg; only its octets differ. So the two
+//! sides of the tunnel work with these types, and a dialect is a codec behind them.
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,6 +10,47 @@ use crate::spec::msg;
 
 pub use super::codec::{decode, encode};
 pub use super::octets::DecodeError;
+
+/// The drafts of virtio-msg that are spoken. No message tells which: a driver finds out by the size of the
+/// response to `GET_DEVICE_INFO`, a device must be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// "v1": RFC3 of November 2025 and PATCH v1 of January 2026.
+    V1,
+    /// "v2": PATCH v2 of May 2026.
+    #[default]
+    V2,
+}
+
+impl Dialect {
+    /// The one that this is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V1 => Self::V2,
+            Self::V2 => Self::V1,
+        }
+    }
+
+    /// Size in bytes of the longest message that carries nothing of variable length: the response to
+    /// `GET_VQUEUE` in v1, to `GET_DEVICE_INFO` in v2.
+    #[must_use]
+    pub fn longest_fixed(self) -> u32 {
+        match self {
+            Self::V1 => 48,
+            Self::V2 => 52,
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
 
 /// The most config space bytes a `GET_CONFIG` or `SET_CONFIG` carries.
 pub const MAX_DATA: usize = msg::MAX_LEN - 20;
@@ -51,7 +92,7 @@ pub struct VqueueState {
     pub max_size: u32,
     /// The size it has.
     pub size: u32,
-    /// `spec::msg::VQ_ENABLED` or 0.
+    /// `spec::msg::VQ_ENABLED` or 0. In v1, which has no flags, it is enabled once an area has an address.
     pub flags: u32,
     /// Bus address of the descriptor area.
     pub desc: u64,
@@ -128,6 +169,7 @@ pub enum Body {
     DeviceInfo {
         device_id: u32,
         vendor_id: u32,
+        /// Nil if there is none; always in v1.
         uuid: [u8; 16],
         num_feature_blocks: u32,
         config_size: u32,
@@ -178,9 +220,10 @@ pub enum Body {
     Vqueue(VqueueState),
     SetVqueue {
         index: u32,
+        /// In v1 always `spec::msg::VQ_ENABLE`: all values count, and the queue is live after it.
         flags: u32,
         size: u32,
-        /// Must be 0; a device does nothing otherwise, and answers.
+        /// Must be 0; a device does nothing otherwise, and answers. In v1 it does not count.
         reserved: u32,
         desc: u64,
         driver: u64,
@@ -213,6 +256,7 @@ pub enum Body {
     EventUsed {
         index: u32,
     },
+    /// In v1 offset and count are multiples of 8, here and in the response.
     GetDevices {
         offset: u16,
         count: u16,

@@ -57,6 +57,15 @@ pub enum DecodeError {
         /// The most that one message holds.
         most: usize,
     },
+    /// Dialect v1: a number of devices is no multiple of 8.
+    NotEights {
+        /// The message.
+        message: &'static str,
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: u16,
+    },
 }
 
 impl fmt::Display for DecodeError {
@@ -81,6 +90,9 @@ impl fmt::Display for DecodeError {
             }
             Self::TooMany { message, what, count, most } => {
                 write!(f, "{message} with {count} {what}; one message holds {most}")
+            }
+            Self::NotEights { message, what, value } => {
+                write!(f, "{message} with {what} {value}, which in dialect v1 is a multiple of 8")
             }
         }
     }
@@ -194,6 +206,10 @@ impl<'a> Reader<'a> {
 
     fn wrong_size(&self, needed: usize) -> DecodeError {
         DecodeError::WrongSize { message: self.message, size: self.size, needed }
+    }
+
+    pub(super) fn not_eights(&self, what: &'static str, value: u16) -> DecodeError {
+        DecodeError::NotEights { message: self.message, what, value }
     }
 
     pub(super) fn too_many(&self, what: &'static str, count: u32, most: usize) -> DecodeError {

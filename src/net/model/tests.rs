@@ -6,7 +6,7 @@ use super::*;
 use crate::spec::msg;
 use crate::tunnel::arbitrary::driver_message;
 use crate::tunnel::device::DeviceTunnel;
-use crate::tunnel::message::{self, Body, Hello, Message};
+use crate::tunnel::message::{self, Body, Dialect, Hello, Message};
 
 const OFFER: Offer = Offer {
     features: Features::OFFER,
@@ -397,14 +397,20 @@ fn what_the_device_is_covers_its_features() {
 /// A driver that goes by the book, through the tunnel, message by message.
 #[test]
 fn a_driver_by_the_book_brings_the_device_up_through_the_tunnel() {
+    by_the_book(Dialect::V1);
+    by_the_book(Dialect::V2);
+}
+
+fn by_the_book(dialect: Dialect) {
     let mut device = NetDevice::new(OFFER);
-    let mut tunnel = DeviceTunnel::new(Hello { revision: 1, layout: 1, ..Hello::default() });
+    let ours = Hello { revision: 1, layout: 1, ..Hello::default() };
+    let mut tunnel = DeviceTunnel::new(dialect, ours);
     let mut ask = |device: &mut NetDevice, body| {
         let mut octets = [0; msg::MAX_LEN];
-        message::encode(&Message { dev_num: 0, token: 1, body }, &mut octets);
+        message::encode(dialect, &Message { dev_num: 0, token: 1, body }, &mut octets);
         tunnel.handle_message(Instant::now(), &octets, device);
         let len = tunnel.poll_message(&mut octets).unwrap();
-        message::decode(&octets[..len]).unwrap().body
+        message::decode(dialect, &octets[..len]).unwrap().body
     };
     let set = |status: u8| Body::SetDeviceStatus { status: u32::from(status) };
     let is = |status: u8| Body::DeviceStatusSet { status: u32::from(status) };
@@ -470,14 +476,14 @@ proptest! {
         steps in prop::collection::vec((driver_message(), 0..8_u8), 1..80),
     ) {
         let mut device: NetDevice = start(OFFER);
-        let mut tunnel = DeviceTunnel::new(Hello::default());
+        let mut tunnel = DeviceTunnel::new(Dialect::V2, Hello::default());
         let mut octets = [0; msg::MAX_LEN];
         let mut has_queues = device.running;
         for (message, then) in steps {
             if matches!(message.body, Body::Hello(_)) {
                 continue;
             }
-            message::encode(&message, &mut octets);
+            message::encode(Dialect::V2, &message, &mut octets);
             tunnel.handle_message(Instant::now(), &octets, &mut device);
             while tunnel.poll_message(&mut octets).is_some() {}
             while tunnel.poll_event().is_some() {}

@@ -12,8 +12,6 @@ use super::{DriverError, DriverTunnel, Event, Hello};
 const RESET_POLL: Duration = Duration::from_millis(10);
 /// How long a reset may take.
 const RESET_LIMIT: Duration = Duration::from_secs(3);
-/// The longest message without data of its own: the response to `GET_DEVICE_INFO`.
-const LONGEST_FIXED: u32 = 52;
 /// Bytes of a `GET_CONFIG` response before the data.
 const CONFIG_HEADER: u32 = 20;
 /// Blocks of feature bits that we look at; virtio defines no bit above 127.
@@ -115,10 +113,11 @@ impl DriverTunnel {
                 theirs: Box::new(theirs),
             });
         }
-        if theirs.max_len < LONGEST_FIXED {
+        let least = self.config.dialect.longest_fixed();
+        if theirs.max_len < least {
             return Err(DriverError::ShortMessages(theirs.max_len));
         }
-        self.session.max_len = theirs.max_len.min(ours.max_len.max(LONGEST_FIXED));
+        self.session.max_len = theirs.max_len.min(ours.max_len.max(least));
         self.session.peer_epoch = Some(theirs.epoch);
         self.session.events.push_back(Event::Hello(theirs));
         self.request(now, Step::Identify, Body::GetDeviceInfo)

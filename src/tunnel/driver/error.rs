@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Hello;
+use super::{Dialect, Hello};
 
 /// Why the session failed. After each of them the device wants a new session from the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub enum DriverError {
         ours: Box<Hello>,
         /// What the other end said.
         theirs: Box<Hello>,
+    },
+    /// The device speaks another dialect of virtio-msg.
+    Dialect {
+        /// The one that we were told.
+        ours: Dialect,
+        /// The one that it answered in.
+        theirs: Dialect,
     },
     /// The other end takes no message as long as virtio-msg needs.
     ShortMessages(u32),
@@ -109,6 +116,11 @@ impl fmt::Display for DriverError {
                 "virtio-msg revision {} at the other end (version {:?}), {} here (version {:?}): \
                  update the older end",
                 theirs.revision, theirs.version, ours.revision, ours.version
+            ),
+            Self::Dialect { ours, theirs } => write!(
+                f,
+                "the board speaks virtio-msg dialect {theirs}, this link is configured for {ours}: \
+                 set dialect = \"{theirs}\""
             ),
             Self::ShortMessages(len) => {
                 write!(f, "the other end takes messages up to {len} bytes only")

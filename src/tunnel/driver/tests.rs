@@ -5,7 +5,7 @@ mod peer;
 
 use std::time::Duration;
 
-use board::{Bench, Board, Fate, MAC, VERSION_1, config, queue, running};
+use board::{BOTH, Bench, Board, Fate, MAC, VERSION_1, config, queue, running};
 
 use super::*;
 use crate::tunnel::message::VqueueState;
@@ -37,24 +37,72 @@ fn failure_of(board: Board) -> String {
 
 #[test]
 fn a_session_runs_the_initialisation_order_and_tells_the_owner() {
-    let mut bench = Bench::new(Board::new());
+    for dialect in BOTH {
+        let mut bench = Bench::new(Board::of(dialect));
+        bench.settle();
+        assert_eq!(bench.names(), WHOLE_SESSION);
+        let space: Vec<u8> = (0..12).collect();
+        let features = VERSION_1 | MAC;
+        assert_eq!(
+            bench.events,
+            [
+                Event::Hello(bench.board.hello.clone()),
+                Event::QueuesNeeded { max_sizes: vec![256, 256], features, config: space.clone() },
+                Event::Running { features, config: space },
+            ]
+        );
+        assert_eq!(bench.board.accepted, [1 << 5, 1, 0, 0]);
+        assert_eq!(bench.board.queues[1].device, queue(1).device);
+        assert_eq!(bench.board.queues[0].flags, 1);
+        assert_eq!(bench.passed(), Duration::ZERO);
+        assert_eq!(bench.driver.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn a_board_of_the_other_dialect_is_recognised_before_it_is_touched() {
+    for (theirs, ours) in [("v1", "v2"), ("v2", "v1")] {
+        let board = Board::of(if theirs == "v1" { Dialect::V1 } else { Dialect::V2 });
+        let config = DriverConfig { dialect: board.dialect.other(), ..config() };
+        let mut bench = Bench::with(board, config);
+        bench.settle();
+        assert_eq!(
+            bench.failure(),
+            format!(
+                "the board speaks virtio-msg dialect {theirs}, this link is configured for {ours}: \
+                 set dialect = \"{theirs}\""
+            )
+        );
+        assert_eq!(bench.names(), WHOLE_SESSION[..2]);
+        assert_eq!(bench.driver.counters().malformed, 0);
+        assert_eq!(bench.passed(), Duration::ZERO, "not only after the last attempt");
+    }
+}
+
+#[test]
+fn device_info_of_the_other_dialect_that_answers_nothing_is_malformed() {
+    let mut bench = Bench::new(Board::of(Dialect::V1));
+    bench.step();
+    let request = bench.poll().unwrap();
+    let info = bench.board.answer(&request).unwrap();
+    bench.board.dialect = Dialect::V2;
+    bench.deliver(&Message { token: info.token ^ 1, ..info.clone() });
+    bench.deliver(&Message { dev_num: 1, ..info.clone() });
+    bench.board.dialect = Dialect::V1;
+    bench.deliver(&info);
+    bench.board.dialect = Dialect::V2;
+    bench.deliver(&info);
+    bench.board.dialect = Dialect::V1;
+    assert_eq!(bench.driver.counters().malformed, 3);
     bench.settle();
-    assert_eq!(bench.names(), WHOLE_SESSION);
-    let space: Vec<u8> = (0..12).collect();
-    let features = VERSION_1 | MAC;
-    assert_eq!(
-        bench.events,
-        [
-            Event::Hello(bench.board.hello.clone()),
-            Event::QueuesNeeded { max_sizes: vec![256, 256], features, config: space.clone() },
-            Event::Running { features, config: space },
-        ]
-    );
-    assert_eq!(bench.board.accepted, [1 << 5, 1, 0, 0]);
-    assert_eq!(bench.board.queues[1].device, queue(1).device);
-    assert_eq!(bench.board.queues[0].flags, 1);
-    assert_eq!(bench.passed(), Duration::ZERO);
-    assert_eq!(bench.driver.poll_timeout(), None);
+    assert!(bench.driver.is_running(), "{:?}", bench.events);
+}
+
+#[test]
+fn a_v1_queue_that_already_has_its_default_size_is_not_busy() {
+    let mut bench = Bench::new(Board { default_size: 256, ..Board::of(Dialect::V1) });
+    bench.settle();
+    assert!(bench.driver.is_running(), "{:?}", bench.events);
 }
 
 #[test]
@@ -71,9 +119,10 @@ fn tokens_are_never_zero_and_never_repeated_in_a_session() {
 
 #[test]
 fn each_message_lost_once_is_sent_again_and_the_session_completes() {
-    for fate in [Fate::LoseRequest, Fate::LoseAnswer] {
+    let fates = [Fate::LoseRequest, Fate::LoseAnswer];
+    for (dialect, fate) in BOTH.into_iter().flat_map(|dialect| fates.map(|fate| (dialect, fate))) {
         for lost in 0..WHOLE_SESSION.len() {
-            let mut bench = Bench::new(Board::new());
+            let mut bench = Bench::new(Board::of(dialect));
             bench.settle_with(|n, _| if n == lost { fate } else { Fate::Deliver });
             assert!(bench.driver.is_running(), "{fate:?} of {lost}: {:?}", bench.events);
             assert_eq!(bench.passed(), Duration::from_secs(1));
@@ -193,9 +242,17 @@ fn an_end_of_another_layout_or_revision_is_refused_with_both_versions() {
     board.hello.revision = 2;
     let failure = failure_of(board);
     assert!(failure.contains("revision 2") && failure.contains("1 here"), "{failure}");
-    let mut board = Board::new();
-    board.hello.max_len = 44;
-    assert_eq!(failure_of(board), "the other end takes messages up to 44 bytes only");
+    for (dialect, least) in [(Dialect::V1, 48), (Dialect::V2, 52)] {
+        let mut board = Board::of(dialect);
+        board.hello.max_len = least - 1;
+        let failure = failure_of(board);
+        assert_eq!(failure, format!("the other end takes messages up to {} bytes only", least - 1));
+        let mut board = Board::of(dialect);
+        board.hello.max_len = least;
+        let mut bench = Bench::new(board);
+        bench.settle();
+        assert!(bench.driver.is_running(), "{:?}", bench.events);
+    }
 }
 
 #[test]
@@ -331,14 +388,16 @@ fn a_queues_greatest_size_is_rounded_down_to_what_a_ring_can_have() {
 
 #[test]
 fn a_queue_that_is_missing_busy_or_not_taken_fails_the_session() {
-    let mut board = Board::new();
-    board.queues[1].max_size = 0;
-    assert_eq!(failure_of(board), "device has no queue 1");
-    let board = Board { takes_queues: false, ..Board::new() };
-    assert_eq!(failure_of(board), "device did not take the configuration of queue 0");
+    for dialect in BOTH {
+        let mut board = Board::of(dialect);
+        board.queues[1].max_size = 0;
+        assert_eq!(failure_of(board), "device has no queue 1");
+        let board = Board { takes_queues: false, ..Board::of(dialect) };
+        assert_eq!(failure_of(board), "device did not take the configuration of queue 0");
 
-    let board = Board { flags_after_reset: 1, ..Board::new() };
-    assert_eq!(failure_of(board), "queue 0 is enabled right after a reset");
+        let board = Board { flags_after_reset: 1, ..Board::of(dialect) };
+        assert_eq!(failure_of(board), "queue 0 is enabled right after a reset");
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::super::{DriverConfig, DriverTunnel, Event, Hello, QueueSetup};
 use crate::spec::{msg, net, virtio, window};
-use crate::tunnel::message::{Blocks, Body, Message, VqueueState, decode, encode};
+use crate::tunnel::message::{Blocks, Body, Dialect, Message, VqueueState, decode, encode};
 
+pub(super) const BOTH: [Dialect; 2] = [Dialect::V1, Dialect::V2];
 pub(super) const VERSION_1: u128 = 1 << virtio::F_VERSION_1;
 pub(super) const MAC: u128 = 1 << net::F_MAC;
 
@@ -25,6 +26,7 @@ const RESETTING: u32 = 0x1000;
 
 /// The device: a field for each thing that a test bends.
 pub(super) struct Board {
+    pub(super) dialect: Dialect,
     pub(super) hello: Hello,
     pub(super) device_id: u32,
     pub(super) offered: Vec<u32>,
@@ -42,15 +44,23 @@ pub(super) struct Board {
     pub(super) queues: Vec<VqueueState>,
     /// `flags` of its queues after a reset.
     pub(super) flags_after_reset: u32,
+    /// `size` of its queues after a reset.
+    pub(super) default_size: u32,
     /// Whether it takes SET_VQUEUE.
     pub(super) takes_queues: bool,
     pub(super) max_virtqueues: u32,
 }
 
 impl Board {
+    /// One that speaks v2.
     pub(super) fn new() -> Self {
+        Self::of(Dialect::V2)
+    }
+
+    pub(super) fn of(dialect: Dialect) -> Self {
         let queue = |index| VqueueState { index, max_size: 256, ..VqueueState::default() };
         Self {
+            dialect,
             hello: hello(0xB0A4_D001),
             device_id: virtio::DEVICE_ID_NET,
             offered: vec![1 << net::F_MAC, 1, 0, 0],
@@ -64,6 +74,7 @@ impl Board {
             changes: 0,
             queues: vec![queue(0), queue(1)],
             flags_after_reset: 0,
+            default_size: 0,
             takes_queues: true,
             max_virtqueues: 2,
         }
@@ -139,7 +150,10 @@ impl Board {
             self.status = if self.reset_looks > 0 { RESETTING } else { 0 };
             for q in &mut self.queues {
                 let (index, max_size, flags) = (q.index, q.max_size, self.flags_after_reset);
-                *q = VqueueState { index, max_size, flags, ..VqueueState::default() };
+                // In v1 the address says that it is enabled.
+                let desc = u64::from(flags) << 12;
+                let size = self.default_size;
+                *q = VqueueState { index, max_size, size, flags, desc, ..VqueueState::default() };
             }
         }
         Body::DeviceStatusSet { status: self.status }
@@ -167,8 +181,10 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// With a driver that is told what the board speaks.
     pub(super) fn new(board: Board) -> Self {
-        Self::with(board, config())
+        let config = DriverConfig { dialect: board.dialect, ..config() };
+        Self::with(board, config)
     }
 
     pub(super) fn with(board: Board, config: DriverConfig) -> Self {
@@ -180,12 +196,12 @@ impl Bench {
     pub(super) fn poll(&mut self) -> Option<Message> {
         let mut octets = [0; msg::MAX_LEN];
         let len = self.driver.poll_message(&mut octets)?;
-        Some(decode(&octets[..len]).unwrap())
+        Some(decode(self.driver.config.dialect, &octets[..len]).unwrap())
     }
 
     pub(super) fn deliver(&mut self, message: &Message) {
         let mut octets = [0; msg::MAX_LEN];
-        let len = encode(message, &mut octets);
+        let len = encode(self.board.dialect, message, &mut octets);
         self.driver.handle_message(self.now, &octets[..len]);
         self.drain_events();
     }
@@ -279,6 +295,7 @@ pub(super) fn queue(index: u16) -> QueueSetup {
 
 pub(super) fn config() -> DriverConfig {
     DriverConfig {
+        dialect: Dialect::V2,
         hello: hello(0x1234_FFFE),
         wanted: VERSION_1 | MAC,
         required: VERSION_1,

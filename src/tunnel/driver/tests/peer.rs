@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::*;
-use super::board::{Bench, Board, Fate, hello, running};
+use super::board::{BOTH, Bench, Board, Fate, hello, running};
 use crate::tunnel::arbitrary::nearly_a_message;
 
 fn changed(status: u32) -> Body {
@@ -206,8 +206,8 @@ fn an_unanswered_keepalive_fails_the_session() {
 
 #[test]
 fn an_orderly_end_resets_the_device_and_waits_for_it() {
-    for at in 0..20 {
-        let mut bench = Bench::new(Board { reset_looks: 2, ..Board::new() });
+    for (dialect, at) in BOTH.into_iter().flat_map(|dialect| (0..20).map(move |at| (dialect, at))) {
+        let mut bench = Bench::new(Board { reset_looks: 2, ..Board::of(dialect) });
         for _ in 0..at {
             bench.step();
         }
@@ -240,10 +240,11 @@ fn queues_count_only_when_they_were_asked_for() {
 proptest! {
     #[test]
     fn random_octets_neither_panic_nor_pile_up(
+        dialect in proptest::sample::select(BOTH.to_vec()),
         steps in 0usize..18,
         messages in proptest::collection::vec(nearly_a_message(), 1..60),
     ) {
-        let mut bench = Bench::new(Board::new());
+        let mut bench = Bench::new(Board::of(dialect));
         for _ in 0..steps {
             bench.step();
         }
@@ -261,18 +262,19 @@ proptest! {
 
     #[test]
     fn an_answer_with_random_content_ends_in_a_running_session_or_a_named_failure(
+        dialect in proptest::sample::select(BOTH.to_vec()),
         bend_at in 0usize..16,
         content in proptest::collection::vec(any::<u8>(), 64),
         keep in 8usize..64,
     ) {
-        let mut bench = Bench::new(Board::new());
+        let mut bench = Bench::new(Board::of(dialect));
         for _ in 0..bend_at {
             bench.step();
         }
         let request = bench.poll().unwrap();
         let answer = bench.board.answer(&request).unwrap();
         let mut octets = [0; msg::MAX_LEN];
-        let len = message::encode(&answer, &mut octets);
+        let len = message::encode(dialect, &answer, &mut octets);
         for (at, value) in content.iter().enumerate().take(len).skip(keep) {
             octets[at] = *value;
         }
