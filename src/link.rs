@@ -235,9 +235,7 @@ impl Link {
     /// The worker has given the data path back.
     pub fn handle_stopped(&mut self, now: Instant) {
         self.running = false;
-        if let Some(Core::Device { model, .. }) = &mut self.core {
-            model.quiesced();
-        }
+        self.rest();
         self.turn(now);
     }
 

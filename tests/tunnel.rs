@@ -199,6 +199,7 @@ impl World {
         }
         if self.quiet_at.take_if(|at| *at <= self.now).is_some() {
             self.device.quiesced();
+            self.device_end.notify_at_rest(&self.device);
         }
         let mut octets = [0; msg::MAX_LEN];
         while self.to_driver.has_room() {
@@ -225,6 +226,9 @@ impl World {
                 model::Event::Reset => {
                     assert!(self.active.take().is_some(), "reset without queues");
                     self.quiet_at = Some(self.now + Duration::from_millis(self.rng.next() % 60));
+                }
+                model::Event::ResetQueue(_) | model::Event::EnableQueue(_) => {
+                    panic!("our driver resets no queue")
                 }
             }
         }

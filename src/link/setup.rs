@@ -135,16 +135,34 @@ impl Link {
                 model.read_config(0, &mut octets);
                 self.start(Box::new(path), features, config_of(&octets), now);
             }
-            model::Event::Reset => {
-                if self.running {
-                    self.say(State::Negotiating, "the driver reset the device".to_owned());
-                    self.events.push_back(Event::Stop);
-                } else if let Some(Core::Device { model, .. }) = &mut self.core {
-                    model.quiesced();
-                }
+            model::Event::Reset => self.take_back("the driver reset the device".to_owned()),
+            // Not negotiated: whoever does this is about to take the device down.
+            model::Event::ResetQueue(index) => {
+                self.take_back(format!("the driver reset queue {index}"));
+            }
+            model::Event::EnableQueue(queue) => {
+                return Err(Broken(format!("queue {} was set up after DRIVER_OK", queue.index)));
             }
         }
         Ok(())
+    }
+
+    /// No worker has the data path any more.
+    pub(super) fn rest(&mut self) {
+        if let Some(Core::Device { tunnel, model }) = &mut self.core {
+            model.quiesced();
+            tunnel.notify_at_rest(model.as_ref());
+        }
+    }
+
+    /// Takes the data path back from the worker.
+    fn take_back(&mut self, why: String) {
+        if self.running {
+            self.say(State::Negotiating, why);
+            self.events.push_back(Event::Stop);
+        } else {
+            self.rest();
+        }
     }
 
     fn start(

@@ -2,10 +2,15 @@
 //! config space, queues. It moves no frames and knows no transport.
 //!
 //! Theory of operation. Whatever drives the device calls the methods of [`Device`]; the link then drains
-//! [`NetDevice::poll_event`]. There are two events, and they alternate: [`Event::Activate`] hands the queues
-//! over, from now on they run; [`Event::Reset`] takes them back. The queues stop outside, so a reset of a
-//! running device is complete only when [`NetDevice::quiesced`] says that nobody touches the old rings
-//! any more. Till then the status stays as it was, and nothing but reading works.
+//! [`NetDevice::poll_event`]. Two events alternate: [`Event::Activate`] hands the queues over, from now on
+//! they run; [`Event::Reset`] takes them back. The queues stop outside, so a reset of a running device is
+//! complete only when [`NetDevice::quiesced`] says that nobody touches the old rings any more. Till then
+//! the status stays as it was, and nothing but reading works.
+//!
+//! Between the two, the same goes for one queue (virtio 1.4 §2.6.1): [`Event::ResetQueue`] takes it back,
+//! [`NetDevice::queue_quiesced`] completes that, and [`Event::EnableQueue`] hands it over anew. A driver that
+//! has not negotiated `RING_RESET` must not reset a queue. If it does, it takes the ring's memory away as
+//! surely as one that has: the queue stops all the same, and stays so until the device is reset.
 //!
 //! Status bits that the driver sets stay set until a reset. Three things keep a bit clear: `FEATURES_OK`
 //! needs `DRIVER` and a set of features that [`features::check`] accepts; `DRIVER_OK` needs
@@ -20,9 +25,10 @@ use super::features::{self, FeatureError, Features};
 use crate::spec::net::{self, Config};
 use crate::spec::split;
 use crate::spec::virtio::{self, status};
-use crate::tunnel::model::{
-    Device, DeviceInfo, QueueError, QueueOperation, QueueState, QueueUpdate,
-};
+use crate::tunnel::model::{Device, DeviceInfo, QueueError, QueueState, QueueUpdate};
+use queue::Queue;
+
+mod queue;
 
 /// Whose device it is; stands in the device's info and is of no consequence.
 const VENDOR_ID: u32 = u32::from_le_bytes(*b"BRDL");
@@ -57,6 +63,18 @@ pub enum Event {
     },
     /// The driver resets the device: stop the queues, then call [`NetDevice::quiesced`].
     Reset,
+    /// The driver resets this queue: stop it, then call [`NetDevice::queue_quiesced`]. To stop all of them
+    /// and call [`NetDevice::quiesced`] will do too, if `RING_RESET` is not negotiated.
+    ResetQueue(u16),
+    /// The driver has set up a queue while the others run: it runs too.
+    EnableQueue(QueueSetup),
+}
+
+/// What the link is to be told of the whole device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    Activate,
+    Reset,
 }
 
 /// A queue to run.
@@ -86,8 +104,8 @@ pub struct NetDevice {
     beyond_all: bool,
     refused: Option<FeatureError>,
     broken: Option<String>,
-    queues: [QueueState; 2],
-    event: Option<Event>,
+    queues: [Queue; 2],
+    pending: Option<Pending>,
     /// The link has the queues: an `Activate` was taken, and they have not been given back.
     running: bool,
     resetting: bool,
@@ -125,8 +143,8 @@ impl NetDevice {
             beyond_all: false,
             refused: None,
             broken: None,
-            queues: empty_queues(&offer),
-            event: None,
+            queues: [offer.rx_size, offer.tx_size].map(Queue::new),
+            pending: None,
             running: false,
             resetting: false,
         }
@@ -176,25 +194,41 @@ impl NetDevice {
 
     /// What the link is to do next.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.event.take();
-        if matches!(event, Some(Event::Activate { .. })) {
-            self.running = true;
+        match self.pending.take() {
+            Some(Pending::Activate) => {
+                self.running = true;
+                let queues = (0_u16..).zip(&mut self.queues).filter_map(|(i, q)| q.hand_over(i));
+                return Some(Event::Activate { features: self.accepted, queues: queues.collect() });
+            }
+            Some(Pending::Reset) => return Some(Event::Reset),
+            None if self.resetting || !self.running => return None,
+            None => {}
         }
-        event
+        (0_u16..).zip(&mut self.queues).find_map(|(index, queue)| queue.poll_event(index))
     }
 
     /// Nobody touches the queues of the last [`Event::Activate`] any more; completes a reset, if there is one.
     pub fn quiesced(&mut self) {
         self.running = false;
+        for queue in &mut self.queues {
+            queue.quiesced();
+        }
         if mem::take(&mut self.resetting) {
             self.forget();
+        }
+    }
+
+    /// Nobody touches this queue any more; completes its reset, if there is one.
+    pub fn queue_quiesced(&mut self, index: u16) {
+        if let Some(queue) = self.queues.get_mut(usize::from(index)) {
+            queue.quiesced();
         }
     }
 
     fn reset(&mut self) {
         if self.running {
             if !mem::replace(&mut self.resetting, true) {
-                self.event = Some(Event::Reset);
+                self.pending = Some(Pending::Reset);
             }
         } else {
             self.forget();
@@ -208,8 +242,8 @@ impl NetDevice {
         self.beyond_all = false;
         self.refused = None;
         self.broken = None;
-        self.queues = empty_queues(&self.offer);
-        self.event = None;
+        self.queues = [self.offer.rx_size, self.offer.tx_size].map(Queue::new);
+        self.pending = None;
         self.resetting = false;
     }
 
@@ -219,20 +253,6 @@ impl NetDevice {
             return Err(FeatureError::BeyondAll);
         }
         features::check(self.accepted, self.offer.features)
-    }
-
-    fn activate(&mut self) {
-        let queues = (0_u16..).zip(&self.queues).filter(|(_, q)| q.enabled);
-        let queues = queues
-            .map(|(index, q)| QueueSetup {
-                index,
-                size: q.size,
-                desc: q.desc,
-                driver: q.driver,
-                device: q.device,
-            })
-            .collect();
-        self.event = Some(Event::Activate { features: self.accepted, queues });
     }
 }
 
@@ -304,13 +324,13 @@ impl Device for NetDevice {
         let may_run = self.status & (status::FEATURES_OK | status::DEVICE_NEEDS_RESET);
         if new & status::DRIVER_OK != 0 && may_run == status::FEATURES_OK {
             self.status |= status::DRIVER_OK;
-            self.activate();
+            self.pending = Some(Pending::Activate);
         }
     }
 
     fn queue(&self, index: u32) -> QueueState {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        self.queues.get(index).copied().unwrap_or_default()
+        self.queues.get(index).map(|queue| queue.state).unwrap_or_default()
     }
 
     fn set_queue(&mut self, index: u32, update: &QueueUpdate) -> Result<(), QueueError> {
@@ -322,68 +342,25 @@ impl Device for NetDevice {
         if self.resetting {
             return Err(QueueError::InReset);
         }
-        if repeats(queue, update) {
+        if queue.is_already(update)? {
             return Ok(());
         }
         if self.status & status::FEATURES_OK == 0 {
             return Err(QueueError::BeforeFeaturesOk);
         }
-        if self.status & status::DRIVER_OK != 0 {
+        if self.status & status::DRIVER_OK != 0 && !self.accepted.has(virtio::F_RING_RESET) {
             return Err(QueueError::AfterDriverOk);
         }
-        *queue = updated(queue, update)?;
-        Ok(())
+        queue.set(update)
     }
 
-    /// `RING_RESET` is not offered, so this changes nothing.
-    fn reset_queue(&mut self, _index: u32) {}
-}
-
-fn empty_queues(offer: &Offer) -> [QueueState; 2] {
-    [offer.rx_size, offer.tx_size].map(|max_size| QueueState { max_size, ..Default::default() })
-}
-
-/// Whether `update` asks an enabled queue for what it is already: a driver that missed the answer repeats
-/// its request.
-fn repeats(queue: &QueueState, update: &QueueUpdate) -> bool {
-    queue.enabled
-        && update.operation != QueueOperation::KeepDisabled
-        && update.size.is_none_or(|size| size == u32::from(queue.size))
-        && update.desc.is_none_or(|addr| addr == queue.desc)
-        && update.driver.is_none_or(|addr| addr == queue.driver)
-        && update.device.is_none_or(|addr| addr == queue.device)
-}
-
-/// What a queue becomes by `update`, if that is something it can be.
-fn updated(queue: &QueueState, update: &QueueUpdate) -> Result<QueueState, QueueError> {
-    if queue.enabled {
-        return Err(QueueError::Enabled);
-    }
-    let size = update.size.unwrap_or(u32::from(queue.size));
-    let new = QueueState {
-        max_size: queue.max_size,
-        size: u16::try_from(size).unwrap_or(u16::MAX),
-        enabled: update.operation == QueueOperation::Enable,
-        desc: update.desc.unwrap_or(queue.desc),
-        driver: update.driver.unwrap_or(queue.driver),
-        device: update.device.unwrap_or(queue.device),
-    };
-    let size_counts = update.size.is_some() || new.enabled;
-    if size_counts && (!size.is_power_of_two() || size > u32::from(queue.max_size)) {
-        return Err(QueueError::Size { size, max_size: queue.max_size });
-    }
-    // The driver may give the size last: until then an area has no length.
-    for (area, addr, align, len, given) in [
-        ("descriptor", new.desc, split::DESC_ALIGN, split::desc_len(new.size), update.desc),
-        ("driver", new.driver, split::AVAIL_ALIGN, split::avail_len(new.size), update.driver),
-        ("device", new.device, split::USED_ALIGN, split::used_len(new.size), update.device),
-    ] {
-        let fits = addr % align == 0 && addr.checked_add(u64::from(len)).is_some();
-        if (given.is_some() || new.enabled) && (addr == 0 || !fits) {
-            return Err(QueueError::Address { area, addr, align });
+    fn reset_queue(&mut self, index: u32) {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        match self.queues.get_mut(at) {
+            Some(queue) if !self.resetting => queue.reset(),
+            _ => {}
         }
     }
-    Ok(new)
 }
 
 #[cfg(test)]

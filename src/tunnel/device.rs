@@ -17,8 +17,11 @@
 //! * config generations in v2 follow the baseline profile: a `SET_CONFIG` is never refused for its
 //!   generation. In v1 one whose generation is not the present one is refused.
 //!
-//! A reset need not be over when it is answered: the answer, and `GET_DEVICE_STATUS` after it, report the
-//! status that the device has, which is 0 only once nothing of the old rings is in use any more.
+//! In v2 a reset need not be over when it is answered: the answer, and `GET_DEVICE_STATUS` after it, report
+//! the status that the device has, which is 0 only once nothing of the old rings is in use any more. The
+//! answer to `RESET_VQUEUE` says that the queue is at rest, so it waits for that, and so does what follows.
+//! Drivers of v1 are known to ask once for a reset, and to send `RESET_VQUEUE` and take the rings' memory
+//! away whatever was negotiated and answered; there the answer to a reset waits too.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -98,6 +101,23 @@ struct Notice {
     data: Vec<u8>,
 }
 
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug)]
+enum Rest {
+    Device,
+    Queue(u32),
+}
+
+impl Rest {
+    /// The answer, if nothing of it is in use any more.
+    fn answer(self, device: &impl Device) -> Option<Body> {
+        match self {
+            Self::Device => (device.status() == 0).then_some(Body::DeviceStatusSet { status: 0 }),
+            Self::Queue(index) => (!device.queue(index).enabled).then_some(Body::VqueueReset),
+        }
+    }
+}
+
 /// A PING that has not been answered yet.
 #[derive(Clone, Copy, Debug)]
 struct Ping {
@@ -115,6 +135,8 @@ pub struct DeviceTunnel {
     refused: bool,
     /// Greatest message in bytes that the driver end takes.
     limit: usize,
+    /// The token of a request whose answer waits. Nothing else is taken till then, so that the order stays.
+    waiting: Option<(u16, Rest)>,
     answers: VecDeque<Message>,
     events: VecDeque<Event>,
     notice: Option<Notice>,
@@ -132,6 +154,7 @@ impl DeviceTunnel {
             ours,
             refused: false,
             limit: msg::MAX_LEN,
+            waiting: None,
             answers: VecDeque::with_capacity(MAX_ANSWERS),
             events: VecDeque::with_capacity(MAX_EVENTS),
             notice: None,
@@ -141,9 +164,9 @@ impl DeviceTunnel {
         }
     }
 
-    /// Whether there is room for another message's answer and event.
+    /// Whether there is room for another message's answer and event, and no answer waits for the device.
     pub fn ready(&self) -> bool {
-        self.answers.len() < MAX_ANSWERS && self.events.len() < MAX_EVENTS
+        self.waiting.is_none() && self.answers.len() < MAX_ANSWERS && self.events.len() < MAX_EVENTS
     }
 
     /// What went by so far.
@@ -176,7 +199,7 @@ impl DeviceTunnel {
                 self.counters.refused += 1;
                 None
             }
-            Handled::Transport(body) => self.handle_transport(body, device),
+            Handled::Transport(body) => self.handle_transport(token, body, device),
         };
         if let Some(body) = body {
             self.answer(Message { dev_num, token, body });
@@ -196,6 +219,18 @@ impl DeviceTunnel {
     pub fn notify_status_changed(&mut self, device: &impl Device) {
         let data = self.notice.take().map(|notice| notice.data).unwrap_or_default();
         self.notify(device, data);
+    }
+
+    /// The device has stopped using rings: answers what has waited for that. To be called after each time.
+    pub fn notify_at_rest(&mut self, device: &impl Device) {
+        let Some((token, rest)) = self.waiting else { return };
+        if let Some(body) = rest.answer(device) {
+            self.waiting = None;
+            if matches!(rest, Rest::Device) {
+                self.notice = None;
+            }
+            self.answer(Message { dev_num: DEVICE_NUMBER, token, body });
+        }
     }
 
     /// Asks the driver end whether it is alive; [`Event::Pong`] is the answer.
@@ -298,7 +333,12 @@ impl DeviceTunnel {
     }
 
     /// Has the device do what the driver asks.
-    fn handle_transport(&mut self, body: Body, device: &mut impl Device) -> Option<Body> {
+    fn handle_transport(
+        &mut self,
+        token: u16,
+        body: Body,
+        device: &mut impl Device,
+    ) -> Option<Body> {
         Some(match body {
             Body::GetDeviceInfo => self.device_info(device),
             Body::GetDeviceFeatures { index, count } => {
@@ -333,6 +373,9 @@ impl DeviceTunnel {
                 if status == 0 {
                     // What there was to tell was for the driver before the reset.
                     self.notice = None;
+                    if self.dialect == Dialect::V1 {
+                        return self.wait_for(token, Rest::Device, device);
+                    }
                 }
                 Body::DeviceStatusSet { status: u32::from(device.status()) }
             }
@@ -346,7 +389,7 @@ impl DeviceTunnel {
             }
             Body::ResetVqueue { index } => {
                 device.reset_queue(index);
-                Body::VqueueReset
+                return self.wait_for(token, Rest::Queue(index), device);
             }
             Body::GetShm { id } => Body::Shm { id, length: 0, address: 0 },
             Body::EventAvail { index, .. } => {
@@ -364,6 +407,15 @@ impl DeviceTunnel {
                 return None;
             }
         })
+    }
+
+    /// The answer, if the device is so far; otherwise it waits.
+    fn wait_for(&mut self, token: u16, rest: Rest, device: &impl Device) -> Option<Body> {
+        let answer = rest.answer(device);
+        if answer.is_none() {
+            self.waiting = Some((token, rest));
+        }
+        answer
     }
 
     /// How many blocks of feature bits the driver is told of.

@@ -28,7 +28,8 @@ pub trait Device {
     fn queue(&self, index: u32) -> QueueState;
     /// Changes a queue's configuration, all that is asked or nothing.
     fn set_queue(&mut self, index: u32, update: &QueueUpdate) -> Result<(), QueueError>;
-    /// Resets one queue, if the driver has negotiated `RING_RESET`.
+    /// Resets one queue. It is at rest once [`Device::queue`] shows it disabled; till then the device may
+    /// still use its rings.
     fn reset_queue(&mut self, index: u32);
 }
 
@@ -107,6 +108,8 @@ pub enum QueueError {
     },
     /// The device is being reset.
     InReset,
+    /// The queue is being reset.
+    QueueInReset,
     /// Features come first.
     BeforeFeaturesOk,
     /// The device runs with the queues that it was given.
@@ -139,6 +142,7 @@ impl fmt::Display for QueueError {
             }
             Self::NoSuchQueue { queues } => write!(f, "there are {queues} queues, from 0"),
             Self::InReset => write!(f, "the device is still being reset"),
+            Self::QueueInReset => write!(f, "the queue is still being reset"),
             Self::BeforeFeaturesOk => write!(f, "queues are set up after FEATURES_OK"),
             Self::AfterDriverOk => write!(f, "queues are set up before DRIVER_OK"),
             Self::Enabled => write!(f, "an enabled queue changes only by a reset"),

@@ -1,12 +1,8 @@
-use std::time::Instant;
-
-use proptest::prelude::*;
-
 use super::*;
-use crate::spec::msg;
-use crate::tunnel::arbitrary::driver_message;
-use crate::tunnel::device::DeviceTunnel;
-use crate::tunnel::message::{self, Body, Dialect, Hello, Message};
+use crate::tunnel::model::QueueOperation;
+
+mod queue_reset;
+mod through_tunnel;
 
 const OFFER: Offer = Offer {
     features: Features::OFFER,
@@ -20,9 +16,17 @@ const DRIVER: u8 = status::ACKNOWLEDGE | status::DRIVER;
 const FEATURES_OK: u8 = DRIVER | status::FEATURES_OK;
 const DRIVER_OK: u8 = FEATURES_OK | status::DRIVER_OK;
 
+/// One that lets its driver reset one queue.
+const WITH_RING_RESET: Offer =
+    Offer { features: Features::OFFER.union(Features::of(&[virtio::F_RING_RESET])), ..OFFER };
+
 /// A device whose driver accepts `features` and asks for `FEATURES_OK`.
 fn after(features: Features) -> NetDevice {
-    let mut device = NetDevice::new(OFFER);
+    after_with(OFFER, features)
+}
+
+fn after_with(offer: Offer, features: Features) -> NetDevice {
+    let mut device = NetDevice::new(offer);
     device.set_status(u32::from(status::ACKNOWLEDGE));
     device.set_status(u32::from(DRIVER));
     for block in 0..4 {
@@ -34,7 +38,11 @@ fn after(features: Features) -> NetDevice {
 
 /// One that has them.
 fn negotiated() -> NetDevice {
-    let device = after(Features::OFFER);
+    negotiated_with(OFFER)
+}
+
+fn negotiated_with(offer: Offer) -> NetDevice {
+    let device = after_with(offer, offer.features);
     assert_eq!(device.status(), FEATURES_OK);
     device
 }
@@ -60,7 +68,11 @@ const NOTHING: QueueUpdate = QueueUpdate {
 
 /// One with queues.
 fn set_up() -> NetDevice {
-    let mut device = negotiated();
+    set_up_with(OFFER)
+}
+
+fn set_up_with(offer: Offer) -> NetDevice {
+    let mut device = negotiated_with(offer);
     device.set_queue(0, &enable(256)).unwrap();
     device.set_queue(1, &enable(64)).unwrap();
     device
@@ -68,7 +80,11 @@ fn set_up() -> NetDevice {
 
 /// One that runs.
 fn running() -> NetDevice {
-    let mut device = set_up();
+    running_with(OFFER)
+}
+
+fn running_with(offer: Offer) -> NetDevice {
+    let mut device = set_up_with(offer);
     device.set_status(u32::from(DRIVER_OK));
     assert!(matches!(device.poll_event(), Some(Event::Activate { .. })));
     device
@@ -286,14 +302,6 @@ fn each_rule_for_setting_up_a_queue_has_its_sentence() {
 }
 
 #[test]
-fn resetting_one_queue_changes_nothing_without_ring_reset() {
-    let mut device = running();
-    device.reset_queue(0);
-    device.reset_queue(u32::MAX);
-    assert!(device.queue(0).enabled);
-}
-
-#[test]
 fn a_reset_forgets_everything_once_the_queues_rest() {
     let mut device = running();
     device.needs_reset("ring 0 is broken");
@@ -392,124 +400,4 @@ fn what_the_device_is_covers_its_features() {
     assert_eq!((info.device_id, info.config_size, info.max_virtqueues), (1, 12, 2));
     assert_eq!(info.num_feature_blocks, 2, "a driver of 64 bits can take it");
     assert_eq!(NetDevice::new(OFFER).features(2), 0);
-}
-
-/// A driver that goes by the book, through the tunnel, message by message.
-#[test]
-fn a_driver_by_the_book_brings_the_device_up_through_the_tunnel() {
-    by_the_book(Dialect::V1);
-    by_the_book(Dialect::V2);
-}
-
-fn by_the_book(dialect: Dialect) {
-    let mut device = NetDevice::new(OFFER);
-    let ours = Hello { revision: 1, layout: 1, ..Hello::default() };
-    let mut tunnel = DeviceTunnel::new(dialect, ours);
-    let mut ask = |device: &mut NetDevice, body| {
-        let mut octets = [0; msg::MAX_LEN];
-        message::encode(dialect, &Message { dev_num: 0, token: 1, body }, &mut octets);
-        tunnel.handle_message(Instant::now(), &octets, device);
-        let len = tunnel.poll_message(&mut octets).unwrap();
-        message::decode(dialect, &octets[..len]).unwrap().body
-    };
-    let set = |status: u8| Body::SetDeviceStatus { status: u32::from(status) };
-    let is = |status: u8| Body::DeviceStatusSet { status: u32::from(status) };
-    for status in [0, status::ACKNOWLEDGE, DRIVER] {
-        assert_eq!(ask(&mut device, set(status)), is(status));
-    }
-    let Body::DeviceFeatures(offered) =
-        ask(&mut device, Body::GetDeviceFeatures { index: 0, count: 4 })
-    else {
-        panic!("no features")
-    };
-    assert_eq!(ask(&mut device, Body::SetDriverFeatures(offered)), Body::DriverFeaturesSet);
-    assert_eq!(ask(&mut device, set(FEATURES_OK)), is(FEATURES_OK));
-    for index in 0..2 {
-        let areas = (0x1000, 0x2000, 0x3000);
-        let (desc, driver, used) = areas;
-        let body = Body::SetVqueue {
-            index,
-            flags: msg::VQ_ENABLE,
-            size: 64,
-            reserved: 0,
-            desc,
-            driver,
-            device: used,
-        };
-        assert_eq!(ask(&mut device, body), Body::VqueueSet);
-        let Body::Vqueue(q) = ask(&mut device, Body::GetVqueue { index }) else {
-            panic!("no queue")
-        };
-        assert_eq!((q.size, q.flags, (q.desc, q.driver, q.device)), (64, 1, areas));
-    }
-    assert_eq!(ask(&mut device, set(DRIVER_OK)), is(DRIVER_OK));
-    assert!(
-        matches!(device.poll_event(), Some(Event::Activate { queues, .. }) if queues.len() == 2)
-    );
-    assert_eq!(ask(&mut device, set(0)), is(DRIVER_OK), "the reset is under way");
-    device.quiesced();
-    assert_eq!(ask(&mut device, Body::GetDeviceStatus), Body::DeviceStatus { status: 0 });
-}
-
-/// What must hold whatever a driver has done.
-fn holds_together(device: &NetDevice) -> Result<(), TestCaseError> {
-    let has = |bit| device.status() & bit != 0;
-    if let Some(features) = device.negotiated() {
-        prop_assert_eq!(features::check(features, OFFER.features), Ok(()));
-    }
-    prop_assert!(!has(status::DRIVER_OK) || has(status::FEATURES_OK));
-    prop_assert!(!has(status::FEATURES_OK) || has(status::DRIVER));
-    for q in &device.queues {
-        let usable = q.size.is_power_of_two()
-            && q.size <= q.max_size
-            && q.desc % 16 == 0
-            && ![q.desc, q.driver, q.device].contains(&0);
-        prop_assert!(!q.enabled || usable && has(status::FEATURES_OK), "{:?}", q);
-    }
-    Ok(())
-}
-
-proptest! {
-    #[test]
-    fn no_driver_gets_the_device_into_a_state_that_is_none(
-        start in prop::sample::select(vec![NetDevice::new, |_| negotiated(), |_| set_up(), |_| running()]),
-        steps in prop::collection::vec((driver_message(), 0..8_u8), 1..80),
-    ) {
-        let mut device: NetDevice = start(OFFER);
-        let mut tunnel = DeviceTunnel::new(Dialect::V2, Hello::default());
-        let mut octets = [0; msg::MAX_LEN];
-        let mut has_queues = device.running;
-        for (message, then) in steps {
-            if matches!(message.body, Body::Hello(_)) {
-                continue;
-            }
-            message::encode(Dialect::V2, &message, &mut octets);
-            tunnel.handle_message(Instant::now(), &octets, &mut device);
-            while tunnel.poll_message(&mut octets).is_some() {}
-            while tunnel.poll_event().is_some() {}
-            holds_together(&device)?;
-            match then {
-                0 => {
-                    device.quiesced();
-                    has_queues = false;
-                }
-                1 => { device.needs_reset("a test"); }
-                2 => { device.set_link(true); }
-                _ => match device.poll_event() {
-                    Some(Event::Activate { features, queues }) => {
-                        prop_assert!(!has_queues, "queues are taken back before they are given again");
-                        prop_assert_eq!(Some(features), device.negotiated());
-                        prop_assert!(queues.len() <= 2);
-                        has_queues = true;
-                    }
-                    Some(Event::Reset) => prop_assert!(has_queues),
-                    None => {}
-                },
-            }
-            holds_together(&device)?;
-        }
-        device.set_status(0);
-        device.quiesced();
-        prop_assert_eq!(device.status(), 0, "every reset comes to an end");
-    }
 }

@@ -1,7 +1,4 @@
-use proptest::prelude::*;
-
 use super::*;
-use crate::tunnel::arbitrary::{driver_message, nearly_a_message};
 use crate::tunnel::model::{DeviceInfo, QueueState};
 
 /// A device that remembers what it was asked.
@@ -16,6 +13,9 @@ struct Fake {
     offered: Vec<u32>,
     accepted: Vec<(u32, u32)>,
     queues: Vec<(u32, QueueUpdate)>,
+    /// Queues that do not rest.
+    in_use: Vec<u32>,
+    queues_reset: Vec<u32>,
 }
 
 impl Device for Fake {
@@ -55,14 +55,21 @@ impl Device for Fake {
     }
     fn queue(&self, index: u32) -> QueueState {
         let max_size = if index < 2 { 256 } else { 0 };
-        QueueState { max_size, ..QueueState::default() }
+        let enabled = self.in_use.contains(&index);
+        QueueState { max_size, enabled, ..QueueState::default() }
     }
     fn set_queue(&mut self, index: u32, update: &QueueUpdate) -> Result<(), QueueError> {
         self.queues.push((index, *update));
         Ok(())
     }
-    fn reset_queue(&mut self, _: u32) {}
+    fn reset_queue(&mut self, index: u32) {
+        self.queues_reset.push(index);
+    }
 }
+
+mod hostile;
+mod rest;
+mod v1;
 
 const BOTH: [Dialect; 2] = [Dialect::V1, Dialect::V2];
 
@@ -189,76 +196,6 @@ fn config_space_is_read_in_pieces_and_is_zero_beyond_its_end() {
         end.ask(Body::GetConfig { offset: u32::MAX, length: 1 }),
         Body::Config { generation: 5, offset: u32::MAX, data: vec![0] }
     );
-}
-
-#[test]
-fn a_config_write_in_v1_must_know_the_present_generation() {
-    let mut end = End::of(Dialect::V1);
-    end.device.generation = 5;
-    end.device.writable = true;
-    let write = |generation| Body::SetConfig { generation, offset: 2, data: vec![9] };
-    for stale in [0, 4, 6] {
-        let refused = Body::ConfigSet { generation: 5, offset: 2, data: vec![] };
-        assert_eq!(end.ask(write(stale)), refused, "length 0, and the generation to use");
-    }
-    assert_eq!(end.device.writes, 0);
-    let done = Body::ConfigSet { generation: 5, offset: 2, data: vec![9] };
-    assert_eq!(end.ask(write(5)), done);
-    assert_eq!(end.device.writes, 1);
-    let empty = Body::SetConfig { generation: 5, offset: 0, data: vec![] };
-    assert_eq!(end.ask(empty), Body::ConfigSet { generation: 5, offset: 0, data: vec![] });
-}
-
-#[test]
-fn a_device_of_any_width_has_64_feature_bits_in_v1() {
-    for offered in [vec![], vec![0xA], vec![0xA, 0xB, 0xC]] {
-        let mut end = End::of(Dialect::V1);
-        end.device.offered.clone_from(&offered);
-        let Body::DeviceInfo { num_feature_blocks, .. } = end.ask(Body::GetDeviceInfo) else {
-            panic!("no info")
-        };
-        assert_eq!(num_feature_blocks, 2);
-        let Body::DeviceFeatures(got) = end.ask(Body::GetDeviceFeatures { index: 0, count: 4 })
-        else {
-            panic!("no features")
-        };
-        let block = |i| offered.get(i).copied().unwrap_or(0);
-        assert_eq!(got.blocks, [block(0), block(1), 0, 0], "and none beyond them");
-    }
-}
-
-#[test]
-fn devices_in_v1_are_asked_for_and_told_in_eights() {
-    let mut end = End::of(Dialect::V1);
-    let devices = |count, bitmap| Body::Devices { offset: 0, next_offset: 0, count, bitmap };
-    let ask = |count| Body::GetDevices { offset: 0, count };
-    assert_eq!(end.ask(ask(32)), devices(32, vec![1, 0, 0, 0]));
-    end.tell(ask(9));
-    assert_eq!(end.tunnel.counters().malformed, 1);
-    for max_len in 72..=90 {
-        end.ask(Body::Hello(Hello { max_len, ..ours() }));
-        end.tunnel.poll_event();
-        let Body::Devices { count, .. } = end.ask(ask(0xFFF8)) else { panic!("no devices") };
-        assert_eq!(u32::from(count), (max_len - 14) * 8, "as many as one message tells");
-    }
-}
-
-#[test]
-fn a_queue_set_in_v1_is_enabled_with_all_its_values() {
-    let mut end = End::of(Dialect::V1);
-    // v1 has no flags: whatever they are is not sent.
-    let (flags, reserved) = (msg::VQ_KEEP_DISABLED | msg::VQ_IGNORE_DESC, 1);
-    let body =
-        Body::SetVqueue { index: 1, flags, size: 64, reserved, desc: 1, driver: 2, device: 3 };
-    assert_eq!(end.ask(body), Body::VqueueSet);
-    let all = QueueUpdate {
-        operation: QueueOperation::Enable,
-        size: Some(64),
-        desc: Some(1),
-        driver: Some(2),
-        device: Some(3),
-    };
-    assert_eq!(end.device.queues, [(1, all)]);
 }
 
 #[test]
@@ -519,57 +456,4 @@ fn the_flags_of_set_vqueue_say_which_values_count() {
         assert_eq!(set(flags, reserved), (None, Some(Event::QueueRefused { index: 1, error })));
     }
     assert_eq!(end.tunnel.counters().queues_refused, 3);
-}
-
-/// Whether a device has to answer.
-fn is_request(body: &Body) -> bool {
-    !matches!(body, Body::EventAvail { .. } | Body::Pong { .. })
-}
-
-proptest! {
-    #[test]
-    fn any_request_gets_exactly_one_answer(
-        dialect in prop::sample::select(BOTH.to_vec()),
-        messages in prop::collection::vec(driver_message(), 1..40),
-    ) {
-        let mut end = End::of(dialect);
-        let mut refused = false;
-        for mut m in messages {
-            if let Body::GetDevices { offset, count } = &mut m.body {
-                (*offset, *count) = (*offset & !7, *count & !7);
-            }
-            let before = end.tunnel.counters();
-            if let Body::Hello(hello) = &m.body {
-                refused = hello.layout != 1 || hello.revision != 1 || hello.max_len < 72;
-            }
-            let bus = matches!(m.body, Body::Hello(_) | Body::GetDevices { .. } | Body::Ping { .. });
-            end.send(&m);
-            let answer = end.receive();
-            let too_long = end.tunnel.counters().unanswerable > before.unanswerable;
-            let wanted = is_request(&m.body) && (bus || !refused) && !too_long;
-            prop_assert_eq!(answer.map(|a| a.token), wanted.then_some(m.token));
-            prop_assert_eq!(end.receive(), None);
-            while end.tunnel.poll_event().is_some() {}
-        }
-    }
-
-    #[test]
-    fn hostile_octets_neither_panic_nor_pile_up(
-        dialect in prop::sample::select(BOTH.to_vec()),
-        messages in prop::collection::vec((nearly_a_message(), any::<bool>()), 1..30),
-    ) {
-        let mut end = End::of(dialect);
-        for (bytes, drain) in messages {
-            end.tunnel.handle_message(end.now, &bytes, &mut end.device);
-            end.tunnel.notify_config_changed(&end.device);
-            prop_assert!(end.tunnel.answers.len() <= MAX_ANSWERS);
-            prop_assert!(end.tunnel.events.len() <= MAX_EVENTS);
-            prop_assert_eq!(end.tunnel.answers.capacity(), MAX_ANSWERS);
-            prop_assert_eq!(end.tunnel.events.capacity(), MAX_EVENTS);
-            if drain {
-                while end.receive().is_some() {}
-                while end.tunnel.poll_event().is_some() {}
-            }
-        }
-    }
 }
