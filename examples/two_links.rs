@@ -16,6 +16,7 @@ use boardlane::link::{Event, Link, LinkParams};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::features::Features;
 use boardlane::net::path::{Inward, Path, Room};
+use boardlane::tunnel::message::Dialect;
 use boardlane::tunnel::part::Role;
 
 const SLOT: u64 = 16 << 20;
@@ -46,6 +47,7 @@ impl End {
         let owner = if role == Role::Driver { 1 } else { 2 };
         let params = LinkParams {
             role,
+            dialect: Dialect::V2,
             window: 0..WINDOW,
             driver_memory: WINDOW..SLOT,
             slot: 0,

@@ -60,6 +60,8 @@ pub enum State {
 pub struct LinkParams {
     /// Which end it is.
     pub role: Role,
+    /// What both ends speak.
+    pub dialect: Dialect,
     /// The window's bus addresses.
     pub window: Range<u64>,
     /// Driver memory's bus addresses.
@@ -351,13 +353,16 @@ impl Link {
                     tx_size: QUEUE_SIZE,
                 }));
                 model.set_link(true);
-                Core::Device { tunnel: Box::new(DeviceTunnel::new(Dialect::V2, hello)), model }
+                Core::Device {
+                    tunnel: Box::new(DeviceTunnel::new(self.params.dialect, hello)),
+                    model,
+                }
             }
             Role::Driver => Core::Driver {
                 tunnel: Box::new(DriverTunnel::new(
                     now,
                     DriverConfig {
-                        dialect: Dialect::V2,
+                        dialect: self.params.dialect,
                         hello,
                         wanted: Features::OFFER.without(self.params.features_off).bits(),
                         required: 1 << virtio::F_VERSION_1,

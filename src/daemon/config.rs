@@ -23,6 +23,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Role;
 pub use crate::plan::{IpPrefix, Route};
+use crate::tunnel::message::Dialect;
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
 
@@ -70,6 +71,8 @@ pub struct LinkConfig {
     pub netns: Option<Netns>,
     /// Who copies the payload.
     pub dma: Dma,
+    /// What the two ends of the link speak.
+    pub dialect: Dialect,
     /// Feature names that are neither offered nor accepted.
     pub features_off: Vec<String>,
     /// Whether the netdev stays when the daemon stops.

@@ -46,6 +46,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# netns", "the daemon's".into()),
     }
     line("dma", string(link.dma));
+    line("dialect", string(link.dialect));
     for choice in FIXED {
         line(choice.key, string(choice.now[0]));
     }

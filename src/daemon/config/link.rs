@@ -8,7 +8,7 @@ use super::ip;
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    Dma, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route,
+    Dialect, Dma, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route,
     Transport,
 };
 use crate::net::features::Features;
@@ -27,10 +27,11 @@ pub(super) struct Choice {
 
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct"], later: &["engine"] };
 
+const DIALECT: Choice = Choice { key: "dialect", now: &["v2", "v1"], later: &[] };
+
 /// Keys whose one value of this version needs no place in [`LinkConfig`].
 pub(super) const FIXED: &[Choice] = &[
     Choice { key: "port", now: &["tap"], later: &["discard", "echo"] },
-    Choice { key: "dialect", now: &["v2"], later: &["v1"] },
     Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] },
 ];
 
@@ -65,6 +66,10 @@ pub(super) fn read(
         Some("direct") => Dma::Direct,
         _ => Dma::Auto,
     };
+    let dialect = match read_choice(reader, table, &DIALECT) {
+        Some("v1") => Dialect::V1,
+        _ => Dialect::V2,
+    };
     let mac = read_mac(reader, table);
     let features_off = read_features(reader, table);
     let keep = reader.boolean(table, "keep").unwrap_or(false);
@@ -79,6 +84,7 @@ pub(super) fn read(
         mtu,
         netns,
         dma,
+        dialect,
         features_off,
         keep,
         heartbeat_ms,

@@ -27,7 +27,7 @@ dma = "direct"
 port = "tap"
 features_off = ["MRG_RXBUF", "HOST_TSO4"]
 keep = true
-dialect = "v2"
+dialect = "v1"
 layout = "boardlane"
 heartbeat_ms = 100
 "#;
@@ -67,6 +67,7 @@ fn a_full_config_means_what_it_says() {
         mtu: Some(9000),
         netns: Some(Netns::Name("board0".into())),
         dma: Dma::Direct,
+        dialect: Dialect::V1,
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],
         keep: true,
         heartbeat_ms: 100,
@@ -84,6 +85,7 @@ fn a_short_config_has_defaults_by_role() {
         let link = &config.links[0];
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
+        assert_eq!(link.dialect, Dialect::V2);
     }
     assert_eq!(Role::of_file(Path::new("/etc/agents/board-agent.toml")), Role::Agent);
     assert_eq!(Role::of_file(Path::new("/etc/agents/master.toml")), Role::Master);
@@ -111,6 +113,8 @@ fn what_expand_writes_reads_back_as_the_same_config() {
 #[test]
 fn good_values_at_their_limits_are_taken() {
     for line in [
+        "dialect = \"v1\"",
+        "dialect = \"v2\"",
         "mtu = 68",
         "mtu = 65521",
         "mtu = 1280\naddress = [\"fd77::1/64\"]",

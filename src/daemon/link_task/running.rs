@@ -89,6 +89,7 @@ impl<'a> Running<'a> {
         let mem = Arc::new(BusMemory::new(table).map_err(|e| e.to_string())?);
         let params = LinkParams {
             role,
+            dialect: task.config.dialect,
             window,
             driver_memory: driver,
             slot: task.slot,

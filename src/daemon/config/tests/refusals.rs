@@ -204,7 +204,7 @@ fn what_a_later_version_does_is_refused_by_name() {
         ),
         ("dma = \"drect\"", "4:7: dma has no \"drect\"", "write \"auto\" or \"direct\""),
         ("port = \"echo\"", "4:8: port \"echo\" is not in this version", "write \"tap\""),
-        ("dialect = \"v1\"", "4:11: dialect \"v1\" is not in this version", "write \"v2\""),
+        ("dialect = \"v3\"", "4:11: dialect has no \"v3\"", "write \"v2\" or \"v1\""),
         (
             "layout = \"amp-pci\"",
             "4:10: layout \"amp-pci\" is not in this version",
