@@ -15,6 +15,7 @@
 )]
 
 mod cases;
+mod traffic;
 mod world;
 
 use std::io::Read;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tun_tap::{Iface, Mode};
 
-use crate::world::{Random, World, wait};
+use crate::traffic::Random;
+use crate::world::{World, wait};
 
 /// IEEE 802: local experimental ethertype 1, which nothing else here sends.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
@@ -54,7 +55,7 @@ impl PlainTap {
 
 /// A frame of random octets, to everyone or to a station that no bridge knows.
 fn frame(random: &mut Random, len: usize) -> Vec<u8> {
-    let mut frame: Vec<u8> = (0..len).map(|_| random.next().to_be_bytes()[0]).collect();
+    let mut frame: Vec<u8> = (0..len).map(|_| random.octet()).collect();
     let everyone = random.next() % 2 == 0;
     frame[..6].copy_from_slice(&if everyone { [0xff; 6] } else { [2, 0, 0, 0, 0xee, 0xee] });
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, u8::from(everyone)]);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use boardlane::daemon::status::LinkState;
-use boardlane::daemon::traffic::{self, Ping};
+use boardlane::daemon::traffic::Ping;
 
-use crate::world::{World, check, exchange, wait};
+use crate::traffic::exchange;
+use crate::world::{World, check, wait};
 
 fn plain(_: &str, _: u8) -> String {
     String::new()
@@ -73,21 +74,12 @@ pub(crate) fn an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board()
 
 pub(crate) fn a_tcp_connection_outlives_both_daemons() {
     let mut world = World::running(1, plain);
-    let listener =
-        world.inside("board0", || traffic::listen("10.77.0.2:0".parse().unwrap())).unwrap();
-    let target = listener.local_addr().unwrap();
-    let client = world.inside("master", || traffic::connect(target)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let server = wait("connection accepted", || {
-        listener.accept().map(|(socket, _)| socket).map_err(|e| e.to_string())
-    });
-    server.set_nonblocking(false).unwrap();
+    let [client, server] = world.connection("master", "board0", "10.77.0.2");
     for daemon in ["board0", "master"] {
         world.kill(daemon);
         world.start(daemon);
         world.wait_up(0);
-        let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        exchange(ends.0, ends.1, 1 << 20, &format!("after {daemon} was killed"));
+        exchange(&client, &server, 1 << 20, &format!("after {daemon} was killed"));
     }
 }
 

@@ -57,8 +57,10 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),
     case!(hostile::random_messages_harm_no_other_link),
+    case!(hostile::garbled_messages_harm_no_other_link),
     case!(hostile::a_message_count_that_jumps_quarantines_the_link),
     case!(hostile::a_used_index_that_jumps_quarantines_the_link),
     case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
     case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
+    case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
 ];
