@@ -8,10 +8,10 @@
 //! Link i is named `bl<i>` on the master and `bl0` on board i, with the addresses `10.77.i.1/30` and
 //! `fd77:0:0:i::1/64`, on the board `.2` and `::2`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -102,11 +102,12 @@ fn names_of_namespaces() -> Vec<String> {
 
 /// Removes what earlier runs left that were killed, and so could not.
 pub(crate) fn sweep() {
-    for name in names_of_namespaces() {
-        let pid = name.strip_prefix("blt").and_then(|rest| rest.split_once('-')?.0.parse().ok());
-        if let Some(pid) = pid.filter(|pid: &u32| !Path::new(&format!("/proc/{pid}")).exists()) {
-            eprintln!("removed what a killed run left: {}", Traces::of(pid).remove().join(", "));
-        }
+    // A process that nobody has waited for yet has an empty one.
+    let dead = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().is_empty();
+    let pid_in = |name: &String| name.strip_prefix("blt")?.split_once('-')?.0.parse().ok();
+    let pids: BTreeSet<u32> = names_of_namespaces().iter().filter_map(pid_in).collect();
+    for pid in pids.into_iter().filter(dead) {
+        eprintln!("removed what a killed run left: {}", Traces::of(pid).remove().join(", "));
     }
 }
 

@@ -192,3 +192,35 @@ pub(crate) fn a_netdev_to_be_kept_stays_without_a_carrier() {
         world.ping_well("master", "10.77.0.2");
     }
 }
+
+pub(crate) fn a_netdev_that_somebody_deletes_is_made_again() {
+    let world = World::running(2, plain);
+    let other = world.steady_ping("master", "10.77.1.2");
+    for machine in ["master", "board0"] {
+        let index = ifindex(&world, machine, "bl0");
+        world.ip(machine, "link del bl0");
+        wait(&format!("{machine} has another bl0"), || {
+            let netdev = world.netdev(machine, "bl0").ok_or("none")?;
+            check(netdev["ifindex"] != index, netdev)
+        });
+        world.wait_up(0);
+        world.wait_ping("traffic back", "master", "10.77.0.2");
+        world.wait_ping("traffic back", "board0", "fd77::1");
+    }
+    other.finish_without_loss();
+}
+
+pub(crate) fn a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up() {
+    let world = World::running(1, plain);
+    for machine in ["master", "board0"] {
+        world.ip(machine, "link set bl0 down");
+        let plan = Ping { count: 5, timeout: Duration::from_millis(50), ..Ping::default() };
+        for (from, to) in [("board0", "10.77.0.1"), ("master", "10.77.0.2")] {
+            assert_eq!(world.ping(from, to, plan).received, 0, "{from}");
+        }
+        assert_eq!(world.netdev(machine, "bl0").unwrap()["operstate"], "DOWN");
+        world.ip(machine, "link set bl0 up");
+        world.wait_ping("traffic back", "board0", "10.77.0.1");
+        world.wait_ping("traffic back", "master", "10.77.0.2");
+    }
+}

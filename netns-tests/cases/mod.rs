@@ -43,6 +43,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
+    case!(life::a_netdev_that_somebody_deletes_is_made_again),
+    case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),
