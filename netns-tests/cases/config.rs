@@ -195,3 +195,26 @@ pub(crate) fn an_agent_without_tun_says_so_and_heals_when_it_appears() {
     world.wait_up(0);
     world.ping_well("master", "10.77.0.2");
 }
+
+pub(crate) fn a_link_whose_ends_speak_dialect_v1_comes_up() {
+    let world = World::running(1, |_, _| "dialect = \"v1\"".to_owned());
+    world.ping_well("master", "10.77.0.2");
+    world.transfer("board0", "master", "fd77::1", 4 << 20);
+}
+
+pub(crate) fn a_master_says_that_its_board_speaks_another_dialect() {
+    let mut world = World::new(1, |machine, _| match machine {
+        "master" => "dialect = \"v1\"".to_owned(),
+        _ => String::new(),
+    });
+    for daemon in ["backplane", "master", "board0"] {
+        world.start(daemon);
+    }
+    let told = "the board speaks virtio-msg dialect v2";
+    world.wait_state("master", "bl0", LinkState::Quarantined, told);
+    assert!(!world.has_carrier("master", "bl0") && !world.has_carrier("board0", "bl0"));
+    assert!(world.stop("master").success());
+    world.configure("master", &world.link("bl0", 0, 1, ""));
+    world.start("master");
+    world.wait_up(0);
+}

@@ -14,6 +14,7 @@ use boardlane::os::doorbell::ring_gently;
 use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
 use boardlane::spec::{virtio, window};
+use boardlane::tunnel::message::Dialect;
 use boardlane::tunnel::part::Role;
 use tokio::runtime::Runtime;
 
@@ -160,6 +161,7 @@ impl Impostor {
             mtu: 1500,
             version: "impostor".to_owned(),
             seed: u64::from(slot.id) + 1,
+            dialect: Dialect::V2,
         };
         let link = Link::new(Instant::now(), mem, params).unwrap();
         let mut impostor = Self { intruder, link, start: None };

@@ -48,6 +48,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),
+    case!(config::a_link_whose_ends_speak_dialect_v1_comes_up),
+    case!(config::a_master_says_that_its_board_speaks_another_dialect),
     case!(config::a_bad_config_ends_with_2_and_changes_nothing),
     case!(config::a_second_daemon_on_one_control_socket_is_refused),
     case!(config::a_second_agent_on_one_slot_waits_for_the_first_to_go),
