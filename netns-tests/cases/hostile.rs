@@ -10,7 +10,7 @@ use boardlane::link::{Event, Link, LinkParams, Start, State};
 use boardlane::memory::{BusMemory, Region, Side, View};
 use boardlane::net::features::Features;
 use boardlane::net::placement::{Placement, place};
-use boardlane::os::doorbell::ring_gently;
+use boardlane::os::doorbell::ring_full_or_not;
 use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
 use boardlane::spec::{virtio, window};
@@ -252,7 +252,7 @@ impl Impostor {
 fn ring(shm: &ShmLink, vector: u16) {
     for peer in shm.peers().values() {
         if let Some(doorbell) = peer.vectors.get(usize::from(vector)) {
-            ring_gently(doorbell);
+            ring_full_or_not(doorbell);
         }
     }
 }

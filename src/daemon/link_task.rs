@@ -7,6 +7,7 @@ mod running;
 mod view;
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct LinkTask {
     role: Role,
     config: LinkConfig,
+    control: PathBuf,
     slot: u32,
     /// This netdev's address, and the one meant for the other end.
     mac: [u8; 6],
@@ -44,6 +46,7 @@ impl LinkTask {
     pub fn new(
         role: Role,
         config: LinkConfig,
+        control: &Path,
         index: u32,
         identity: &Identity,
         view: Rc<RefCell<View>>,
@@ -59,7 +62,17 @@ impl LinkTask {
         // The config has been checked, so the names are known.
         let off = config.features_off.iter().map(String::as_str);
         let features_off = Features::from_names(off).unwrap_or_default();
-        Self { role, config, slot, mac, other_mac, features_off, view, stop }
+        Self {
+            role,
+            config,
+            control: control.to_owned(),
+            slot,
+            mac,
+            other_mac,
+            features_off,
+            view,
+            stop,
+        }
     }
 
     /// Runs until the daemon stops.
@@ -82,7 +95,7 @@ impl LinkTask {
     /// Waits until the netdev can be had; `None` if the daemon stops first.
     async fn netdev(&mut self) -> Option<Netdev> {
         loop {
-            match Netdev::set_up(&self.config, self.mac).await {
+            match Netdev::set_up(&self.config, self.mac, &self.control).await {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
@@ -99,7 +112,13 @@ impl LinkTask {
         loop {
             let shm = match next.take() {
                 Some(shm) => Ok(*shm),
-                None => self.connect().await,
+                None => {
+                    let mut stop = self.stop.clone();
+                    tokio::select! {
+                        _ = stop.wait_for(|stop| *stop) => return Some(netdev),
+                        shm = self.connect() => shm,
+                    }
+                }
             };
             match shm {
                 Ok(shm) => match self.connected(shm, &mut netdev).await {

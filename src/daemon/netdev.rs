@@ -1,36 +1,68 @@
 //! A link's netdev: a TAP made or adopted, and what netlink sets on it.
 //!
 //! The TAP is persistent, so that netdev, addresses and routes outlive a crash of the daemon; the
-//! next start adopts it by its alias. An orderly stop removes it, and with it all that was set,
-//! unless the config says `keep`.
+//! next start adopts it by its alias, and takes away what the last one had set and this one's config
+//! no longer says. An orderly stop removes the netdev, and with it all that was set, unless the config
+//! says `keep`. What the config says is set again when somebody takes it away; what it does not say
+//! is the operator's.
+
+mod owned;
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::config::{LinkConfig, Netns};
 use crate::net::frame::Offloads;
-use crate::os::netlink::Netlink;
+use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Offload, Tap, TapError};
-use crate::plan::{Desired, plan};
+use crate::plan::{Desired, IPV6_MIN_MTU, IpPrefix, Observed, plan};
+use owned::Owned;
 
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
+/// The MTU of a netdev of which nobody has said anything.
+const MTU_DEFAULT: u32 = 1500;
+/// Changes come in bursts; they are looked at together.
+const BURST: Duration = Duration::from_millis(100);
 
 /// A netdev of ours, for as long as this lives and, unless removed, longer.
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
     netlink: Netlink,
+    watch: Watch,
     desired: Desired,
+    owned: Owned,
+    /// The MTU that the netdev had before the other end's was set.
+    mtu_before: Option<u32>,
+    up: bool,
+    /// When a change was noticed that has not been told yet.
+    changed_at: Option<Instant>,
+}
+
+/// What a look at the netdev found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// All is as it should be, or is so again.
+    Good,
+    /// Somebody has deleted it.
+    Gone,
+    /// Something cannot be set.
+    Failed(String),
 }
 
 impl Netdev {
-    /// Makes or adopts the netdev that the config asks for, in its namespace.
+    /// Makes or adopts the netdev that the config asks for, in its namespace. What is set on it is
+    /// noted beside the control socket.
     ///
     /// # Errors
     /// One line for people: what is missing and what to do.
-    pub async fn set_up(config: &LinkConfig, mac: [u8; 6]) -> Result<Self, String> {
+    pub async fn set_up(config: &LinkConfig, mac: [u8; 6], control: &Path) -> Result<Self, String> {
         let namespace = config
             .netns
             .as_ref()
@@ -41,15 +73,16 @@ impl Netdev {
             })
             .transpose()
             .map_err(|e| format!("network namespace of {}: {e}", config.name))?;
-        let (opened, netlink) = match &namespace {
-            None => (open_tap(&config.name), Netlink::new()),
-            Some(ns) => {
-                let tap = ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?;
-                (tap, Netlink::in_namespace(ns.as_fd()))
-            }
+        let opened = match &namespace {
+            None => open_tap(&config.name),
+            Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
         };
         let tap = opened.map_err(|e| e.to_string())?;
-        let netlink = netlink.map_err(|e| e.to_string())?;
+        let netns = namespace.as_ref().map(AsFd::as_fd);
+        let netlink = match netns {
+            None => Netlink::new(),
+            Some(netns) => Netlink::in_namespace(netns),
+        };
         let desired = Desired {
             name: config.name.clone(),
             alias: Some(ALIAS.to_owned()),
@@ -60,11 +93,44 @@ impl Netdev {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
-        let mut netdev = Self { tap: Arc::new(tap), netlink, desired };
-        netdev.apply().await?;
+        let mut netdev = Self {
+            tap: Arc::new(tap),
+            netlink: netlink.map_err(|e| e.to_string())?,
+            watch: Watch::new(netns).map_err(|e| e.to_string())?,
+            desired,
+            owned: Owned::beside(control, &config.name),
+            mtu_before: None,
+            up: true,
+            changed_at: None,
+        };
+        netdev.begin().await?;
         // Only now: a crash before this leaves nothing that the next start could not tell as ours.
         netdev.tap.set_persistent(true).map_err(|e| e.to_string())?;
         Ok(netdev)
+    }
+
+    /// Sets all that is desired for the first time, and takes away what an earlier start has left.
+    async fn begin(&mut self) -> Result<(), String> {
+        let observed = self.observe().await?.ok_or("the netdev has gone away")?;
+        let leftovers = self.owned.leftovers(&self.desired, &observed);
+        self.owned.note(&self.desired).map_err(|e| format!("{}: {e}", self.desired.name))?;
+        let removed = self.netlink.apply(&self.desired.name, &leftovers).await;
+        for failure in removed.failed {
+            tracing::warn!("{}: {failure}", self.desired.name);
+        }
+        // An adopted netdev may still have an MTU with which there is no IPv6.
+        let has_ipv6 = self.desired.addresses.iter().any(IpPrefix::is_ipv6);
+        let too_small = self.desired.mtu.is_none() && has_ipv6 && observed.mtu < IPV6_MIN_MTU;
+        if too_small {
+            self.desired.mtu = Some(MTU_DEFAULT);
+        }
+        let done = self.apply().await;
+        if too_small {
+            self.desired.mtu = None;
+        }
+        // The operator's from now on: an interface that is set down stays down.
+        self.desired.up = None;
+        done
     }
 
     /// The TAP itself.
@@ -72,10 +138,14 @@ impl Netdev {
         &self.tap
     }
 
+    /// Whether its admin state is up, as last seen.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
     /// The MTU that the netdev has now, in bytes.
     pub async fn observed_mtu(&self) -> Option<u16> {
-        let observed = self.netlink.observe(&self.desired.name).await.ok()??;
-        u16::try_from(observed.mtu).ok()
+        u16::try_from(self.observe().await.ok()??.mtu).ok()
     }
 
     /// Sets the MAC address.
@@ -84,10 +154,25 @@ impl Netdev {
         self.apply().await
     }
 
-    /// Sets the MTU.
-    pub async fn set_mtu(&mut self, mtu: u16) -> Result<(), String> {
-        self.desired.mtu = Some(mtu.into());
-        self.apply().await
+    /// Sets the MTU that the link's ends agree on; `None`: they have none, so what was there before
+    /// the last one comes back.
+    pub async fn set_mtu(&mut self, mtu: Option<u16>) -> Result<(), String> {
+        match mtu {
+            Some(mtu) => {
+                if self.desired.mtu.is_none() {
+                    self.mtu_before = self.observe().await?.map(|o| o.mtu);
+                }
+                self.desired.mtu = Some(mtu.into());
+                self.apply().await
+            }
+            None if self.mtu_before.is_some() => {
+                self.desired.mtu = self.mtu_before.take();
+                let done = self.apply().await;
+                self.desired.mtu = None;
+                done
+            }
+            None => Ok(()),
+        }
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
@@ -96,29 +181,62 @@ impl Netdev {
         self.tap.set_offload(Offload { csum, tso4, tso6, ecn: false, uso: false })
     }
 
+    /// Waits until somebody has changed something in the netdev's namespace; a burst is one change.
+    /// Nothing is lost if it is dropped early.
+    pub async fn changed(&mut self) {
+        let since = match self.changed_at {
+            Some(since) => since,
+            None => {
+                self.watch.changed().await;
+                *self.changed_at.insert(Instant::now())
+            }
+        };
+        tokio::time::sleep_until(since + BURST).await;
+        self.changed_at = None;
+    }
+
+    /// Looks at the netdev, and sets again what is missing.
+    pub async fn heal(&mut self) -> Look {
+        match self.observe().await {
+            Ok(None) => return Look::Gone,
+            Ok(Some(observed)) => self.up = observed.up,
+            Err(e) => return Look::Failed(e),
+        }
+        match self.apply().await {
+            Ok(()) => Look::Good,
+            Err(e) => Look::Failed(e),
+        }
+    }
+
     /// Removes the netdev, or with `keep` leaves it, without carrier.
     pub fn tear_down(self, keep: bool) -> Result<(), TapError> {
-        if keep { self.tap.set_carrier(false) } else { self.tap.set_persistent(false) }
+        if keep {
+            return self.tap.set_carrier(false);
+        }
+        self.owned.forget();
+        self.tap.set_persistent(false)
+    }
+
+    async fn observe(&self) -> Result<Option<Observed>, String> {
+        self.netlink.observe(&self.desired.name).await.map_err(|e| e.to_string())
     }
 
     /// Brings the netdev to what is desired. Routes come when it is up, which is a second pass.
     async fn apply(&mut self) -> Result<(), String> {
-        let name = self.desired.name.clone();
         for _ in 0..2 {
-            let observed = self.netlink.observe(&name).await.map_err(|e| e.to_string())?;
-            let observed = observed.ok_or_else(|| format!("{name}: the netdev has gone away"))?;
+            let observed = self.observe().await?;
+            let observed = observed
+                .ok_or_else(|| format!("{}: the netdev has gone away", self.desired.name))?;
             let actions = plan(&self.desired, &observed);
             if actions.is_empty() {
                 break;
             }
-            let applied = self.netlink.apply(&name, &actions).await;
+            let applied = self.netlink.apply(&self.desired.name, &actions).await;
             if !applied.failed.is_empty() {
                 let all: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();
                 return Err(all.join("; "));
             }
         }
-        // The operator's from now on: an interface set down stays down.
-        self.desired.up = None;
         Ok(())
     }
 }

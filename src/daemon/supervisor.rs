@@ -14,7 +14,7 @@ use super::identity::Identity;
 use super::link_task::{LinkTask, View};
 use super::status::Status;
 
-/// Runs an agent or a master until SIGTERM or SIGINT.
+/// Runs an agent or a master until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// What ended it, in one line.
@@ -24,13 +24,17 @@ pub fn run(role: Role, config: Config) -> Result<(), String> {
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    local.block_on(&runtime, supervise(role, config))
+    let done = local.block_on(&runtime, supervise(role, config));
+    // A thread that a peer holds in ringing its doorbell must not hold the process.
+    runtime.shutdown_background();
+    done
 }
 
 async fn supervise(role: Role, config: Config) -> Result<(), String> {
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // Before anything else, so that a second daemon changes nothing.
     let control = ControlSocket::bind(&config.control).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
@@ -41,7 +45,8 @@ async fn supervise(role: Role, config: Config) -> Result<(), String> {
         let view = Rc::new(RefCell::new(View::new(&link)));
         views.push(view.clone());
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        let task = LinkTask::new(role, link, index, &identity, view, stopped.clone());
+        let task =
+            LinkTask::new(role, link, &config.control, index, &identity, view, stopped.clone());
         tasks.push(tokio::task::spawn_local(task.run()));
     }
     let status = || Status {
@@ -60,6 +65,8 @@ async fn supervise(role: Role, config: Config) -> Result<(), String> {
         () = control.serve(status) => {}
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        // The terminal is gone, and with it whoever could stop us otherwise.
+        _ = hangup.recv() => tracing::info!("SIGHUP: stopping"),
     }
     // Every task holds a receiver, so this reaches all that still run.
     let _ = stop.send(true);

@@ -9,6 +9,7 @@
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
 
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 use crate::memory::{BusMemory, Span};
 use crate::net::frame::Drop as FrameDrop;
 use crate::net::path::{Inward, Path, PathError, Room};
-use crate::os::poll::{Events, Interest, Poll, Trigger, Waker, ring};
+use crate::os::doorbell::{empty, ring_full_or_not};
+use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
 use crate::spec::net::HEADER_LEN;
 
@@ -95,6 +97,7 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     waker: Waker,
+    peer: Option<Arc<OwnedFd>>,
 }
 
 impl Worker {
@@ -110,20 +113,25 @@ impl Worker {
         let waker = Waker::new(&poll, TAG_STOP)?;
         poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
         poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
+        let peer = job.peer.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
                 let mut turn = Turn { job, poll, stop: flag, events: Events::with_capacity(4) };
-                if let Err(fault) = turn.run() {
-                    broken(
-                        fault.to_string(),
-                        matches!(fault, Fault::Tap(LostTap::Deleted | LostTap::Os(_))),
-                    );
+                // A bug must not leave a link that looks alive; the panic itself has been printed.
+                let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
+                match end {
+                    Ok(Ok(())) => {}
+                    Ok(Err(fault)) => {
+                        let lost = matches!(fault, Fault::Tap(LostTap::Deleted | LostTap::Os(_)));
+                        broken(fault.to_string(), lost);
+                    }
+                    Err(_) => broken("the worker panicked".to_owned(), false),
                 }
             })?;
-        Ok(Self { thread: Some(thread), stop, waker })
+        Ok(Self { thread: Some(thread), stop, waker, peer })
     }
 
     /// Ends its sleep: an in-band notification came.
@@ -137,10 +145,17 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the worker has been printed by its own thread.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let since = Instant::now();
+        while !thread.is_finished() {
+            // The other end may have filled its doorbell, and the worker then hangs in ringing it.
+            if since.elapsed() > Duration::from_millis(20) {
+                self.peer.iter().for_each(|peer| empty(peer));
+            }
+            std::thread::sleep(Duration::from_micros(200));
         }
+        // Its panics have been reported.
+        let _ = thread.join();
     }
 }
 
@@ -277,8 +292,7 @@ impl Turn {
 fn ring_peer(stats: &QueueStats, peer: Option<&Arc<OwnedFd>>) {
     let Some(peer) = peer else { return };
     stats.notifications_sent.fetch_add(1, Ordering::Relaxed);
-    // A doorbell that cannot be rung is found by the other end at its next heartbeat.
-    let _ = ring(&**peer);
+    ring_full_or_not(peer);
 }
 
 /// Frames that waited in the netdev's queue since before the link came up may carry offloads that

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
+use crate::daemon::config::{IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
 use crate::daemon::identity::random;
-use crate::daemon::netdev::Netdev;
+use crate::daemon::netdev::{Look, Netdev};
 use crate::daemon::worker::{Job, Worker};
 use crate::daemon::{Role, VERSION};
 use crate::link::{Event, Link, LinkParams, Start, State};
 use crate::memory::{BusMemory, Region, Side};
 use crate::net::frame::Offloads;
-use crate::os::doorbell::{Doorbell, ring_gently};
+use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::spec::net::F_MTU;
@@ -42,9 +43,19 @@ enum Input {
     /// A connection in place of the lost one.
     Found(Box<ShmLink>),
     Due,
+    /// Somebody changed something in the netdev's namespace.
+    Netdev,
     /// The worker cannot go on: why, and whether the netdev is lost.
     Broken(String, bool),
     Nothing,
+}
+
+/// A worker cannot go on.
+#[derive(Debug)]
+struct Report {
+    generation: u64,
+    reason: String,
+    lost: bool,
 }
 
 /// A link on a connection.
@@ -59,9 +70,12 @@ pub(super) struct Running<'a> {
     shm: Option<ShmLink>,
     peers: BTreeMap<u16, Peer>,
     doorbell: Doorbell,
+    ringer: Ringer,
     worker: Option<Worker>,
-    broken: mpsc::UnboundedSender<(String, bool)>,
-    broken_rx: mpsc::UnboundedReceiver<(String, bool)>,
+    /// Number of the worker, so that a report of an earlier one is not taken for its own.
+    generation: u64,
+    broken: mpsc::UnboundedSender<Report>,
+    broken_rx: mpsc::UnboundedReceiver<Report>,
 }
 
 impl<'a> Running<'a> {
@@ -118,7 +132,9 @@ impl<'a> Running<'a> {
             shm: Some(shm),
             peers,
             doorbell,
+            ringer: Ringer::default(),
             worker: None,
+            generation: 0,
             broken,
             broken_rx,
         };
@@ -165,6 +181,15 @@ impl<'a> Running<'a> {
                     search.set(self::search(task));
                 }
                 Input::Due => self.link.handle_timeout(now()),
+                Input::Netdev => match self.netdev.heal().await {
+                    Look::Gone => {
+                        tracing::warn!("{}: the netdev has been deleted", task.config.name);
+                        self.link.shutdown(now());
+                        self.drain().await;
+                        return Ended::NetdevLost;
+                    }
+                    look => self.netdev_looks(&look),
+                },
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
                 Input::Broken(reason, true) => {
                     tracing::warn!("{}: {reason}", self.task.config.name);
@@ -192,16 +217,20 @@ impl<'a> Running<'a> {
             _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
             rung = self.doorbell.rung() => match rung {
                 Ok(()) => Input::Doorbell,
-                Err(e) => {
-                    tracing::error!("{}: doorbell: {e}", self.task.config.name);
-                    Input::Stop
-                }
+                Err(e) => Input::Broken(format!("doorbell: {e}"), true),
             },
             event = next_event(&mut self.shm) => Input::Peer(event),
             shm = search, if lost => Input::Found(shm),
             () = watch_found(found) => Input::Nothing,
+            () = self.netdev.changed() => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
-            Some((reason, lost)) = self.broken_rx.recv() => Input::Broken(reason, lost),
+            Some(report) = self.broken_rx.recv() => {
+                if self.worker.is_some() && report.generation == self.generation {
+                    Input::Broken(report.reason, report.lost)
+                } else {
+                    Input::Nothing
+                }
+            }
         }
     }
 
@@ -226,6 +255,20 @@ impl<'a> Running<'a> {
                 self.shm = None;
             }
         }
+    }
+
+    /// Tells what is wrong with the netdev, once.
+    fn netdev_looks(&self, look: &Look) {
+        let mut view = self.task.view.borrow_mut();
+        let note = match look {
+            Look::Failed(e) => e.clone(),
+            _ if !self.netdev.is_up() => "the netdev is set down".to_owned(),
+            _ => String::new(),
+        };
+        if view.note != note && !note.is_empty() {
+            tracing::warn!("{}: {note}", self.task.config.name);
+        }
+        view.note = note;
     }
 
     fn read_peers(&mut self) {
@@ -284,7 +327,7 @@ impl<'a> Running<'a> {
     fn ring(&self, owner: u32, vector: u16) {
         let peer = u16::try_from(owner).ok().and_then(|id| self.peers.get(&id));
         if let Some(doorbell) = peer.and_then(|p| p.vectors.get(usize::from(vector))) {
-            ring_gently(doorbell);
+            self.ringer.ring(doorbell);
         }
     }
 
@@ -314,10 +357,9 @@ impl<'a> Running<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
-        if let Some(mtu) = self.mtu(&start) {
-            if let Err(e) = self.netdev.set_mtu(mtu).await {
-                tracing::warn!("{}: {e}", self.task.config.name);
-            }
+        let mtu = self.mtu(&start);
+        if let Err(e) = self.netdev.set_mtu(mtu).await {
+            tracing::warn!("{}: {e}", self.task.config.name);
         }
         let mtu = self.netdev.observed_mtu().await;
         let peer = start.doorbell.and_then(|(owner, vector)| {
@@ -336,7 +378,9 @@ impl<'a> Running<'a> {
         };
         let broken = self.broken.clone();
         // The receiver outlives every worker, and a stopping daemon does not want to know.
-        let report = move |reason, lost| drop(broken.send((reason, lost)));
+        self.generation += 1;
+        let generation = self.generation;
+        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
         let worker = Worker::start(&self.task.config.name, job, report);
         self.worker = Some(worker.map_err(|e| format!("starting the worker: {e}"))?);
         let mut view = self.task.view.borrow_mut();
@@ -348,10 +392,18 @@ impl<'a> Running<'a> {
     /// The MTU to set: the smaller one of ours and the device's, which is the greatest that it takes.
     /// `None`: neither end's config says one, so the operator does.
     fn mtu(&self, start: &Start) -> Option<u16> {
-        let offered = (self.task.role == Role::Master && start.features.has(F_MTU))
-            .then(|| start.config.mtu.get())
-            .filter(|offered| *offered != MTU_ANY);
-        self.task.config.mtu.into_iter().chain(offered).min()
+        let LinkConfig { name, mtu: own, addresses, .. } = &self.task.config;
+        let offers = self.task.role == Role::Master && start.features.has(F_MTU);
+        let offered = offers.then(|| start.config.mtu.get()).filter(|o| *o != MTU_ANY);
+        let least = if addresses.iter().any(IpPrefix::is_ipv6) { MTU_MIN_IPV6 } else { MTU_MIN };
+        let usable = offered.filter(|o| (least..MTU_ANY).contains(o));
+        if let (Some(offered), None) = (offered, usable) {
+            tracing::warn!(
+                "{name}: the board's MTU is {offered}, but this end needs {least} to {MTU_ANY}; it \
+                 keeps its own: set another mtu on the board"
+            );
+        }
+        own.iter().copied().chain(usable).min()
     }
 
     /// Stops the worker, on a thread that may wait for it.

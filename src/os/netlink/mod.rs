@@ -12,6 +12,7 @@ mod apply;
 mod error;
 mod observe;
 mod socket;
+mod watch;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -24,6 +25,7 @@ pub use apply::Applied;
 pub use error::NetlinkError;
 pub use observe::LinkStats;
 use socket::{Failure, Socket};
+pub use watch::Watch;
 
 /// rtnetlink in one network namespace.
 #[derive(Debug)]

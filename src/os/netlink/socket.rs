@@ -68,6 +68,25 @@ impl Drop for Socket {
     }
 }
 
+/// Makes a socket in the namespace `netns`, served by the calling runtime.
+///
+/// setns moves one thread, so a thread of its own goes there, makes the socket and ends: a socket
+/// stays in the namespace that it was made in.
+pub(super) fn in_namespace<T: Send>(
+    netns: BorrowedFd<'_>,
+    open: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let runtime = Runtime::try_current().map_err(io::Error::other)?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            let _context = runtime.enter();
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
+            open()
+        })?;
+        thread.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
+    })
+}
+
 impl Socket {
     /// A socket in the calling thread's network namespace, served by the calling runtime.
     pub(super) fn open() -> io::Result<Self> {
@@ -95,19 +114,8 @@ impl Socket {
     }
 
     /// A socket in the namespace `netns`, served by the calling runtime.
-    ///
-    /// setns moves one thread, so a thread of its own goes there, makes the socket and ends: a
-    /// socket stays in the namespace that it was made in.
     pub(super) fn open_in(netns: BorrowedFd<'_>) -> io::Result<Self> {
-        let runtime = Runtime::try_current().map_err(io::Error::other)?;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-                let _context = runtime.enter();
-                move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-                Self::open()
-            })?;
-            thread.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
-        })
+        in_namespace(netns, Self::open)
     }
 
     /// Whether the kernel filters dumps. If not, a dump's request must not ask for it.
