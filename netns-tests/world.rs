@@ -309,7 +309,7 @@ impl World {
             for (machine, name) in &ends {
                 let link = self.link_status(machine, name)?;
                 check(link.state == LinkState::Up && link.carrier, &link)?;
-                check(self.has_carrier(machine, name), (machine, "no carrier"))?;
+                check(self.is_operational(machine, name), (machine, "not operational"))?;
             }
             Ok(())
         });
@@ -342,6 +342,13 @@ impl World {
     /// A netdev as `ip -j -s addr` shows it, if it is there.
     pub(crate) fn netdev(&self, machine: &str, name: &str) -> Option<Value> {
         self.ip(machine, "addr show").into_iter().find(|netdev| netdev["ifname"] == name)
+    }
+
+    /// Whether a netdev is up with a carrier, and the kernel has taken that up: before, it drops what
+    /// is sent.
+    pub(crate) fn is_operational(&self, machine: &str, name: &str) -> bool {
+        self.netdev(machine, name).is_some_and(|netdev| netdev["operstate"] == "UP")
+            && self.has_carrier(machine, name)
     }
 
     /// Whether a netdev is there and has a carrier.

@@ -65,7 +65,8 @@ pub(crate) fn a_netdev_appears_in_the_namespace_that_the_config_names() {
         world.start(daemon);
     }
     wait("carrier in the namespace", || {
-        check(world.has_carrier("inner", "bl0"), world.link_status("master", "bl0"))
+        let up = ["inner", "board0"].iter().all(|machine| world.is_operational(machine, "bl0"));
+        check(up, world.link_status("master", "bl0"))
     });
     assert!(world.netdev("master", "bl0").is_none());
     world.ping_well("inner", "10.77.0.2");
@@ -125,6 +126,16 @@ pub(crate) fn a_second_daemon_on_one_control_socket_is_refused() {
     world.ping_well("master", "10.77.0.2");
 }
 
+/// Waits until `board1` has the link to this machine.
+fn wait_second(world: &World, other: &str) {
+    wait("the second has the slot", || {
+        let link = world.link_status("board1", "bl0")?;
+        check(link.state == LinkState::Up, &link)?;
+        let up = ["board1", other].iter().all(|machine| world.is_operational(machine, "bl0"));
+        check(up, "not operational")
+    });
+}
+
 pub(crate) fn a_second_agent_on_one_slot_waits_for_the_first_to_go() {
     let mut world = World::running(1, |_, _| String::new());
     world.add_machine("board1");
@@ -136,10 +147,7 @@ pub(crate) fn a_second_agent_on_one_slot_waits_for_the_first_to_go() {
     world.ping_well("board0", "10.77.0.1");
     first.finish_without_loss();
     world.kill("board0");
-    wait("the second has the slot", || {
-        let link = world.link_status("board1", "bl0")?;
-        check(link.state == LinkState::Up && link.carrier, &link)
-    });
+    wait_second(&world, "master");
     world.ping_well("board1", "10.77.0.1");
 }
 
@@ -153,10 +161,7 @@ pub(crate) fn a_second_master_on_one_slot_waits_for_the_first_to_go() {
     world.wait_state("board1", "bl0", LinkState::Waiting, "slot is held by another master");
     world.ping_well("board0", "10.77.0.1");
     world.kill("master");
-    wait("the second has the slot", || {
-        let link = world.link_status("board1", "bl0")?;
-        check(link.state == LinkState::Up && link.carrier, &link)
-    });
+    wait_second(&world, "board0");
     world.ping_well("board1", "10.77.0.2");
 }
 
