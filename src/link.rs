@@ -15,10 +15,10 @@
 //! Invariant: a new epoch is drawn only while no worker has a data path, because a peer takes a new
 //! epoch as the promise that nobody touches the old rings.
 
+mod broken;
 mod setup;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ use crate::tunnel::fifo::{Fifo, FifoError};
 use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
+use broken::Broken;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
@@ -484,21 +485,5 @@ impl Link {
         };
         let epoch = u32::try_from(next() >> 33).expect("31 bits") | 1;
         (epoch, (next() >> 1) | 1)
-    }
-}
-
-/// What the other end did wrong.
-#[derive(Debug)]
-struct Broken(String);
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<FifoError> for Broken {
-    fn from(e: FifoError) -> Self {
-        Self(e.to_string())
     }
 }
