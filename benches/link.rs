@@ -54,6 +54,7 @@ fn bench() -> Result<(), Box<dyn Error>> {
     let program = Path::new(env!("CARGO_BIN_EXE_boardlane"));
     let target = program.ancestors().nth(2).ok_or("the program has no target directory")?;
     let bridge = build_bridge(target)?;
+    let load = load_average();
     say("building three pairs of namespaces");
     let subjects = [Subject::veth()?, Subject::bridge(&bridge)?, Subject::link(program)?];
     for subject in &subjects {
@@ -81,7 +82,13 @@ fn bench() -> Result<(), Box<dyn Error>> {
     let names = subjects.each_ref().map(|subject| subject.name);
     drop(subjects);
     say("");
-    report(&names, &rounds, &options, lost, &target.join("link-bench.json"))
+    report(&names, &rounds, &options, lost, &load, &target.join("link-bench.json"))
+}
+
+/// How many threads wanted to run in the last minute: what else this machine has to do.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -154,6 +161,7 @@ fn report(
     rounds: &[[Sample; 3]],
     options: &Options,
     lost: u32,
+    load: &str,
     file: &Path,
 ) -> Result<(), Box<dyn Error>> {
     let date = first_line("date", &["-u", "+%Y-%m-%d"]);
@@ -161,7 +169,7 @@ fn report(
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = std::thread::available_parallelism()?;
     let seconds = options.duration.as_secs();
-    println!("{date}, {cpus} CPUs, Linux {}, {rustc}", kernel.trim());
+    println!("{date}, {cpus} CPUs, Linux {}, {rustc}, load before {load}", kernel.trim());
     println!("medians of {} rounds, {seconds} s a stream, {ECHOES} echoes\n", rounds.len());
     print!("{:<26}", "");
     let ratios = [format!("{}/{}", names[2], names[1]), format!("{}/{}", names[2], names[0])];
@@ -189,7 +197,7 @@ fn report(
         println!("{lost} echoes were lost");
     }
     let report = json!({
-        "date": date, "cpus": cpus.get(), "kernel": kernel.trim(), "rustc": rustc,
+        "date": date, "cpus": cpus.get(), "kernel": kernel.trim(), "rustc": rustc, "load_before": load,
         "seconds": seconds, "echoes": ECHOES, "echoes_lost": lost, "subjects": names,
         "ratios": ratios, "rows": rows,
     });

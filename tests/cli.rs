@@ -74,6 +74,27 @@ fn the_example_configs_are_good_and_fit_each_other() {
 }
 
 #[test]
+fn the_readme_has_the_example_configs_every_key_and_every_drop() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let readme = read("README.md");
+    for name in ["agent.toml", "master.toml"] {
+        let text = read(&format!("examples/config/{name}"));
+        assert!(readme.contains(&format!("```toml\n{text}```\n")), "{name} is another there");
+    }
+    let (_, expanded, _) = run(&["check", "--expand", "examples/config/agent.toml"]);
+    let keys = expanded.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));
+    let keys: Vec<&str> = keys.map(|(key, _)| key).collect();
+    assert!(keys.contains(&"heartbeat_ms"), "{expanded}");
+    for key in keys {
+        assert!(readme.contains(&format!("`{key}`")), "the key {key}");
+    }
+    for drop in boardlane::net::frame::Drop::ALL {
+        assert!(readme.contains(&format!("`{}`", drop.name())), "the drop {}", drop.name());
+    }
+}
+
+#[test]
 fn an_expanded_config_is_a_config() {
     let dir = Dir::new("expand");
     let (status, expanded, err) = run(&["check", &dir.file("agent.toml", GOOD), "--expand"]);
