@@ -67,7 +67,7 @@ fn frames_come_out_in_order_whole_and_unaltered_and_every_buffer_comes_back() {
         let before = room(&mem, &mut ends);
         let posted = (placement.buffers.receive.end - placement.buffers.receive.start) as usize
             / RECEIVE_BUFFER as usize;
-        assert_eq!(before, [sizes[1].into(), posted], "the driver's and the device's room");
+        assert_eq!(before, [usize::from(sizes[1]), posted], "the driver's and the device's room");
         for _ in 0..6 {
             let count = random.below(100);
             let mut to_device: VecDeque<_> = (0..count).map(|i| frame(i, random.len())).collect();
