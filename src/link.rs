@@ -12,18 +12,24 @@
 //! | down | the worker stops, then the session starts anew | the other end is met again |
 //! | quarantined | the same, but with growing delay: the other end broke a rule | the delay is over |
 //!
-//! Invariant: a new epoch is drawn only while no worker has a data path, because a peer takes a new
-//! epoch as the promise that nobody touches the old rings.
+//! Invariants: a new epoch is drawn, and the slot given up, only while no worker has a data path,
+//! because a peer takes either as the promise that nobody touches the old rings. `Start` and `Stop`
+//! alternate, and with `Stop` the carrier goes.
+//!
+//! A doorbell that is lost costs time only: messages are looked for at each heartbeat, and while the
+//! ends negotiate as often as the header is before they meet.
 
-mod broken;
+mod messages;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::memory::BusMemory;
+use crate::memory::{BusMemory, MemoryError};
 use crate::net::features::Features;
 use crate::net::model::{NetDevice, Offer};
 use crate::net::path::Path;
@@ -34,14 +40,10 @@ use crate::tunnel::fifo::{Fifo, FifoError};
 use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
-use broken::Broken;
+use messages::KEEPALIVE;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
-/// Messages taken per turn; a flood waits for the next turn.
-const MESSAGES_PER_TURN: usize = 64;
-/// Time between the driver's keepalives.
-const KEEPALIVE: Duration = Duration::from_secs(1);
 /// First and greatest delay before a peer that broke a rule is met again.
 const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
@@ -75,7 +77,7 @@ pub struct LinkParams {
     pub vectors: u32,
     /// Time between heartbeats; a peer is dead after four.
     pub heartbeat: Duration,
-    /// Features that are neither offered nor accepted.
+    /// Features that are neither offered nor accepted; VERSION_1 stays, nothing works without it.
     pub features_off: Features,
     /// Device: the MAC address that config space offers to the driver. Driver: the one meant for the
     /// board's netdev.
@@ -125,11 +127,31 @@ pub struct Start {
     pub doorbell: Option<(u32, u16)>,
 }
 
+/// Who has the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// No worker.
+    Idle,
+    /// A worker, since the event `Start`.
+    Running,
+    /// A worker still, until it is said to have stopped; the event `Stop` is out.
+    Stopping,
+}
+
 /// The half of the tunnel that this end runs.
 #[derive(Debug)]
 enum Core {
-    Driver { tunnel: Box<DriverTunnel>, path: Option<Box<dyn Path>>, next_ping: Instant },
-    Device { tunnel: Box<DeviceTunnel>, model: Box<NetDevice> },
+    Driver {
+        tunnel: Box<DriverTunnel>,
+        path: Option<Box<dyn Path>>,
+        next_ping: Instant,
+        /// Negotiated, once the device runs.
+        features: Features,
+    },
+    Device {
+        tunnel: Box<DeviceTunnel>,
+        model: Box<NetDevice>,
+    },
 }
 
 /// One end of one link.
@@ -142,8 +164,7 @@ pub struct Link {
     core: Option<Core>,
     peer: Option<Peer>,
     alive: BTreeSet<u32>,
-    /// A worker has the data path.
-    running: bool,
+    work: Work,
     /// When the session starts anew, once no worker runs.
     restart_at: Option<Instant>,
     /// Rules broken since the link was last up for long.
@@ -153,29 +174,44 @@ pub struct Link {
     look: bool,
     /// Messages were left for the next turn.
     more: bool,
+    /// When to look for messages though no doorbell rang, while the ends negotiate.
+    next_poll: Instant,
     random: u64,
     events: VecDeque<Event>,
 }
 
 impl Link {
     /// A link over memory in which the window and driver memory are mapped.
-    pub fn new(now: Instant, mem: Arc<BusMemory>, params: LinkParams) -> Result<Self, FifoError> {
+    pub fn new(
+        now: Instant,
+        mem: Arc<BusMemory>,
+        mut params: LinkParams,
+    ) -> Result<Self, FifoError> {
+        let needed = Features::of(&[virtio::F_VERSION_1]);
+        params.features_off = params.features_off.minus(needed);
         let window_len = u32::try_from(params.window.end - params.window.start).unwrap_or(u32::MAX);
         let entry = |kind, range: &Range<u64>| MemoryEntry {
             kind,
             bus_addr: range.start,
             len: range.end - range.start,
         };
-        let (mailbox, table) = match params.role {
-            Role::Device => (params.window.start + u64::from(window::HEADER_LEN), vec![]),
+        let header = u64::from(window::HEADER_LEN);
+        let (mailbox, end, table) = match params.role {
+            Role::Device => (params.window.start + header, params.window.end, vec![]),
             Role::Driver => (
                 params.driver_memory.start,
+                params.driver_memory.end,
                 vec![
                     entry(window::MEMORY_WINDOW, &params.window),
                     entry(window::MEMORY_DRIVER, &params.driver_memory),
                 ],
             ),
         };
+        let mailbox_len = u64::from(window::mailbox_len(window::SLOTS));
+        if mailbox + mailbox_len > end {
+            let error = Some(MemoryError::Outside { addr: mailbox, len: mailbox_len });
+            return Err(FifoError::Mailbox { slots: window::SLOTS, error });
+        }
         let session_params = Params {
             role: params.role,
             window_addr: params.window.start,
@@ -195,12 +231,13 @@ impl Link {
             core: None,
             peer: None,
             alive: BTreeSet::new(),
-            running: false,
+            work: Work::Idle,
             restart_at: Some(now),
             offences: 0,
             up_since: None,
             look: true,
             more: false,
+            next_poll: now,
             random: params.seed | 1,
             events: VecDeque::new(),
             params,
@@ -217,7 +254,7 @@ impl Link {
     /// This id left the transport.
     pub fn handle_peer_gone(&mut self, now: Instant, id: u32) {
         self.alive.remove(&id);
-        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(&self.mem, id) {
+        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(id) {
             self.leave(now, State::Down, reason.to_string());
         }
         self.look = true;
@@ -237,19 +274,23 @@ impl Link {
 
     /// The worker has given the data path back.
     pub fn handle_stopped(&mut self, now: Instant) {
-        self.running = false;
+        self.work = Work::Idle;
         self.rest();
+        self.release();
         self.turn(now);
     }
 
-    /// The worker found a ring broken, or lost its netdev; it still has to be stopped.
+    /// The worker found a ring broken, or lost its netdev. `Event::Stop` follows, unless it is out
+    /// already.
     pub fn handle_broken(&mut self, now: Instant, reason: &str) {
         match &mut self.core {
+            _ if self.work != Work::Running => {}
             // The driver is told, and resets the device.
             Some(Core::Device { tunnel, model }) => {
                 model.needs_reset(reason);
                 tunnel.notify_status_changed(model.as_ref());
                 self.say(State::Down, reason.to_owned());
+                self.stop_worker(now);
             }
             Some(Core::Driver { .. }) => self.offend(now, reason.to_owned()),
             None => {}
@@ -257,10 +298,12 @@ impl Link {
         self.turn(now);
     }
 
-    /// Stops in an orderly way: the other end is told. `Event::Stop` and `Event::Ring` may follow.
+    /// Stops for good in an orderly way: the other end is told. `Event::Stop` and `Event::Ring` may
+    /// follow. The slot is free for others once no worker runs.
     pub fn shutdown(&mut self, now: Instant) {
         self.leave(now, State::Down, "stopping".to_owned());
         self.restart_at = None;
+        self.release();
     }
 
     /// The next thing to do or to learn.
@@ -270,15 +313,17 @@ impl Link {
 
     /// When [`Link::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let restart = self.restart_at.filter(|_| !self.running);
+        let running = self.work == Work::Running;
+        let restart = self.restart_at.filter(|_| self.work == Work::Idle);
         let core = match &self.core {
             Some(Core::Driver { tunnel, next_ping, .. }) => {
-                tunnel.poll_timeout().into_iter().chain(self.running.then_some(*next_ping)).min()
+                tunnel.poll_timeout().into_iter().chain(running.then_some(*next_ping)).min()
             }
             _ => None,
         };
+        let poll = (self.core.is_some() && !running).then_some(self.next_poll);
         let session = self.session.poll_timeout();
-        [restart, core, session].into_iter().flatten().min()
+        [restart, core, poll, session].into_iter().flatten().min()
     }
 
     /// Whether there is work left that no input announces; call [`Link::handle_timeout`] soon.
@@ -300,7 +345,7 @@ impl Link {
     }
 
     fn turn(&mut self, now: Instant) {
-        if self.restart_at.is_some_and(|t| t <= now) && !self.running {
+        if self.restart_at.is_some_and(|t| t <= now) && self.work == Work::Idle {
             self.restart_at = None;
             let (epoch, nonce) = self.draw();
             self.session.start(now, epoch, nonce);
@@ -375,6 +420,7 @@ impl Link {
                 )),
                 path: None,
                 next_ping: now + KEEPALIVE,
+                features: Features::NONE,
             },
         });
         self.ring(peer.owner, 0);
@@ -383,70 +429,11 @@ impl Link {
         self.say(State::Negotiating, String::new());
     }
 
-    /// Takes and sends messages; an error is the peer's fault.
-    fn turn_messages(&mut self, now: Instant) -> Result<(), Broken> {
-        self.more = false;
-        if let Some(Core::Driver { tunnel, next_ping, .. }) = &mut self.core {
-            tunnel.handle_timeout(now);
-            if self.running && now >= *next_ping {
-                tunnel.ping(now);
-                *next_ping = now + KEEPALIVE;
-            }
-        }
-        let mut slot = [0; window::SLOT_LEN];
-        for taken in 0.. {
-            self.drain(now)?;
-            self.send()?;
-            let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { break };
-            if taken == MESSAGES_PER_TURN {
-                self.more = fifo.has_message(&self.mem);
-                break;
-            }
-            if matches!(core, Core::Device { tunnel, .. } if !tunnel.ready()) {
-                break;
-            }
-            if !fifo.receive(&self.mem, &mut slot)? {
-                break;
-            }
-            match core {
-                Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
-                Core::Device { tunnel, model } => {
-                    tunnel.handle_message(now, &slot, model.as_mut());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what the tunnel has, as far as the FIFO has room.
-    fn send(&mut self) -> Result<(), Broken> {
-        let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { return Ok(()) };
-        let mut sent = false;
-        let mut out = [0; msg::MAX_LEN];
-        while fifo.has_room(&self.mem)? {
-            let len = match core {
-                Core::Driver { tunnel, .. } => tunnel.poll_message(&mut out),
-                Core::Device { tunnel, .. } => tunnel.poll_message(&mut out),
-            };
-            let Some(len) = len else { break };
-            fifo.send(&self.mem, &out[..len])?;
-            sent = true;
-        }
-        if let (true, Some(peer)) = (sent, &self.peer) {
-            let owner = peer.owner;
-            self.ring(owner, 0);
-        }
-        Ok(())
-    }
-
     /// The other end broke a rule: leave, and come back with growing delay.
     fn offend(&mut self, now: Instant, reason: String) {
-        if self.up_since.take().is_some_and(|t| now >= t + QUARANTINE[1]) {
-            self.offences = 0;
-        }
-        let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
-        self.offences += 1;
         self.leave(now, State::Quarantined, reason);
+        let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
+        self.offences = self.offences.saturating_add(1);
         self.restart_at = Some(now + delay);
     }
 
@@ -460,9 +447,26 @@ impl Link {
         self.peer = None;
         self.restart_at = Some(now);
         self.say(state, reason);
-        if self.running {
-            self.events.push_back(Event::Carrier(false));
-            self.events.push_back(Event::Stop);
+        self.stop_worker(now);
+    }
+
+    /// Takes the data path back, if a worker has it and was not told yet.
+    fn stop_worker(&mut self, now: Instant) {
+        if self.work != Work::Running {
+            return;
+        }
+        self.work = Work::Stopping;
+        if self.up_since.take().is_some_and(|t| now >= t + QUARANTINE[1]) {
+            self.offences = 0;
+        }
+        self.events.push_back(Event::Carrier(false));
+        self.events.push_back(Event::Stop);
+    }
+
+    /// After `shutdown`, frees the slot for others, if nobody touches the rings any more.
+    fn release(&mut self) {
+        if self.core.is_none() && self.restart_at.is_none() && self.work == Work::Idle {
+            self.session.release(&self.mem);
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use zerocopy::FromBytes;
 
-use super::{Broken, Core, Event, Link, Start, State};
+use super::messages::Broken;
+use super::{Core, Event, Link, Start, State, Work};
 use crate::net::device_path::DevicePath;
 use crate::net::driver_path::DriverPath;
 use crate::net::features::Features;
@@ -48,12 +49,23 @@ impl Link {
                 self.set_up_queues(now, &max_sizes, Features::from_bits(features))?;
             }
             driver::Event::Running { features, config } => {
-                let Some(Core::Driver { path, .. }) = &mut self.core else { return Ok(()) };
+                let Some(Core::Driver { path, features: used, .. }) = &mut self.core else {
+                    return Ok(());
+                };
+                *used = Features::from_bits(features);
                 if let Some(path) = path.take() {
                     self.start(path, Features::from_bits(features), config_of(&config), now);
                 }
             }
-            driver::Event::ConfigChanged { config } => self.carrier(&config_of(&config)),
+            driver::Event::ConfigChanged { config } => {
+                let has_status = matches!(
+                    &self.core,
+                    Some(Core::Driver { features, .. }) if features.has(net::F_STATUS)
+                );
+                if has_status {
+                    self.carrier(&config_of(&config));
+                }
+            }
             driver::Event::UsedNotified(_) => self.events.push_back(Event::Wake),
             driver::Event::Failed(error) => return Err(Broken(error.to_string())),
             driver::Event::Stopped => {}
@@ -135,10 +147,10 @@ impl Link {
                 model.read_config(0, &mut octets);
                 self.start(Box::new(path), features, config_of(&octets), now);
             }
-            model::Event::Reset => self.take_back("the driver reset the device".to_owned()),
+            model::Event::Reset => self.take_back(now, "the driver reset the device".to_owned()),
             // Not negotiated: whoever does this is about to take the device down.
             model::Event::ResetQueue(index) => {
-                self.take_back(format!("the driver reset queue {index}"));
+                self.take_back(now, format!("the driver reset queue {index}"));
             }
             model::Event::EnableQueue(queue) => {
                 return Err(Broken(format!("queue {} was set up after DRIVER_OK", queue.index)));
@@ -156,12 +168,12 @@ impl Link {
     }
 
     /// Takes the data path back from the worker.
-    fn take_back(&mut self, why: String) {
-        if self.running {
-            self.say(State::Negotiating, why);
-            self.events.push_back(Event::Stop);
-        } else {
+    fn take_back(&mut self, now: Instant, why: String) {
+        if self.work == Work::Idle {
             self.rest();
+        } else {
+            self.say(State::Negotiating, why);
+            self.stop_worker(now);
         }
     }
 
@@ -172,7 +184,7 @@ impl Link {
         config: net::Config,
         now: Instant,
     ) {
-        self.running = true;
+        self.work = Work::Running;
         self.up_since = Some(now);
         let doorbell = self.peer.as_ref().and_then(|p| match p.vectors {
             0 => None,

@@ -17,7 +17,7 @@
 //!
 //! Owners. A part is taken by writing one's id and a random nonce, waiting [`CLAIM_TIME`], and
 //! finding the nonce still there. A live owner wins; whether an owner lives is what the transport
-//! says of its id.
+//! says of its id. An owner that stops keeps its claim until its rings are quiet.
 //!
 //! Far reads. While a session is up, one 8-byte load per heartbeat takes the peer's epoch and
 //! heartbeat. Everything else is read only before that.
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use super::fifo::{Fifo, FifoError, Mailbox};
 use super::part::{MemoryEntry, Params, Peer, Reason, Role, read_pair, write_pair};
-use crate::memory::{BusMemory, Span, View, fence_full};
+use crate::memory::{BusMemory, MemoryError, Span, View, fence_full};
 use crate::spec::window as w;
 
 /// How long a claim must stand before it counts.
@@ -75,6 +75,8 @@ pub struct Session {
     epoch: u32,
     nonce: u64,
     heartbeat: u32,
+    /// Whose id stood in the peer's part when it was met.
+    peer_id: u32,
     next_beat: Instant,
     next_look: Instant,
     peer_beat: u32,
@@ -87,9 +89,12 @@ impl Session {
     /// A stopped session over the window that `params` names, which must be mapped.
     pub fn new(now: Instant, mem: &BusMemory, params: Params) -> Result<Self, FifoError> {
         let mailbox = |error| FifoError::Mailbox { slots: w::SLOTS, error: Some(error) };
-        let window =
-            mem.resolve_mapped(params.window_addr, params.window_len, 64).map_err(mailbox)?;
-        assert!(params.window_len >= w::HEADER_LEN && params.table.len() <= w::MEMORY_ENTRIES);
+        assert!(params.table.len() <= w::MEMORY_ENTRIES, "the table has room for our memory");
+        let (addr, len) = (params.window_addr, params.window_len);
+        if len < w::HEADER_LEN {
+            return Err(mailbox(MemoryError::Outside { addr, len: w::HEADER_LEN.into() }));
+        }
+        let window = mem.resolve_mapped(addr, len, 64).map_err(mailbox)?;
         Ok(Self {
             own_mailbox: Mailbox::at(mem, params.mailbox, w::SLOTS)?,
             window,
@@ -98,6 +103,7 @@ impl Session {
             epoch: 0,
             nonce: 0,
             heartbeat: 0,
+            peer_id: 0,
             next_beat: now,
             next_look: now,
             peer_beat: 0,
@@ -135,18 +141,30 @@ impl Session {
         }
     }
 
-    /// Leaves in an orderly way: the peer sees it at its next look. Returns the peer to ring.
+    /// Leaves in an orderly way: the peer sees it at its next look. Returns the peer to ring. The
+    /// claim stands until [`Session::release`]: the rings may still be in use.
     pub fn shutdown(&mut self, mem: &BusMemory) -> Option<u32> {
-        if matches!(self.phase, Phase::Stopped | Phase::Claiming { .. }) {
+        let before = std::mem::replace(&mut self.phase, Phase::Stopped);
+        if matches!(before, Phase::Stopped | Phase::Claiming { .. }) {
             return None;
         }
         let part = self.part(mem, self.params.role);
         write_pair(part, w::PART_STATE, w::STATE_SHUTDOWN, 0);
         write_pair(part, w::PART_PULSE, 0, self.heartbeat);
-        part.store_le64(w::PART_NONCE, 0);
         fence_full();
-        self.phase = Phase::Stopped;
         self.peer_owner(mem)
+    }
+
+    /// Gives up the claim, while stopped and with quiet rings: anyone may take our part.
+    pub fn release(&mut self, mem: &BusMemory) {
+        let part = self.part(mem, self.params.role);
+        let ours = self.nonce != 0 && part.load_le64(w::PART_NONCE) == self.nonce;
+        if self.phase == Phase::Stopped && ours {
+            write_pair(part, w::PART_STATE, w::STATE_SHUTDOWN, 0);
+            write_pair(part, w::PART_PULSE, 0, self.heartbeat);
+            part.store_le64(w::PART_NONCE, 0);
+            fence_full();
+        }
     }
 
     /// Looks at the header and takes at most one step. `alive` says of an id on the transport
@@ -174,9 +192,9 @@ impl Session {
     }
 
     /// The transport says that this id has left.
-    pub fn handle_peer_gone(&mut self, mem: &BusMemory, id: u32) -> Option<Change> {
+    pub fn handle_peer_gone(&mut self, id: u32) -> Option<Change> {
         let involved = matches!(self.phase, Phase::Running { .. } | Phase::Up { .. });
-        if !involved || self.peer_owner(mem) != Some(id) {
+        if !involved || self.peer_id != id {
             return None;
         }
         self.phase = Phase::Stopped;
@@ -284,6 +302,7 @@ impl Session {
             return self.wait(now, Reason::NotReady(other));
         }
         let part = self.part(mem, other);
+        let owner = part.load_le32(w::PART_OWNER);
         let (addr, slots) = (part.load_le64(w::PART_MAILBOX), part.load_le32(w::PART_SLOTS));
         let mailbox = match Mailbox::at(mem, addr, slots) {
             Ok(mailbox) => mailbox,
@@ -297,9 +316,10 @@ impl Session {
         write_pair(self.part(mem, self.params.role), w::PART_STATE, w::STATE_RUN, epoch);
         fence_full();
         self.phase = Phase::Running { peer: epoch };
+        self.peer_id = owner;
         self.peer_heard = now;
         self.next_look = now;
-        Some(Change::Ring(part.load_le32(w::PART_OWNER)))
+        Some(Change::Ring(owner))
     }
 
     /// In `RUN`: does the peer echo us?
@@ -318,12 +338,8 @@ impl Session {
         if state == w::STATE_RUN && echo == self.epoch {
             let part = self.part(mem, other);
             let slot = self.part(mem, Role::Driver).load_le32(w::PART_SLOT_NUMBER);
-            let peer_info = Peer {
-                owner: part.load_le32(w::PART_OWNER),
-                vectors: part.load_le32(w::PART_VECTORS),
-                epoch,
-                slot,
-            };
+            let peer_info =
+                Peer { owner: self.peer_id, vectors: part.load_le32(w::PART_VECTORS), epoch, slot };
             let (_, beat) = read_pair(part, w::PART_PULSE);
             self.peer_beat = beat;
             self.peer_heard = now;
@@ -372,10 +388,14 @@ impl Session {
 
     fn lost_claim(&self, mem: &BusMemory) -> Option<Change> {
         let part = self.part(mem, self.params.role);
-        (part.load_le64(w::PART_NONCE) != self.nonce).then(|| {
-            let owner = part.load_le32(w::PART_OWNER);
-            Change::Down(Reason::Stolen(self.params.role, owner))
-        })
+        match part.load_le64(w::PART_NONCE) {
+            nonce if nonce == self.nonce => None,
+            u64::MAX if self.bus_is_dead(mem) => Some(Change::Down(Reason::AllOnes)),
+            _ => {
+                let owner = part.load_le32(w::PART_OWNER);
+                Some(Change::Down(Reason::Stolen(self.params.role, owner)))
+            }
+        }
     }
 
     fn bad_header(&self, mem: &BusMemory) -> Option<Reason> {

@@ -190,7 +190,7 @@ fn a_live_owner_wins_and_a_dead_one_is_replaced() {
     assert_eq!(said.unwrap().to_string(), "slot is held by another agent (peer 1)");
     // The first agent dies; the second takes over, and the master notices.
     world.alive.remove(&1);
-    let gone = b.handle_peer_gone(&world.mem, 1);
+    let gone = b.handle_peer_gone(1);
     assert!(matches!(gone, Some(Change::Down(Reason::Gone(Role::Device)))), "{gone:?}");
     world.start(&mut b);
     let [(peer, _), _] = world.until_up(&mut b, &mut second);
@@ -202,7 +202,7 @@ fn the_departure_of_a_stranger_changes_nothing() {
     let mut world = World::new();
     let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));
     world.until_up(&mut a, &mut b);
-    assert!(a.handle_peer_gone(&world.mem, 9).is_none());
+    assert!(a.handle_peer_gone(9).is_none());
     assert!(world.look(&mut a).is_none());
 }
 

@@ -1,0 +1,89 @@
+//! Messages in and out: between the FIFOs and the link's half of the tunnel.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::{Core, Link, Work};
+use crate::spec::{msg, window};
+use crate::tunnel::fifo::FifoError;
+use crate::tunnel::session::LOOK_TIME;
+
+/// Messages taken per turn; a flood waits for the next turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// Time between the driver's keepalives.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(1);
+
+impl Link {
+    /// Takes and sends messages; an error is the peer's fault.
+    pub(super) fn turn_messages(&mut self, now: Instant) -> Result<(), Broken> {
+        self.more = false;
+        self.next_poll = now + LOOK_TIME;
+        if let Some(Core::Driver { tunnel, next_ping, .. }) = &mut self.core {
+            tunnel.handle_timeout(now);
+            if self.work == Work::Running && now >= *next_ping {
+                tunnel.ping(now);
+                *next_ping = now + KEEPALIVE;
+            }
+        }
+        let mut slot = [0; window::SLOT_LEN];
+        for taken in 0.. {
+            self.drain(now)?;
+            self.send()?;
+            let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { break };
+            if taken == MESSAGES_PER_TURN {
+                self.more = fifo.has_message(&self.mem);
+                break;
+            }
+            if matches!(core, Core::Device { tunnel, .. } if !tunnel.ready()) {
+                break;
+            }
+            if !fifo.receive(&self.mem, &mut slot)? {
+                break;
+            }
+            match core {
+                Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
+                Core::Device { tunnel, model } => {
+                    tunnel.handle_message(now, &slot, model.as_mut());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the tunnel has, as far as the FIFO has room.
+    fn send(&mut self) -> Result<(), Broken> {
+        let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { return Ok(()) };
+        let mut sent = false;
+        let mut out = [0; msg::MAX_LEN];
+        while fifo.has_room(&self.mem)? {
+            let len = match core {
+                Core::Driver { tunnel, .. } => tunnel.poll_message(&mut out),
+                Core::Device { tunnel, .. } => tunnel.poll_message(&mut out),
+            };
+            let Some(len) = len else { break };
+            fifo.send(&self.mem, &out[..len])?;
+            sent = true;
+        }
+        if let (true, Some(peer)) = (sent, &self.peer) {
+            let owner = peer.owner;
+            self.ring(owner, 0);
+        }
+        Ok(())
+    }
+}
+
+/// What the other end did wrong.
+#[derive(Debug)]
+pub(super) struct Broken(pub(super) String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<FifoError> for Broken {
+    fn from(e: FifoError) -> Self {
+        Self(e.to_string())
+    }
+}
