@@ -7,7 +7,9 @@
 //! * frames come out in order, unaltered, never twice, and rings stay sound;
 //! * the clock goes on: no link wants to be called again and again at the same moment.
 
+mod hostile;
 mod stories;
+mod storm;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
