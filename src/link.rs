@@ -19,6 +19,7 @@
 //! A doorbell that is lost costs time only: messages are looked for at each heartbeat, and while the
 //! ends negotiate as often as the header is before they meet.
 
+mod again;
 mod messages;
 mod setup;
 #[cfg(test)]
@@ -40,13 +41,11 @@ use crate::tunnel::fifo::{Fifo, FifoError};
 use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
+use again::QUARANTINE;
 use messages::KEEPALIVE;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
-/// First and greatest delay before a peer that broke a rule is met again.
-const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
-
 /// What a link is doing; the module's head has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the table at the module's head")]
@@ -169,6 +168,9 @@ pub struct Link {
     restart_at: Option<Instant>,
     /// Rules broken since the link was last up for long.
     offences: u32,
+    /// When the last session was begun, and how many in a row have ended within a second.
+    started: Instant,
+    short_sessions: u32,
     up_since: Option<Instant>,
     /// Look at the header though it is not time: a doorbell came without a message.
     look: bool,
@@ -234,6 +236,8 @@ impl Link {
             work: Work::Idle,
             restart_at: Some(now),
             offences: 0,
+            started: now,
+            short_sessions: 0,
             up_since: None,
             look: true,
             more: false,
@@ -348,6 +352,7 @@ impl Link {
         if self.restart_at.is_some_and(|t| t <= now) && self.work == Work::Idle {
             self.restart_at = None;
             let (epoch, nonce) = self.draw();
+            self.started = now;
             self.session.start(now, epoch, nonce);
         }
         self.turn_session(now);
@@ -429,14 +434,6 @@ impl Link {
         self.say(State::Negotiating, String::new());
     }
 
-    /// The other end broke a rule: leave, and come back with growing delay.
-    fn offend(&mut self, now: Instant, reason: String) {
-        self.leave(now, State::Quarantined, reason);
-        let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
-        self.offences = self.offences.saturating_add(1);
-        self.restart_at = Some(now + delay);
-    }
-
     /// Leaves the session: the worker stops, and then it starts anew.
     fn leave(&mut self, now: Instant, state: State, reason: String) {
         if let Some(owner) = self.session.shutdown(&self.mem) {
@@ -445,7 +442,7 @@ impl Link {
         self.core = None;
         self.fifo = None;
         self.peer = None;
-        self.restart_at = Some(now);
+        self.restart_at = Some(now + self.pause(now));
         self.say(state, reason);
         self.stop_worker(now);
     }
@@ -476,18 +473,5 @@ impl Link {
 
     fn say(&mut self, state: State, reason: String) {
         self.events.push_back(Event::State(state, reason));
-    }
-
-    /// A random epoch and nonce, neither of them zero or all ones (SplitMix64, Steele et al. 2014).
-    fn draw(&mut self) -> (u32, u64) {
-        let mut next = || {
-            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.random;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        };
-        let epoch = u32::try_from(next() >> 33).expect("31 bits") | 1;
-        (epoch, (next() >> 1) | 1)
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::memory::{BusMemory, Span};
 use crate::net::frame::Drop as FrameDrop;
-use crate::net::path::{Inward, Path, PathError, Room};
+use crate::net::path::{Inward, MOST_SPANS, Path, PathError, Room};
 use crate::os::doorbell::{empty, ring_full_or_not};
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
@@ -28,8 +28,8 @@ const BATCH: usize = 64;
 /// Frames and bytes after which a batch is published, so that the other end can begin.
 const PUBLISH_FRAMES: usize = 16;
 const PUBLISH_BYTES: usize = 128 << 10;
-/// Spans of a frame that are passed on without an allocation.
-const FEW_SPANS: usize = 20;
+/// Spans of nearly every frame.
+const FEW_SPANS: usize = 4;
 
 const TAG_STOP: u64 = 0;
 const TAG_TAP: u64 = 1;
@@ -318,20 +318,43 @@ fn read_shared(tap: &Tap, mem: &BusMemory, spans: &[Span]) -> Result<Option<usiz
             None => Ok(None),
         };
     }
-    let mut list: Vec<_> = spans.iter().filter_map(shared).collect();
-    tap.read_into(&mut list)
+    // What is left over has no length, and takes nothing.
+    let mut list: [_; MOST_SPANS] = std::array::from_fn(|_| IoSpanMut::private(&mut []));
+    for (to, from) in list.iter_mut().zip(spans.iter().filter_map(shared)) {
+        *to = from;
+    }
+    tap.read_into(&mut list[..spans.len().min(MOST_SPANS)])
 }
 
-fn write(tap: &Tap, mem: &BusMemory, prefix: &[u8], tail: &[Span]) -> Result<Write, LostTap> {
-    let shared = |span: &Span| mem.view(*span).and_then(IoSpan::shared);
-    let mut few = [IoSpan::private(prefix); FEW_SPANS];
-    if tail.len() < FEW_SPANS {
-        for (to, from) in few[1..].iter_mut().zip(tail) {
-            let Some(span) = shared(from) else { return Ok(Write::BadFrame) };
-            *to = span;
+/// Writes a frame: the private prefix, then the shared tail. Only a tail in more pieces than any
+/// driver has a reason for takes an allocation.
+fn write<'m>(
+    tap: &Tap,
+    mem: &'m BusMemory,
+    prefix: &'m [u8],
+    tail: &[Span],
+) -> Result<Write, LostTap> {
+    match tail.len() {
+        0..FEW_SPANS => write_list(tap, mem, &mut [IoSpan::private(prefix); FEW_SPANS], tail),
+        FEW_SPANS..MOST_SPANS => {
+            write_list(tap, mem, &mut [IoSpan::private(prefix); MOST_SPANS], tail)
         }
-        return tap.write_from(&few[..=tail.len()]);
+        n => write_list(tap, mem, &mut vec![IoSpan::private(prefix); n + 1], tail),
     }
-    let list: Vec<_> = few[..1].iter().copied().chain(tail.iter().filter_map(shared)).collect();
-    tap.write_from(&list)
+}
+
+/// Puts the tail behind the first entry of `list`, which has room for it, and writes both.
+fn write_list<'m>(
+    tap: &Tap,
+    mem: &'m BusMemory,
+    list: &mut [IoSpan<'m>],
+    tail: &[Span],
+) -> Result<Write, LostTap> {
+    for (to, from) in list[1..].iter_mut().zip(tail) {
+        let Some(span) = mem.view(*from).and_then(IoSpan::shared) else {
+            return Ok(Write::BadFrame);
+        };
+        *to = span;
+    }
+    tap.write_from(&list[..=tail.len()])
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Core, Link, Work};
 use crate::spec::{msg, window};
 use crate::tunnel::fifo::FifoError;
+use crate::tunnel::message::{self, DecodeError};
 use crate::tunnel::session::LOOK_TIME;
 
 /// Messages taken per turn; a flood waits for the next turn.
@@ -39,6 +40,11 @@ impl Link {
             }
             if !fifo.receive(&self.mem, &mut slot)? {
                 break;
+            }
+            // What is no message at all is a fault; one that is not known may be a later version's.
+            match message::decode(self.params.dialect, &slot) {
+                Ok(_) | Err(DecodeError::Unknown { .. }) => {}
+                Err(e) => return Err(Broken(format!("not a message: {e}"))),
             }
             match core {
                 Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),

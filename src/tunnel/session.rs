@@ -214,7 +214,8 @@ impl Session {
             return self.wait(now, Reason::AllOnes);
         }
         let foreign = nonce != 0 && owner != self.params.owner;
-        if foreign && alive(owner) {
+        // Nobody is both ends: such a word is a forged one, and would hold the slot for ever.
+        if foreign && alive(owner) && self.peer_owner(mem) != Some(owner) {
             self.phase = Phase::Claiming { since: None };
             return self.wait(now, Reason::Held(self.params.role, owner));
         }

@@ -207,6 +207,21 @@ fn the_departure_of_a_stranger_changes_nothing() {
 }
 
 #[test]
+fn an_owner_that_is_the_other_end_does_not_hold_the_slot() {
+    let mut world = World::new();
+    let mut master = world.end(Role::Driver, 2);
+    for _ in 0..20 {
+        world.look(&mut master);
+        world.now += Duration::from_millis(10);
+    }
+    let window = world.mem.view(world.mem.resolve(0, WINDOW).unwrap()).unwrap();
+    window.store_le32(w::DEVICE_PART + w::PART_OWNER, 2);
+    window.store_le64(w::DEVICE_PART + w::PART_NONCE, 0x1111);
+    let mut board = world.end(Role::Device, 1);
+    world.until_up(&mut master, &mut board);
+}
+
+#[test]
 fn of_two_claims_at_once_one_stays() {
     let mut world = World::new();
     let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Device, 2));

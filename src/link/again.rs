@@ -1,0 +1,42 @@
+//! When a link is tried again, and with which epoch.
+
+use std::time::{Duration, Instant};
+
+use super::{Link, State};
+
+/// First and greatest delay before a peer that broke a rule is met again.
+pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+impl Link {
+    /// The other end broke a rule: leave, and come back with growing delay.
+    pub(super) fn offend(&mut self, now: Instant, reason: String) {
+        self.leave(now, State::Quarantined, reason);
+        let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
+        self.offences = self.offences.saturating_add(1);
+        self.restart_at = Some(now + delay);
+    }
+
+    /// How long to wait before the next session: not at all, unless several in a row have ended as
+    /// soon as they began; whoever brings that about must not keep this end busy, nor its log.
+    pub(super) fn pause(&mut self, now: Instant) -> Duration {
+        let short = now < self.started + Duration::from_secs(1);
+        self.short_sessions = if short { self.short_sessions.saturating_add(1) } else { 0 };
+        match self.short_sessions {
+            0..=3 => Duration::ZERO,
+            n => Duration::from_millis(50 << (n - 4).min(4)),
+        }
+    }
+
+    /// A random epoch and nonce, neither of them zero or all ones (SplitMix64, Steele et al. 2014).
+    pub(super) fn draw(&mut self) -> (u32, u64) {
+        let mut next = || {
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let epoch = u32::try_from(next() >> 33).expect("31 bits") | 1;
+        (epoch, (next() >> 1) | 1)
+    }
+}
