@@ -96,14 +96,23 @@ fn breath<'a>(from: &'a mut dyn Path, to: &'a mut dyn Path, mem: &BusMemory) {
     }
 }
 
+/// What is turned off for each kind of rings that memory of this kind can have.
+fn rings(kind: Kind) -> impl Iterator<Item = Features> {
+    let packed = Features::of(&[virtio::F_RING_PACKED]);
+    let split = packed.union(Features::of(&[virtio::F_IN_ORDER]));
+    [Features::NONE, packed, split].into_iter().skip(usize::from(kind != Kind::Cached))
+}
+
 #[test]
 fn our_two_paths_do_not_allocate() {
     for kind in [Kind::Cached, Kind::Uncached] {
-        for off in [Features::NONE, Features::of(&[net::F_MRG_RXBUF, virtio::F_EVENT_IDX])] {
+        for off in [Features::NONE, Features::of(&[net::F_MRG_RXBUF, virtio::F_EVENT_IDX])]
+            .into_iter()
+            .flat_map(|off| rings(kind).map(move |without| off.union(without)))
+        {
             let mem = memory(kind);
             let features = Features::OFFER.without(off);
-            let event_idx = features.has(virtio::F_EVENT_IDX);
-            let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], event_idx, true)
+            let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], features)
                 .expect("there is memory enough");
             let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
                 .expect("our own placement");
@@ -149,13 +158,19 @@ impl Stock {
 
 #[test]
 fn the_device_s_path_does_not_allocate_for_a_driver_with_small_buffers() {
-    for kind in [Kind::Cached, Kind::Uncached] {
+    for (kind, off) in [Kind::Cached, Kind::Uncached]
+        .into_iter()
+        .flat_map(|kind| rings(kind).map(move |off| (kind, off)))
+    {
         let mem = memory(kind);
+        let features = Features::OFFER.without(off);
         let queue = |desc| QueueConfig {
             size: 256,
             desc,
             driver: desc + 0x2000,
             device: desc + 0x3000,
+            packed: features.has(virtio::F_RING_PACKED),
+            in_order: features.has(virtio::F_IN_ORDER),
             event_idx: true,
             indirect: true,
         };
@@ -164,8 +179,7 @@ fn the_device_s_path_does_not_allocate_for_a_driver_with_small_buffers() {
             rx: receiveq.activate_driver(&mem).expect("mapped"),
             tx: transmitq.activate_driver(&mem).expect("mapped"),
         };
-        let mut device =
-            DevicePath::new(&mem, Features::OFFER, &receiveq, &transmitq).expect("mapped");
+        let mut device = DevicePath::new(&mem, features, &receiveq, &transmitq).expect("mapped");
         (0..256).for_each(|token| stock.post(&mem, token));
         let mut run = |breaths| {
             for _ in 0..breaths {

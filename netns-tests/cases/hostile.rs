@@ -156,7 +156,8 @@ impl Impostor {
             // It polls.
             vectors: 0,
             heartbeat: Duration::from_millis(100),
-            features_off: Features::NONE,
+            // The deeds are done to split rings.
+            features_off: Features::of(&[virtio::F_RING_PACKED, virtio::F_IN_ORDER]),
             mac: [2, 0, 0, 0, 0, 9],
             mtu: 1500,
             version: "impostor".to_owned(),
@@ -207,8 +208,7 @@ impl Impostor {
             u64::from(window::HEADER_LEN) + own..window.end,
             driver.start + own..driver.end,
             [256, 256],
-            features.has(virtio::F_EVENT_IDX),
-            features.has(virtio::F_INDIRECT_DESC),
+            features,
         )
         .unwrap()
     }

@@ -89,8 +89,7 @@ impl Link {
             after_header + own..self.params.window.end,
             self.params.driver_memory.start + own..self.params.driver_memory.end,
             [receive, transmit],
-            features.has(virtio::F_EVENT_IDX),
-            features.has(virtio::F_INDIRECT_DESC),
+            features,
         )
         .ok_or_else(|| Broken("the slot is too small for queues and buffers".to_owned()))?;
         let (rx, tx) = (&placement.receiveq, &placement.transmitq);
@@ -134,6 +133,8 @@ impl Link {
                             desc: q.desc,
                             driver: q.driver,
                             device: q.device,
+                            packed: features.has(virtio::F_RING_PACKED),
+                            in_order: features.has(virtio::F_IN_ORDER),
                             event_idx: features.has(virtio::F_EVENT_IDX),
                             indirect: features.has(virtio::F_INDIRECT_DESC),
                         })

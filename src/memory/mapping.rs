@@ -240,10 +240,26 @@ impl View<'_> {
         u64::from_le(atomic!(self, off, AtomicU64).load(Ordering::Relaxed))
     }
 
+    /// A 64-bit load that no later access overtakes.
+    #[inline]
+    pub fn load_acquire_le64(&self, off: usize) -> u64 {
+        u64::from_le(atomic!(self, off, AtomicU64).load(Ordering::Acquire))
+    }
+
     /// A relaxed store of 64 bits, in one access.
     #[inline]
     pub fn store_le64(&self, off: usize, value: u64) {
         atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// A 64-bit store that becomes visible after every access before it, with a full fence where the
+    /// memory is not cached, as [`store_release_le32`](Self::store_release_le32).
+    #[inline]
+    pub fn store_release_le64(&self, off: usize, value: u64) {
+        if !self.cached() {
+            fence_full();
+        }
+        atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Release);
     }
 
     /// Copies the bytes at `off` out, into private memory.

@@ -2,12 +2,15 @@
 //!
 //! What an end's CPU reads lies near it, so that across the bus there are only writes: descriptor
 //! tables, available rings and frames to be sent in the window, near the device; used rings and
-//! receive buffers in driver memory, near the driver. Every area begins on a line of its own.
+//! receive buffers in driver memory, near the driver. The ring of a packed queue is read by both ends
+//! and stands in the window, as its buffers' descriptors are read by the device; each event
+//! suppression lies near its reader. Every area begins on a line of its own.
 
 use std::ops::Range;
 
 use super::driver_path::{Buffers, MIN_ARENA, RECEIVE_BUFFER};
-use crate::spec::{split, window};
+use super::features::Features;
+use crate::spec::{packed, split, virtio, window};
 use crate::virtqueue::QueueConfig;
 
 /// Most entries of our queues: more in flight has not been found to help.
@@ -42,26 +45,37 @@ impl Lines {
     }
 }
 
+/// Lengths of a queue's descriptor, driver and device area.
+fn area_lens(packed: bool, size: u16) -> [u64; 3] {
+    if packed {
+        return [packed::desc_len(size), packed::EVENT_LEN, packed::EVENT_LEN].map(u64::from);
+    }
+    // In whole words, as the rings are written.
+    [split::desc_len(size), split::avail_len(size) + 2, split::used_len(size) + 2].map(u64::from)
+}
+
 /// Places a pair in what is free of the window and of driver memory, both as bus addresses; the
 /// greatest queue sizes are the device's. `None` if there is too little memory.
 pub fn place(
     free_window: Range<u64>,
     free_driver: Range<u64>,
     greatest: [u16; 2],
-    event_idx: bool,
-    indirect: bool,
+    features: Features,
 ) -> Option<Placement> {
     let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
+    let packed = features.has(virtio::F_RING_PACKED);
     let mut queue = |greatest: u16| {
         let size = greatest.min(MOST_ENTRIES);
+        let [desc_len, driver_len, device_len] = area_lens(packed, size);
         Some(QueueConfig {
             size,
-            desc: window.take(split::desc_len(size).into())?,
-            // In whole words, as the rings are written.
-            driver: window.take(u64::from(split::avail_len(size)) + 2)?,
-            device: driver.take(u64::from(split::used_len(size)) + 2)?,
-            event_idx,
-            indirect,
+            desc: window.take(desc_len)?,
+            driver: window.take(driver_len)?,
+            device: driver.take(device_len)?,
+            packed,
+            in_order: features.has(virtio::F_IN_ORDER),
+            event_idx: features.has(virtio::F_EVENT_IDX),
+            indirect: features.has(virtio::F_INDIRECT_DESC),
         })
     };
     let (receiveq, transmitq) = (queue(greatest[0])?, queue(greatest[1])?);
@@ -81,13 +95,13 @@ pub fn place(
 mod tests {
     use super::*;
 
+    const SPLIT: Features = Features::of(&[virtio::F_EVENT_IDX]);
+    const PACKED: Features = Features::of(&[virtio::F_RING_PACKED, virtio::F_IN_ORDER]);
+
     fn areas(p: &Placement) -> Vec<Range<u64>> {
         let q = |q: &QueueConfig| {
-            [
-                q.desc..q.desc + u64::from(split::desc_len(q.size)),
-                q.driver..q.driver + u64::from(split::avail_len(q.size)) + 2,
-                q.device..q.device + u64::from(split::used_len(q.size)) + 2,
-            ]
+            let [desc, driver, device] = area_lens(q.packed, q.size);
+            [q.desc..q.desc + desc, q.driver..q.driver + driver, q.device..q.device + device]
         };
         let mut all: Vec<_> = q(&p.receiveq).into_iter().chain(q(&p.transmitq)).collect();
         all.extend([p.buffers.receive.clone(), p.buffers.transmit.clone()]);
@@ -96,10 +110,10 @@ mod tests {
 
     #[test]
     fn areas_do_not_overlap_and_each_lies_where_its_reader_is() {
-        for mib in [1u64, 2, 16, 256] {
+        for (mib, features) in [1u64, 2, 16, 256].into_iter().zip([SPLIT, PACKED].repeat(2)) {
             let len = mib << 20;
             let (window, driver) = (0x3000..len / 4, len / 4 + 0x2000..len);
-            let p = place(window.clone(), driver.clone(), [1024, 1024], true, true).unwrap();
+            let p = place(window.clone(), driver.clone(), [1024, 1024], features).unwrap();
             let areas = areas(&p);
             for (i, a) in areas.iter().enumerate() {
                 assert_eq!(a.start % 64, 0);
@@ -113,14 +127,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_negotiated_is_what_the_queues_are_configured_for() {
+        let p = place(0..4 << 20, 4 << 20..16 << 20, [256, 256], PACKED).unwrap();
+        let q = p.transmitq;
+        assert_eq!((q.packed, q.in_order, q.event_idx, q.indirect), (true, true, false, false));
+        assert_eq!(
+            areas(&p)[..3].iter().map(|a| a.end - a.start).collect::<Vec<_>>(),
+            [4096, 4, 4]
+        );
+        let p = place(0..4 << 20, 4 << 20..16 << 20, [256, 256], SPLIT).unwrap();
+        let q = p.receiveq;
+        assert_eq!((q.packed, q.in_order, q.event_idx, q.indirect), (false, false, true, false));
+        assert_eq!(
+            areas(&p)[..3].iter().map(|a| a.end - a.start).collect::<Vec<_>>(),
+            [4096, 520, 2056]
+        );
+    }
+
+    #[test]
     fn too_little_memory_gives_no_placement() {
-        assert!(place(0..0x1_0000, 0..1 << 20, [256, 256], true, true).is_none());
-        assert!(place(0..1 << 20, 0..0x1_0000, [256, 256], true, true).is_none());
+        assert!(place(0..0x1_0000, 0..1 << 20, [256, 256], SPLIT).is_none());
+        assert!(place(0..1 << 20, 0..0x1_0000, [256, 256], SPLIT).is_none());
     }
 
     #[test]
     fn a_device_with_small_queues_gets_small_queues() {
-        let p = place(0..4 << 20, 4 << 20..16 << 20, [4, 8], true, true).unwrap();
+        let p = place(0..4 << 20, 4 << 20..16 << 20, [4, 8], SPLIT).unwrap();
         assert_eq!((p.receiveq.size, p.transmitq.size), (4, 8));
         assert_eq!(p.buffers.receive.end - p.buffers.receive.start, 4 * u64::from(RECEIVE_BUFFER));
     }

@@ -3,6 +3,7 @@
 pub mod ivshmem;
 pub mod msg;
 pub mod net;
+pub mod packed;
 pub mod split;
 pub mod virtio;
 pub mod window;

@@ -7,11 +7,11 @@ use crate::memory::MemoryError;
 /// One of the pieces of memory that make up a virtqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
-    /// The descriptor table.
+    /// The descriptor area: a table or a ring.
     Descriptors,
-    /// The driver area: the available ring.
+    /// The driver area: the available ring, or the driver's event suppression.
     Driver,
-    /// The device area: the used ring.
+    /// The device area: the used ring, or the device's event suppression.
     Device,
     /// The driver's memory for indirect tables.
     IndirectTables,
@@ -20,9 +20,9 @@ pub enum Area {
 impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Descriptors => "descriptor table",
-            Self::Driver => "available ring",
-            Self::Device => "used ring",
+            Self::Descriptors => "descriptor area",
+            Self::Driver => "driver area",
+            Self::Device => "device area",
             Self::IndirectTables => "memory for indirect tables",
         })
     }
@@ -31,13 +31,24 @@ impl fmt::Display for Area {
 /// Why a queue could not be activated, or which rule its other end broke.
 ///
 /// A queue that has met such an error stays broken: it returns the same error until the device is
-/// reset and the queue activated anew.
+/// reset and the queue activated anew. A chain's `head` is where its first descriptor stands; the
+/// `id` in a used entry is the head in a split queue, and the buffer id in a packed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueError {
     /// The size is not a power of two from 1 to 32768.
     Size {
         /// The size that was configured.
         size: u16,
+    },
+    /// The size of a packed queue is not from 1 to 32768.
+    PackedSize {
+        /// The size that was configured.
+        size: u16,
+    },
+    /// An area of a packed queue, which both ends write, is in memory that is not cached.
+    NotCached {
+        /// Which area.
+        area: Area,
     },
     /// An area is not in memory that the CPU can reach, or is misaligned.
     Area {
@@ -69,6 +80,20 @@ pub enum QueueError {
         head: u16,
         /// The value of `next`.
         next: u16,
+    },
+    /// A list goes on with a descriptor that was not made available.
+    NotAvailable {
+        /// The chain's head.
+        head: u16,
+        /// Where the descriptor stands.
+        at: u16,
+    },
+    /// A chain has the buffer id of one that the device still holds.
+    IdTwice {
+        /// The chain's head.
+        head: u16,
+        /// Its buffer id.
+        id: u16,
     },
     /// A chain loops, or has more descriptors than the queue.
     ChainTooLong {
@@ -107,7 +132,7 @@ pub enum QueueError {
         /// The chain's head.
         head: u16,
     },
-    /// A descriptor with both `INDIRECT` and `NEXT`.
+    /// A descriptor with both `INDIRECT` and `NEXT`, or, in a packed queue, at the end of a list.
     IndirectWithNext {
         /// The chain's head.
         head: u16,
@@ -138,6 +163,15 @@ pub enum QueueError {
         /// The entry's id.
         id: u32,
     },
+    /// A used ring entry stands for more chains, in order, than the used index has moved by.
+    UsedOrder {
+        /// The entry's id.
+        id: u32,
+        /// How many chains it stands for.
+        chains: u16,
+        /// By how much the used index moved.
+        most: u16,
+    },
     /// A used ring entry claims more bytes than the chain has writable ones.
     UsedLength {
         /// The entry's id.
@@ -155,6 +189,10 @@ impl fmt::Display for QueueError {
             Self::Size { size } => {
                 write!(f, "queue size {size} is not a power of two from 1 to 32768")
             }
+            Self::PackedSize { size } => write!(f, "queue size {size} is not from 1 to 32768"),
+            Self::NotCached { area } => {
+                write!(f, "{area}: not in cached memory; turn RING_PACKED off")
+            }
             Self::Area { area, error } => write!(f, "{area}: {error}"),
             Self::AvailJump { by, most } => {
                 write!(f, "available index moved by {by}, where at most {most} fit")
@@ -165,6 +203,12 @@ impl fmt::Display for QueueError {
             }
             Self::Next { head, next } => {
                 write!(f, "chain {head}: next is {next}, outside the table")
+            }
+            Self::NotAvailable { head, at } => {
+                write!(f, "chain {head} goes on with descriptor {at}, which is not available")
+            }
+            Self::IdTwice { head, id } => {
+                write!(f, "chain {head} has buffer id {id}, as one that the device still holds")
             }
             Self::ChainTooLong { head } => {
                 write!(f, "chain {head} loops or has more descriptors than the queue")
@@ -182,7 +226,7 @@ impl fmt::Display for QueueError {
                 write!(f, "chain {head}: an indirect descriptor in an indirect table")
             }
             Self::IndirectWithNext { head } => {
-                write!(f, "chain {head}: a descriptor both indirect and continued")
+                write!(f, "chain {head}: an indirect descriptor in a list of others")
             }
             Self::IndirectLength { head, len } => {
                 write!(f, "chain {head}: indirect table of {len} bytes, not a multiple of 16")
@@ -194,10 +238,13 @@ impl fmt::Display for QueueError {
                 write!(f, "used index moved by {by}, where at most {most} were in flight")
             }
             Self::UsedId { id } => {
-                write!(f, "used ring names chain {id}, which the device does not hold")
+                write!(f, "a used entry names chain {id}, which the device does not hold")
+            }
+            Self::UsedOrder { id, chains, most } => {
+                write!(f, "a used entry names chain {id}, {chains} on, but only {most} are used")
             }
             Self::UsedLength { id, len, most } => {
-                write!(f, "used ring: {len} bytes written to chain {id}, which takes {most}")
+                write!(f, "a used entry: {len} bytes written to chain {id}, which takes {most}")
             }
         }
     }

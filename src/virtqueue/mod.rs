@@ -9,6 +9,8 @@
 //! What the other end wrote is read once, checked, and then used. Whoever breaks a rule breaks the
 //! queue: it says which rule, keeps saying so, and does nothing more until it is activated anew.
 //!
+//! There are two formats, split and packed, behind the same calls; [`QueueConfig::packed`] says which.
+//!
 //! Both halves are written for batches: fill the ring, publish once, ring the other end if it asked
 //! for that. Before going to sleep, `arm`, which asks for a notification *and* looks again.
 //!
@@ -26,6 +28,8 @@
 //!     desc: 0x10_0000,
 //!     driver: 0x10_0080,
 //!     device: 0x10_00a0,
+//!     packed: false,
+//!     in_order: false,
 //!     event_idx: true,
 //!     indirect: false,
 //! };
@@ -66,26 +70,41 @@
 //! # }
 //! ```
 
+mod area;
+mod chain;
+mod device;
+mod driver;
 mod error;
+mod packed;
 mod split;
+mod tables;
+#[cfg(test)]
+mod tests;
 
+pub use chain::Chain;
+pub use device::DeviceQueue;
+pub use driver::DriverQueue;
 pub use error::{Area, Full, QueueError};
-pub use split::{Chain, DeviceQueue, DriverQueue};
 
 use crate::memory::BusMemory;
 
 /// Where a queue lies and what was negotiated for it. Nothing runs yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Number of descriptors: a power of two from 1 to 32768.
+    /// Number of descriptors: 1 to 32768, for a split queue a power of two.
     pub size: u16,
-    /// Bus address of the descriptor table, a multiple of 16.
+    /// Bus address of the descriptor area (split: the table, packed: the ring), a multiple of 16.
     pub desc: u64,
-    /// Bus address of the driver area (the available ring), a multiple of 2, of 4 for our own
-    /// driver half and on memory that takes words only.
+    /// Bus address of the driver area (split: the available ring, packed: the driver's event
+    /// suppression), a multiple of 4; of 2 for the device half of a split queue in cached memory.
     pub driver: u64,
-    /// Bus address of the device area (the used ring), a multiple of 4.
+    /// Bus address of the device area (split: the used ring, packed: the device's event
+    /// suppression), a multiple of 4.
     pub device: u64,
+    /// `RING_PACKED` was negotiated: all three areas lie in cached memory.
+    pub packed: bool,
+    /// `IN_ORDER` was negotiated: the device uses chains in the order in which it got them.
+    pub in_order: bool,
     /// `EVENT_IDX` was negotiated.
     pub event_idx: bool,
     /// `INDIRECT_DESC` was negotiated.

@@ -29,6 +29,8 @@ impl Hostile {
             desc,
             driver: desc + 0x1000,
             device: desc + 0x2000,
+            packed: false,
+            in_order: false,
             event_idx: features.has(virtio::F_EVENT_IDX),
             indirect: features.has(virtio::F_INDIRECT_DESC),
         });

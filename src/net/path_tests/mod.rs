@@ -35,6 +35,7 @@ fn memory(len: u64, window: Kind, driver: Kind) -> BusMemory {
     .unwrap()
 }
 
+/// With split rings, used in any order.
 fn features(mergeable: bool, event_idx: bool, indirect: bool) -> Features {
     let off = [
         (mergeable, net::F_MRG_RXBUF),
@@ -45,14 +46,28 @@ fn features(mergeable: bool, event_idx: bool, indirect: bool) -> Features {
         .iter()
         .filter(|(on, _)| !on)
         .fold(Features::NONE, |set, (_, bit)| set.union(Features::of(&[*bit])));
-    Features::OFFER.without(off)
+    Features::OFFER.without(off.union(packed_in_order()))
+}
+
+fn packed_in_order() -> Features {
+    Features::of(&[virtio::F_RING_PACKED, virtio::F_IN_ORDER])
+}
+
+/// The same features with each kind of rings that memory of these kinds can have.
+fn with_rings(features: Features, kinds: [Kind; 2]) -> Vec<Features> {
+    let in_order = Features::of(&[virtio::F_IN_ORDER]);
+    let packed = packed_in_order().minus(in_order);
+    let mut all = vec![features, features.union(in_order)];
+    if kinds == [Kind::Cached; 2] {
+        all.extend([features.union(packed), features.union(packed_in_order())]);
+    }
+    all
 }
 
 /// Our own placement in a slot of `len` bytes.
 fn placed(len: u64, features: Features, sizes: [u16; 2]) -> Placement {
     let (window, driver) = (TUNNEL..len / 4, len / 4 + TUNNEL..len);
-    let event_idx = features.has(virtio::F_EVENT_IDX);
-    place(window, driver, sizes, event_idx, features.has(virtio::F_INDIRECT_DESC)).unwrap()
+    place(window, driver, sizes, features).unwrap()
 }
 
 fn driver_path(mem: &BusMemory, features: Features, p: &Placement) -> DriverPath {

@@ -31,6 +31,8 @@ impl Stock {
             desc: at,
             driver: at + 0x4000,
             device: at + 0x8000,
+            packed: features.has(virtio::F_RING_PACKED),
+            in_order: features.has(virtio::F_IN_ORDER),
             event_idx: features.has(virtio::F_EVENT_IDX),
             indirect: features.has(virtio::F_INDIRECT_DESC),
         };
@@ -140,8 +142,10 @@ fn shapes() -> Vec<(&'static str, bool, Vec<u32>)> {
 fn frames_are_scattered_over_whatever_a_driver_posts() {
     for kind in [Kind::Cached, Kind::Uncached] {
         for (i, (name, mergeable, shape)) in shapes().into_iter().enumerate() {
-            for indirect in [false, true] {
-                let features = features(mergeable, true, indirect);
+            for (indirect, features) in [false, true].into_iter().flat_map(|indirect| {
+                let all = with_rings(features(mergeable, true, indirect), [kind; 2]);
+                all.into_iter().map(move |features| (indirect, features))
+            }) {
                 let mut stock = Stock::new(SIZE, kind, features, &shape, indirect);
                 let each: u32 = shape.iter().sum();
                 let posted = stock.post(0..if mergeable { SIZE } else { 64 });

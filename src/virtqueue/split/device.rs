@@ -4,82 +4,18 @@
 //! which may be far. What a chain says is resolved to spans here; from then on nobody looks at the
 //! descriptors again.
 //!
+//! In order (§2.7.9), it still writes an entry for each chain: drivers must take that, and it says
+//! how many bytes were written to each.
+//!
 //! Invariants: `pushed`, `next_avail` and `seen` never overtake each other in this order, nor
 //! `published` `pushed`. The chains from `pushed` to `next_avail` (by count, not by name: they may
 //! be completed in any order) are held by this end; each is `Some` in `held`.
 
-use super::{Descriptor, Layout, load_half, load_idx, need_event, view, word};
-use crate::memory::{BusMemory, Kind, Span, View, fence_full};
+use super::{Descriptor, Layout, load_half, load_idx, need_event};
+use crate::memory::{BusMemory, View, fence_full};
 use crate::spec::split;
-use crate::virtqueue::{QueueConfig, QueueError};
-
-/// A chain of buffers, checked. Made once and filled again and again.
-#[derive(Clone, Debug, Default)]
-pub struct Chain {
-    /// Its name: what [`DeviceQueue::push`] takes.
-    pub head: u16,
-    /// What the device may read, in order.
-    pub readable: Vec<Span>,
-    /// What the device may write, in order.
-    pub writable: Vec<Span>,
-    readable_len: u32,
-    writable_len: u32,
-}
-
-impl Chain {
-    /// An empty chain with room for `buffers` of either kind. A longer one takes an allocation the
-    /// first time; none has more buffers than its queue has descriptors.
-    pub fn with_capacity(buffers: usize) -> Self {
-        Self {
-            readable: Vec::with_capacity(buffers),
-            writable: Vec::with_capacity(buffers),
-            ..Self::default()
-        }
-    }
-
-    /// Readable bytes in all.
-    pub fn readable_len(&self) -> u32 {
-        self.readable_len
-    }
-
-    /// Writable bytes in all.
-    pub fn writable_len(&self) -> u32 {
-        self.writable_len
-    }
-
-    fn clear(&mut self, head: u16) {
-        self.head = head;
-        self.readable.clear();
-        self.writable.clear();
-        (self.readable_len, self.writable_len) = (0, 0);
-    }
-
-    /// Appends the buffer of one descriptor.
-    fn take(&mut self, mem: &BusMemory, d: &Descriptor) -> Result<(), QueueError> {
-        let head = self.head;
-        if d.len == 0 {
-            return Err(QueueError::ZeroLength { head });
-        }
-        let writable = d.flags & split::DESC_F_WRITE != 0;
-        if !writable && !self.writable.is_empty() {
-            return Err(QueueError::ReadableAfterWritable { head });
-        }
-        let total = u64::from(self.readable_len) + u64::from(self.writable_len);
-        if total + u64::from(d.len) > u32::MAX.into() {
-            return Err(QueueError::ChainTooLarge { head });
-        }
-        let span =
-            mem.resolve(d.addr, d.len).map_err(|error| QueueError::Buffer { head, error })?;
-        let (spans, len) = if writable {
-            (&mut self.writable, &mut self.writable_len)
-        } else {
-            (&mut self.readable, &mut self.readable_len)
-        };
-        spans.push(span);
-        *len += d.len;
-        Ok(())
-    }
-}
+use crate::virtqueue::area::{self, view, word};
+use crate::virtqueue::{Chain, QueueConfig, QueueError};
 
 /// A descriptor table that is being walked: the main one or an indirect one.
 struct Table<'m> {
@@ -88,14 +24,16 @@ struct Table<'m> {
     indirect: bool,
 }
 
-/// The device half of a running queue.
+/// The device half of a running queue; its calls are those of
+/// [`DeviceQueue`](crate::virtqueue::DeviceQueue).
 #[derive(Debug)]
-pub struct DeviceQueue {
+pub(crate) struct DeviceHalf {
     layout: Layout,
     indirect: bool,
+    in_order: bool,
     /// Writable bytes of the chains that were popped and not pushed, by head.
     held: Vec<Option<u32>>,
-    /// Heads by the place in the available ring where they were found, for `unpop`.
+    /// Heads by the place in the available ring where they were found.
     heads: Vec<u16>,
     /// Available index as last loaded.
     seen: u16,
@@ -114,14 +52,12 @@ pub struct DeviceQueue {
     fault: Option<QueueError>,
 }
 
-impl DeviceQueue {
-    pub(in crate::virtqueue) fn new(
-        config: &QueueConfig,
-        mem: &BusMemory,
-    ) -> Result<Self, QueueError> {
+impl DeviceHalf {
+    pub(crate) fn new(config: &QueueConfig, mem: &BusMemory) -> Result<Self, QueueError> {
         let layout = Layout::new(config, mem, split::AVAIL_ALIGN)?;
         let mut queue = Self {
             indirect: config.indirect,
+            in_order: config.in_order,
             held: vec![None; config.size.into()],
             heads: vec![0; config.size.into()],
             seen: 0,
@@ -141,13 +77,11 @@ impl DeviceQueue {
         Ok(queue)
     }
 
-    /// Number of descriptors.
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.layout.size
     }
 
-    /// How many chains wait. Loads the available index, so this is what notices new ones.
-    pub fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
+    pub(crate) fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
         self.look(mem)?;
         Ok(self.waiting())
     }
@@ -156,7 +90,7 @@ impl DeviceQueue {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        // Barrier A: pairs with the store of the index in DriverQueue::publish.
+        // Barrier A: pairs with the store of the index in DriverHalf::publish.
         let idx = load_idx(&view(mem, self.layout.avail));
         let by = idx.wrapping_sub(self.seen);
         // At most `size` chains are out at any time: those seen but not popped, and those held.
@@ -173,8 +107,7 @@ impl DeviceQueue {
         self.seen.wrapping_sub(self.next_avail)
     }
 
-    /// Takes the next available chain; false if there is none.
-    pub fn pop(&mut self, mem: &BusMemory, chain: &mut Chain) -> Result<bool, QueueError> {
+    pub(crate) fn pop(&mut self, mem: &BusMemory, chain: &mut Chain) -> Result<bool, QueueError> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -188,7 +121,7 @@ impl DeviceQueue {
             chain.clear(head);
             return self.fail(fault);
         }
-        self.held[usize::from(head)] = Some(chain.writable_len);
+        self.held[usize::from(head)] = Some(chain.writable_len());
         self.heads[slot] = head;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(true)
@@ -219,7 +152,7 @@ impl DeviceQueue {
                 }
             }
             left = left.checked_sub(1).ok_or(QueueError::ChainTooLong { head })?;
-            chain.take(mem, &d)?;
+            chain.take(mem, d.addr, d.len, d.flags & split::DESC_F_WRITE != 0)?;
             if d.flags & split::DESC_F_NEXT == 0 {
                 return Ok(());
             }
@@ -251,19 +184,11 @@ impl DeviceQueue {
             return Err(QueueError::IndirectLength { head, len: d.len });
         }
         let bad = |error| QueueError::IndirectTable { head, error };
-        let span = mem.resolve(d.addr, d.len).map_err(bad)?;
-        // The standard asks for no alignment; memory that takes words only does.
-        let align = if mem.kind(span) == Kind::Cached { 1 } else { 8 };
-        let span = mem.resolve_mapped(d.addr, d.len, align).map_err(bad)?;
+        let span = area::resolve_table(mem, d.addr, d.len).map_err(bad)?;
         Ok(Table { view: view(mem, span), entries: d.len / split::DESC_LEN, indirect: true })
     }
 
-    /// Gives back the last `count` chains that were popped, as if they had not been: they will be
-    /// popped again, in the same order.
-    ///
-    /// # Panics
-    /// If one of them was pushed: a chain is given back or used, not both.
-    pub fn unpop(&mut self, count: u16) {
+    pub(crate) fn unpop(&mut self, count: u16) {
         for _ in 0..count {
             let index = self.next_avail.wrapping_sub(1);
             let head = self.heads[self.layout.slot(index)];
@@ -273,14 +198,14 @@ impl DeviceQueue {
         }
     }
 
-    /// Writes a used entry: `len` bytes were written to the chain `head`. The driver sees it at the
-    /// next [`publish`](Self::publish).
-    ///
-    /// # Panics
-    /// If the chain is not held, or has fewer writable bytes: both are known from [`pop`](Self::pop).
-    pub fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
+    pub(crate) fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
         let held = self.held[usize::from(head)].take();
         assert!(held.is_some_and(|most| len <= most), "{len} bytes to chain {head} of {held:?}");
+        let oldest = self.heads[self.layout.slot(self.pushed)];
+        assert!(
+            !self.in_order || head == oldest,
+            "chain {head} used before {oldest}: not in order"
+        );
         let used = view(mem, self.layout.used);
         let at = split::RING_ENTRIES + split::USED_ENTRY_LEN * self.layout.slot(self.pushed);
         used.store_le32(at, head.into());
@@ -288,17 +213,15 @@ impl DeviceQueue {
         self.pushed = self.pushed.wrapping_add(1);
     }
 
-    /// Makes visible what was pushed, all at once. True: send the driver a used buffer notification.
-    #[must_use = "the driver may be asleep"]
-    pub fn publish(&mut self, mem: &BusMemory) -> bool {
+    pub(crate) fn publish(&mut self, mem: &BusMemory) -> bool {
         let old = self.published;
         if old == self.pushed || self.fault.is_some() {
             return false;
         }
         self.published = self.pushed;
-        // Barrier B: pairs with the load of the index in DriverQueue::used_ready.
+        // Barrier B: pairs with the load of the index in DriverHalf::used_ready.
         self.layout.store_head(&view(mem, self.layout.used), self.flags, self.published);
-        // Barrier D: pairs with the fence in DriverQueue::arm.
+        // Barrier D: pairs with the fence in DriverHalf::arm.
         fence_full();
         let avail = view(mem, self.layout.avail);
         if self.layout.event_idx {
@@ -309,17 +232,7 @@ impl DeviceQueue {
         }
     }
 
-    /// Asks to be notified of the next available chain, then looks again. True: chains are there
-    /// already, so do not sleep, a notification may not come.
-    #[must_use = "sleeping while chains wait may last for ever"]
-    pub fn arm(&mut self, mem: &BusMemory) -> Result<bool, QueueError> {
-        self.arm_beyond(mem, 0)
-    }
-
-    /// As [`arm`](Self::arm), when `enough` chains wait and are not enough: asks to be notified of
-    /// the one after them. True: there are more than these.
-    #[must_use = "sleeping while chains wait may last for ever"]
-    pub fn arm_beyond(&mut self, mem: &BusMemory, enough: u16) -> Result<bool, QueueError> {
+    pub(crate) fn arm_beyond(&mut self, mem: &BusMemory, enough: u16) -> Result<bool, QueueError> {
         if self.avail_ready(mem)? > enough {
             return Ok(true);
         }
@@ -334,13 +247,12 @@ impl DeviceQueue {
             self.layout.store_head(&used, self.flags, self.published);
         }
         self.armed = true;
-        // Barrier C: pairs with the fence in DriverQueue::publish.
+        // Barrier C: pairs with the fence in DriverHalf::publish.
         fence_full();
         Ok(self.avail_ready(mem)? > enough)
     }
 
-    /// Says that notifications are not needed. Some may still come.
-    pub fn disarm(&mut self, mem: &BusMemory) {
+    pub(crate) fn disarm(&mut self, mem: &BusMemory) {
         if !self.armed || self.fault.is_some() {
             return;
         }

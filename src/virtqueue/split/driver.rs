@@ -4,20 +4,29 @@
 //! descriptor table and the available ring may be far, and because memory that the peer can write is
 //! no place to keep one's books.
 //!
+//! In order (§2.7.9), descriptors are taken and given back as the ring goes round, so the private
+//! copy of the available ring tells which chain is used next, and an entry for a chain further on
+//! stands for all before it.
+//!
 //! Invariants: every descriptor is either free, on the list that starts at `free_head`, or belongs
 //! to one chain in `chains`, which is indexed by the chain's head. `next_used`, `seen`, `published`
 //! and `added` never overtake each other in this order, and `added - next_used` chains are out, so
 //! at most `size`: an entry of the available ring is never written before it has been consumed.
 
-use super::{Descriptor, Layout, load_half, load_idx, need_event, view, word};
-use crate::memory::{BusMemory, Span, View, fence_full};
+use super::{Descriptor, Layout, load_half, load_idx, need_event};
+use crate::memory::{BusMemory, View, fence_full};
 use crate::spec::split;
-use crate::virtqueue::{Area, Buffer, Full, QueueConfig, QueueError, Used};
+use crate::virtqueue::area::{clear, view, word};
+use crate::virtqueue::chain::writable_len;
+use crate::virtqueue::tables::Tables;
+use crate::virtqueue::{Buffer, Full, QueueConfig, QueueError, Used};
 
 /// What is known of a chain from `add` until it comes back.
 #[derive(Clone, Copy, Debug)]
 struct Posted {
     token: u16,
+    /// Its available index.
+    index: u16,
     /// Its last descriptor in the main table.
     last: u16,
     /// How many descriptors of the main table it takes.
@@ -28,19 +37,13 @@ struct Posted {
     published: bool,
 }
 
-/// Memory for one indirect table per descriptor.
-#[derive(Clone, Copy, Debug)]
-struct Tables {
-    base: u64,
-    span: Span,
-    entries: u16,
-}
-
-/// The driver half of a running queue.
+/// The driver half of a running queue; its calls are those of
+/// [`DriverQueue`](crate::virtqueue::DriverQueue).
 #[derive(Debug)]
-pub struct DriverQueue {
+pub(crate) struct DriverHalf {
     layout: Layout,
     indirect: bool,
+    in_order: bool,
     tables: Option<Tables>,
     /// The descriptor after each one, in its chain or in the list of free ones.
     next: Vec<u16>,
@@ -58,6 +61,8 @@ pub struct DriverQueue {
     seen: u16,
     /// Used index of the next entry to be taken.
     next_used: u16,
+    /// In order: the entry that is being taken for several chains, by its id and length.
+    batch: Option<(u16, u32)>,
     /// `flags` of the available ring.
     flags: u16,
     /// Whether the device was asked to notify, and has not yet had reason to.
@@ -65,11 +70,8 @@ pub struct DriverQueue {
     fault: Option<QueueError>,
 }
 
-impl DriverQueue {
-    pub(in crate::virtqueue) fn new(
-        config: &QueueConfig,
-        mem: &BusMemory,
-    ) -> Result<Self, QueueError> {
+impl DriverHalf {
+    pub(crate) fn new(config: &QueueConfig, mem: &BusMemory) -> Result<Self, QueueError> {
         // Ring entries are written two at a time, so our own available ring begins at a word.
         let layout = Layout::new(config, mem, 4)?;
         clear(&view(mem, layout.avail));
@@ -77,8 +79,10 @@ impl DriverQueue {
         let size = config.size;
         Ok(Self {
             indirect: config.indirect,
+            in_order: config.in_order,
             tables: None,
-            next: (1..=size).collect(),
+            // In order, the descriptors are a ring (§2.7.5.2); else the list of free ones ends.
+            next: (1..size).chain([if config.in_order { 0 } else { size }]).collect(),
             free_head: 0,
             free: size,
             chains: vec![None; size.into()],
@@ -87,6 +91,7 @@ impl DriverQueue {
             published: 0,
             seen: 0,
             next_used: 0,
+            batch: None,
             flags: 0,
             armed: true, // cleared rings ask for notifications
             fault: None,
@@ -94,14 +99,7 @@ impl DriverQueue {
         })
     }
 
-    /// Gives the queue memory for indirect tables: for each of its descriptors a table of
-    /// `entries`, one after the other from bus address `base`, a multiple of 16. From then on a
-    /// chain of 2 to `entries` buffers takes one descriptor. Without `INDIRECT_DESC` this changes
-    /// nothing.
-    ///
-    /// # Panics
-    /// If chains are out: the caller sets a queue up before it uses it.
-    pub fn set_indirect_tables(
+    pub(crate) fn set_indirect_tables(
         &mut self,
         mem: &BusMemory,
         base: u64,
@@ -111,32 +109,19 @@ impl DriverQueue {
         if !self.indirect {
             return Ok(());
         }
-        let table = u64::from(split::DESC_LEN) * u64::from(entries);
-        // More than 4 GiB of tables lie in no region that can be resolved.
-        let len = u32::try_from(table * u64::from(self.layout.size)).unwrap_or(u32::MAX);
-        let span = super::area(mem, Area::IndirectTables, base, len, split::DESC_ALIGN)?;
-        self.tables = Some(Tables { base, span, entries });
+        self.tables = Some(Tables::new(mem, base, self.layout.size, entries)?);
         Ok(())
     }
 
-    /// Number of descriptors.
-    pub fn size(&self) -> u16 {
+    pub(crate) fn size(&self) -> u16 {
         self.layout.size
     }
 
-    /// Number of free descriptors: so many more chains fit, if each takes one.
-    pub fn free(&self) -> u16 {
+    pub(crate) fn free(&self) -> u16 {
         self.free
     }
 
-    /// Adds a chain of `readable` buffers, which the device may read, then `writable` ones, which it
-    /// may write. The device sees it at the next [`publish`](Self::publish); `token` comes back with
-    /// it from [`pop_used`](Self::pop_used). A chain of more buffers than the queue's size never
-    /// fits, and nothing fits in a broken queue.
-    ///
-    /// # Panics
-    /// If there is no buffer, or an empty one, or 4 GiB in all: buffers are the caller's own.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         mem: &BusMemory,
         readable: &[Buffer],
@@ -144,21 +129,12 @@ impl DriverQueue {
         token: u16,
     ) -> Result<(), Full> {
         let count = u16::try_from(readable.len() + writable.len()).map_err(|_| Full)?;
-        assert!(count > 0, "a chain has a buffer");
-        let tables = self.tables.filter(|t| (2..=t.entries.min(self.layout.size)).contains(&count));
+        let bytes = writable_len(readable, writable);
+        let tables = self.tables.filter(|tables| tables.take(count));
         let descriptors = if tables.is_some() { 1 } else { count };
         if descriptors > self.free || self.fault.is_some() {
             return Err(Full);
         }
-        let bytes = |buffers: &[Buffer]| {
-            buffers.iter().fold(0u64, |sum, b| {
-                assert!(b.len > 0, "a buffer holds a byte");
-                sum + u64::from(b.len)
-            })
-        };
-        let writable_len = bytes(writable);
-        assert!(bytes(readable) + writable_len <= u32::MAX.into(), "a chain is below 4 GiB");
-
         let buffers = || {
             let readable = readable.iter().map(|b| (b, 0));
             readable.chain(writable.iter().map(|b| (b, split::DESC_F_WRITE)))
@@ -170,9 +146,14 @@ impl DriverQueue {
         };
         self.free_head = self.next[usize::from(last)];
         self.free -= descriptors;
-        let writable = u32::try_from(writable_len).unwrap_or(u32::MAX);
-        self.chains[usize::from(head)] =
-            Some(Posted { token, last, descriptors, writable, published: false });
+        self.chains[usize::from(head)] = Some(Posted {
+            token,
+            index: self.added,
+            last,
+            descriptors,
+            writable: bytes,
+            published: false,
+        });
         let slot = self.layout.slot(self.added);
         self.ring[slot] = head;
         self.added = self.added.wrapping_add(1);
@@ -211,26 +192,20 @@ impl DriverQueue {
         buffers: impl Iterator<Item = (&'b Buffer, u16)>,
     ) -> u16 {
         let head = self.free_head;
-        let table_len = split::DESC_LEN as usize * usize::from(tables.entries);
-        let offset = table_len * usize::from(head);
-        let table = view(mem, tables.span.skip(offset).take(table_len));
+        let (addr, table) = tables.get(mem, head);
         for (i, (buffer, flags)) in (1..=count).zip(buffers) {
             let Buffer { addr, len } = *buffer;
             let (flags, next) =
                 if i < count { (flags | split::DESC_F_NEXT, i) } else { (flags, 0) };
             Descriptor { addr, len, flags, next }.write(&table, usize::from(i) - 1);
         }
-        let addr = tables.base + offset as u64;
         let len = split::DESC_LEN * u32::from(count);
         Descriptor { addr, len, flags: split::DESC_F_INDIRECT, next: 0 }
             .write(&view(mem, self.layout.desc), head.into());
         head
     }
 
-    /// Makes visible what was added, all at once. True: send the device an available buffer
-    /// notification.
-    #[must_use = "the device may be asleep"]
-    pub fn publish(&mut self, mem: &BusMemory) -> bool {
+    pub(crate) fn publish(&mut self, mem: &BusMemory) -> bool {
         let old = self.published;
         if old == self.added || self.fault.is_some() {
             return false;
@@ -248,9 +223,9 @@ impl DriverQueue {
             }
         }
         self.published = self.added;
-        // Barrier A: pairs with the load of the index in DeviceQueue::look.
+        // Barrier A: pairs with the load of the index in DeviceHalf::look.
         self.layout.store_head(&avail, self.flags, self.published);
-        // Barrier C: pairs with the fence in DeviceQueue::arm_beyond.
+        // Barrier C: pairs with the fence in DeviceHalf::arm_beyond.
         fence_full();
         let used = view(mem, self.layout.used);
         if self.layout.event_idx {
@@ -273,12 +248,11 @@ impl DriverQueue {
         }
     }
 
-    /// How many used entries wait. Loads the used index, so this is what notices new ones.
-    pub fn used_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
+    pub(crate) fn used_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        // Barrier B: pairs with the store of the index in DeviceQueue::publish.
+        // Barrier B: pairs with the store of the index in DeviceHalf::publish.
         let idx = load_idx(&view(mem, self.layout.used));
         let by = idx.wrapping_sub(self.seen);
         let most = self.published.wrapping_sub(self.seen);
@@ -289,14 +263,37 @@ impl DriverQueue {
         Ok(idx.wrapping_sub(self.next_used))
     }
 
-    /// Takes back the chain that the device used next, if there is one.
-    pub fn pop_used(&mut self, mem: &BusMemory) -> Result<Option<Used>, QueueError> {
+    pub(crate) fn pop_used(&mut self, mem: &BusMemory) -> Result<Option<Used>, QueueError> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
         if self.next_used == self.seen && self.used_ready(mem)? == 0 {
             return Ok(None);
         }
+        let (last, last_len) = match self.batch.take() {
+            Some(entry) => entry,
+            None => self.read_entry(mem)?,
+        };
+        let head = if self.in_order { self.ring[self.layout.slot(self.next_used)] } else { last };
+        let chain = self.chains[usize::from(head)].take().expect("the chains in the ring are out");
+        let len = if head == last {
+            last_len
+        } else {
+            // Without an entry of its own it has been used completely (§2.7.9).
+            self.batch = Some((last, last_len));
+            chain.writable
+        };
+        if !self.in_order {
+            self.next[usize::from(chain.last)] = self.free_head;
+            self.free_head = head;
+        }
+        self.free += chain.descriptors;
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok(Some(Used { token: chain.token, len }))
+    }
+
+    /// The used entry that comes next, checked: a chain that the device holds, and a length.
+    fn read_entry(&mut self, mem: &BusMemory) -> Result<(u16, u32), QueueError> {
         let used = view(mem, self.layout.used);
         let at = split::RING_ENTRIES + split::USED_ENTRY_LEN * self.layout.slot(self.next_used);
         let (id, len) = (used.load_le32(at), used.load_le32(at + 4));
@@ -309,18 +306,15 @@ impl DriverQueue {
         if len > chain.writable {
             return self.fail(QueueError::UsedLength { id, len, most: chain.writable });
         }
-        self.chains[usize::from(head)] = None;
-        self.next[usize::from(chain.last)] = self.free_head;
-        self.free_head = head;
-        self.free += chain.descriptors;
-        self.next_used = self.next_used.wrapping_add(1);
-        Ok(Some(Used { token: chain.token, len }))
+        let older = chain.index.wrapping_sub(self.next_used);
+        let most = self.seen.wrapping_sub(self.next_used);
+        if self.in_order && older >= most {
+            return self.fail(QueueError::UsedOrder { id, chains: older + 1, most });
+        }
+        Ok((head, len))
     }
 
-    /// Asks to be notified of the next used chain, then looks again. True: chains are there already,
-    /// so do not sleep, a notification may not come.
-    #[must_use = "sleeping while chains wait may last for ever"]
-    pub fn arm(&mut self, mem: &BusMemory) -> Result<bool, QueueError> {
+    pub(crate) fn arm(&mut self, mem: &BusMemory) -> Result<bool, QueueError> {
         if self.used_ready(mem)? > 0 {
             return Ok(true);
         }
@@ -332,13 +326,12 @@ impl DriverQueue {
             self.layout.store_head(&avail, self.flags, self.published);
         }
         self.armed = true;
-        // Barrier D: pairs with the fence in DeviceQueue::publish.
+        // Barrier D: pairs with the fence in DeviceHalf::publish.
         fence_full();
         Ok(self.used_ready(mem)? > 0)
     }
 
-    /// Says that notifications are not needed. Some may still come.
-    pub fn disarm(&mut self, mem: &BusMemory) {
+    pub(crate) fn disarm(&mut self, mem: &BusMemory) {
         if !self.armed || self.fault.is_some() {
             return;
         }
@@ -364,16 +357,5 @@ impl DriverQueue {
     fn fail<T>(&mut self, fault: QueueError) -> Result<T, QueueError> {
         self.fault = Some(fault);
         Err(fault)
-    }
-}
-
-/// Zeroes an area, whose length is even, in its widest whole accesses.
-fn clear(area: &View<'_>) {
-    let words = area.len() & !3;
-    for off in (0..words).step_by(4) {
-        area.store_le32(off, 0);
-    }
-    if words < area.len() {
-        area.store_le16(words, 0);
     }
 }

@@ -32,11 +32,12 @@ mod driver;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Chain, DeviceQueue};
-pub use driver::DriverQueue;
+pub(super) use device::DeviceHalf;
+pub(super) use driver::DriverHalf;
 
+use super::area::{self, fields, halves, rest, word};
 use super::{Area, QueueConfig, QueueError};
-use crate::memory::{BusMemory, Kind, MemoryError, Span, View, fence_full};
+use crate::memory::{BusMemory, Kind, Span, View, fence_full};
 use crate::spec::split;
 
 /// The checked areas of one queue, and what both halves know about it.
@@ -61,13 +62,22 @@ impl Layout {
         Ok(Self {
             size,
             event_idx: config.event_idx,
-            desc: area(mem, Area::Descriptors, config.desc, table, split::DESC_ALIGN)?,
-            avail: area(mem, Area::Driver, config.driver, split::avail_len(size), avail_align)?,
-            used: area(mem, Area::Device, config.device, split::used_len(size), split::USED_ALIGN)?,
-            weak_memory: mem
-                .regions()
-                .iter()
-                .any(|r| matches!(r.kind(), Kind::WriteCombined | Kind::Uncached)),
+            desc: area::resolve(mem, Area::Descriptors, config.desc, table, split::DESC_ALIGN)?,
+            avail: area::resolve(
+                mem,
+                Area::Driver,
+                config.driver,
+                split::avail_len(size),
+                avail_align,
+            )?,
+            used: area::resolve(
+                mem,
+                Area::Device,
+                config.device,
+                split::used_len(size),
+                split::USED_ALIGN,
+            )?,
+            weak_memory: area::weak_memory(mem),
         })
     }
 
@@ -84,24 +94,6 @@ impl Layout {
         }
         ring.store_release_le32(0, word(flags, idx));
     }
-}
-
-/// Resolves one area, in whole words where the memory takes nothing else.
-fn area(mem: &BusMemory, area: Area, addr: u64, len: u32, align: u64) -> Result<Span, QueueError> {
-    let bad = |error| QueueError::Area { area, error };
-    let span = mem.resolve(addr, len).map_err(bad)?;
-    let words_only = mem.kind(span) != Kind::Cached;
-    let (len, align) =
-        if words_only { (len.next_multiple_of(4), align.max(4)) } else { (len, align) };
-    if addr % align != 0 {
-        return Err(bad(MemoryError::Misaligned { addr, align }));
-    }
-    // No access is wider than 8 bytes, and no mapping need be better aligned than that.
-    mem.resolve_mapped(addr, len, align.min(8)).map_err(bad)
-}
-
-fn view(mem: &BusMemory, span: Span) -> View<'_> {
-    mem.view(span).expect("only spans that resolve_mapped gave for this memory are looked at")
 }
 
 /// The index of a ring, with acquire (barriers A and B).
@@ -123,17 +115,6 @@ fn load_half(area: &View<'_>, off: usize) -> u16 {
     }
 }
 
-/// Two 16-bit fields as the word that holds them, the one at the lower address first.
-fn word(low: u16, high: u16) -> u32 {
-    u32::from(low) | u32::from(high) << 16
-}
-
-/// The two 16-bit fields of a word, the one at the lower address first.
-fn halves(word: u32) -> [u16; 2] {
-    let [a, b, c, d] = word.to_le_bytes();
-    [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])]
-}
-
 /// Whether going from index `old` to `new` writes the entry with index `event`, modulo 65536
 /// (§2.7.7.2, §2.7.10.1).
 fn need_event(event: u16, new: u16, old: u16) -> bool {
@@ -152,29 +133,12 @@ struct Descriptor {
 impl Descriptor {
     /// Reads each octet of it once.
     fn read(table: &View<'_>, index: usize) -> Self {
-        let at = index * split::DESC_LEN as usize;
-        let (addr, rest) = if table.is_aligned(8) {
-            (table.load_le64(at), table.load_le64(at + 8).to_le_bytes())
-        } else {
-            // An indirect table: the standard does not say that it must be aligned.
-            let (mut addr, mut rest) = ([0; 8], [0; 8]);
-            table.copy_to(at, &mut addr);
-            table.copy_to(at + 8, &mut rest);
-            (u64::from_le_bytes(addr), rest)
-        };
-        let [l0, l1, l2, l3, f0, f1, n0, n1] = rest;
-        Self {
-            addr,
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
+        let (addr, rest) = area::load_descriptor(table, index);
+        let (len, flags, next) = fields(rest);
+        Self { addr, len, flags, next }
     }
 
     fn write(&self, table: &View<'_>, index: usize) {
-        let at = index * split::DESC_LEN as usize;
-        table.store_le64(at, self.addr);
-        let rest = u64::from(self.len) | u64::from(word(self.flags, self.next)) << 32;
-        table.store_le64(at + 8, rest);
+        area::store_descriptor(table, index, self.addr, rest(self.len, self.flags, self.next));
     }
 }

@@ -8,18 +8,6 @@ use crate::virtqueue::QueueError as E;
 const NEXT: u16 = split::DESC_F_NEXT;
 const WRITE: u16 = split::DESC_F_WRITE;
 const INDIRECT: u16 = split::DESC_F_INDIRECT;
-/// An address that no region holds.
-const NOWHERE: u64 = 0x9999_0000;
-/// A region that only a DMA engine can reach.
-const ENGINE: u64 = 0x8_0000_0000;
-
-/// Memory as the other tests have it, and some that is 5 GiB large but not mapped.
-fn with_engine_memory() -> BusMemory {
-    let mut regions = memory(Kind::Cached, Kind::Cached).regions().to_vec();
-    let len = 5 << 30;
-    regions.push(Region { bus_addr: ENGINE, len, side: Side::Far, backing: None });
-    BusMemory::new(regions).unwrap()
-}
 
 fn avail(mem: &BusMemory, idx: u16, heads: &[u16]) {
     poke(mem, AVAIL + 2, &idx.to_le_bytes());
@@ -391,6 +379,19 @@ fn queues_of_wrong_size_or_place_are_refused() {
     assert_eq!(driver.set_indirect_tables(&mem, NOWHERE, 2), Err(expected));
 }
 
+#[test]
+fn in_order_an_entry_for_more_chains_than_the_index_counts_is_seen() {
+    let mem = memory(Kind::Cached, Kind::Cached);
+    let config = QueueConfig { in_order: true, ..config(4, true, false) };
+    let mut driver = config.activate_driver(&mem).unwrap();
+    (0..3).for_each(|i| driver.add(&mem, &[buffer(BUFFERS, 1)], &[], i).unwrap());
+    let _ = driver.publish(&mem);
+    used(&mem, 2, &[(2, 0)]);
+    let error = E::UsedOrder { id: 2, chains: 3, most: 2 };
+    assert_eq!(driver.pop_used(&mem), Err(error), "2.7.9: idx moves by the size of the batch");
+    assert_eq!(driver.pop_used(&mem), Err(error));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -400,11 +401,12 @@ proptest! {
     fn octets_at_random_break_the_queue_and_nothing_else(
         seed in any::<u64>(),
         flags in prop::sample::select(vec![0u16, 1, 2, 3, 4, 7]),
+        in_order in any::<bool>(),
         steps in 1..60usize,
     ) {
         let mem = with_engine_memory();
         let config = config(4, true, true);
-        let mut driver = config.activate_driver(&mem).unwrap();
+        let mut driver = QueueConfig { in_order, ..config }.activate_driver(&mem).unwrap();
         let mut device = config.activate_device(&mem).unwrap();
         let mut chain = Chain::default();
         let mut random = Random(seed | 1);

@@ -165,3 +165,46 @@ fn a_device_asks_for_the_first_chain_whatever_the_driver_left_in_avail_event() {
     driver.add(&mem, &[buffer(BUFFERS, 1)], &[], 0).unwrap();
     assert!(driver.publish(&mem));
 }
+
+#[test]
+fn in_order_descriptors_are_taken_as_the_table_goes_round() {
+    let mem = memory(Kind::Cached, Kind::Cached);
+    let config = QueueConfig { in_order: true, ..config(4, true, false) };
+    let mut driver = config.activate_driver(&mem).unwrap();
+    let three = [buffer(0x11, 1), buffer(0x22, 2), buffer(0x33, 3)];
+    driver.add(&mem, &three, &[], 1).unwrap();
+    let _ = driver.publish(&mem);
+    poke(&mem, HOST, &[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 1, len: 0 })));
+    driver.add(&mem, &three[..2], &[], 2).unwrap();
+    driver.add(&mem, &three[..1], &[], 3).unwrap();
+    let _ = driver.publish(&mem);
+    // 2.7.5.2: from the last, next is 0.
+    assert_eq!(peek::<8>(&mem, WINDOW + 56), [1, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(peek::<8>(&mem, WINDOW + 8), [2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(peek::<8>(&mem, WINDOW + 24), [1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(peek::<10>(&mem, AVAIL), [0, 0, 3, 0, 0, 0, 3, 0, 1, 0]);
+}
+
+#[test]
+fn in_order_one_used_entry_stands_for_a_batch() {
+    let mem = memory(Kind::Cached, Kind::Cached);
+    let config = QueueConfig { in_order: true, ..config(8, true, false) };
+    let mut driver = config.activate_driver(&mem).unwrap();
+    for token in 0..3 {
+        let writable = [buffer(BUFFERS, 5), buffer(BUFFERS, 6)];
+        driver.add(&mem, &[], &writable, 10 + token).unwrap();
+    }
+    let _ = driver.publish(&mem);
+    // For the first two, by the head of the second, in place 0; then, in place 2, for the third.
+    poke(&mem, HOST + 4, &[2, 0, 0, 0, 7, 0, 0, 0]);
+    poke(&mem, HOST + 20, &[4, 0, 0, 0, 8, 0, 0, 0]);
+    poke(&mem, HOST, &[0, 0, 3, 0]);
+    assert_eq!(driver.used_ready(&mem), Ok(3));
+    assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 10, len: 11 })), "all of it");
+    assert_eq!(driver.arm(&mem), Ok(true), "half a batch is no reason to sleep");
+    assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 11, len: 7 })));
+    assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 12, len: 8 })));
+    assert_eq!(driver.pop_used(&mem), Ok(None));
+    assert_eq!(driver.free(), 8);
+}

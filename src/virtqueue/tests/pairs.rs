@@ -34,7 +34,8 @@ struct Pair {
     held: Vec<(u16, Expected)>,
     pushed: VecDeque<Used>,
     used: VecDeque<Used>,
-    indirect: bool,
+    config: QueueConfig,
+    /// The device uses chains in the order in which it got them, negotiated or not.
     in_order: bool,
     completed: u64,
 }
@@ -54,8 +55,8 @@ impl Pair {
             pushed: VecDeque::new(),
             used: VecDeque::new(),
             completed: 0,
-            indirect: config.indirect,
-            in_order,
+            config,
+            in_order: in_order || config.in_order,
             driver,
             mem,
         }
@@ -78,7 +79,7 @@ impl Pair {
             readable: self.buffers(readable),
             writable: self.buffers(writable),
         };
-        let takes = if self.indirect && (2..=4.min(self.driver.size())).contains(&count) {
+        let takes = if self.config.indirect && (2..=4.min(self.driver.size())).contains(&count) {
             1
         } else {
             count
@@ -145,7 +146,9 @@ impl Pair {
     fn publish_device(&mut self) {
         let _ = self.device.publish(&self.mem);
         self.used.append(&mut self.pushed);
-        assert_eq!(usize::from(self.driver.used_ready(&self.mem).unwrap()), self.used.len());
+        // A packed ring shows one at a time.
+        let shown = if self.config.packed { self.used.len().min(1) } else { self.used.len() };
+        assert_eq!(usize::from(self.driver.used_ready(&self.mem).unwrap()), shown);
     }
 
     fn step(&mut self, op: u8, readable: usize, writable: usize) {
@@ -189,19 +192,32 @@ impl Pair {
 
 const KINDS: [Kind; 3] = [Kind::Cached, Kind::WriteCombined, Kind::Uncached];
 
+/// Sizes that either format takes, and those that only a packed ring does.
+const SIZES: [u16; 9] = [1, 2, 4, 256, 3, 5, 7, 100, 255];
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_one_half_adds_the_other_finds_and_gives_back(
-        size in prop::sample::select(vec![1u16, 2, 4, 256]),
-        (event_idx, indirect, in_order) in any::<(bool, bool, bool)>(),
+        size in 0..SIZES.len(),
+        (event_idx, indirect, packed) in any::<(bool, bool, bool)>(),
+        (in_order, negotiated) in any::<(bool, bool)>(),
         (window, host) in (0..3usize, 0..3usize),
         seed in any::<u64>(),
         ops in prop::collection::vec((0..10u8, 0..6usize, 0..4usize), 1..300),
     ) {
-        let mem = memory(KINDS[window], KINDS[host]);
-        let mut pair = Pair::new(mem, config(size, event_idx, indirect), in_order, seed);
+        let (size, kinds) = if packed {
+            (SIZES[size], [Kind::Cached; 2])
+        } else {
+            (SIZES[size % 4], [KINDS[window], KINDS[host]])
+        };
+        let config = QueueConfig {
+            packed,
+            in_order: in_order && negotiated,
+            ..config(size, event_idx, indirect)
+        };
+        let mut pair = Pair::new(memory(kinds[0], kinds[1]), config, in_order, seed);
         for (op, readable, writable) in ops {
             pair.step(op, readable, if readable == 0 { writable + 1 } else { writable });
         }
@@ -210,95 +226,184 @@ proptest! {
 }
 
 #[test]
-fn indices_wrap_several_times_without_a_trace() {
+fn indices_and_wrap_counters_go_round_without_a_trace() {
     for (size, event_idx, indirect, in_order) in [
-        (1, true, false, true),
+        (1u16, true, false, true),
         (4, false, true, false),
         (256, true, true, false),
         (256, false, false, false),
+        (256, true, false, true),
+        (3, true, false, false),
+        (255, false, true, false),
+        (7, true, true, true),
     ] {
-        let mem = memory(Kind::Cached, Kind::Uncached);
-        let mut pair = Pair::new(mem, config(size, event_idx, indirect), in_order, 0x5eed);
-        while pair.completed < 200_000 {
-            let (op, readable) = (pair.random.below(10) as u8, pair.random.below(2));
-            for _ in 0..1 + pair.random.below(8) {
-                let writable = 1 - readable + pair.random.below(2);
-                pair.step(op, readable, writable);
+        for (packed, negotiated) in [(false, false), (false, true), (true, false), (true, true)] {
+            if !packed && !size.is_power_of_two() || negotiated && !in_order {
+                continue;
             }
+            let config =
+                QueueConfig { packed, in_order: negotiated, ..config(size, event_idx, indirect) };
+            // Indices wrap after 65536 chains, wrap counters after a lap.
+            let (host, chains) =
+                if packed { (Kind::Cached, 30_000) } else { (Kind::Uncached, 150_000) };
+            let mut pair = Pair::new(memory(Kind::Cached, host), config, in_order, 0x5eed);
+            while pair.completed < chains {
+                let (op, readable) = (pair.random.below(10) as u8, pair.random.below(2));
+                for _ in 0..1 + pair.random.below(8) {
+                    let writable = 1 - readable + pair.random.below(2);
+                    pair.step(op, readable, writable);
+                }
+            }
+            pair.drain();
         }
-        pair.drain();
     }
 }
 
 #[test]
-fn the_largest_queue_is_filled_to_the_last_descriptor_and_wraps() {
+fn the_largest_queues_are_filled_to_the_last_descriptor_and_wrap() {
+    for (size, packed, in_order) in [
+        (32768, false, false),
+        (32768, false, true),
+        (32768, true, false),
+        (32768, true, true),
+        (32767, true, false),
+    ] {
+        fill(size, packed, in_order);
+    }
+}
+
+fn fill(size: u16, packed: bool, in_order: bool) {
     let mem = {
         let m = Arc::new(Mapping::anonymous(0x10_0000, Kind::Cached));
         BusMemory::new(vec![Region::mapped(0, 0x10_0000, Side::Near, m, 0)]).unwrap()
     };
     let config = QueueConfig {
-        size: 32768,
+        size,
         desc: 0,
         driver: 0x8_0000,
         device: 0xa_0000,
+        packed,
+        in_order,
         event_idx: true,
         indirect: false,
     };
     let mut driver = config.activate_driver(&mem).unwrap();
     let mut device = config.activate_device(&mem).unwrap();
     let mut chain = Chain::with_capacity(1);
-    for round in 0..5u32 {
-        for token in 0..32768 {
+    for round in 0..3u32 {
+        for token in 0..size {
             driver.add(&mem, &[], &[buffer(0xf_0000, 1 + round)], token).unwrap();
         }
         assert_eq!(driver.add(&mem, &[], &[buffer(0xf_0000, 1)], 0), Err(Full));
         let _ = driver.publish(&mem);
-        assert_eq!(device.avail_ready(&mem), Ok(32768));
+        assert_eq!(device.avail_ready(&mem), Ok(size));
         while device.pop(&mem, &mut chain).unwrap() {
             device.push(&mem, chain.head, 1 + round);
         }
         let _ = device.publish(&mem);
-        assert_eq!(driver.used_ready(&mem), Ok(32768));
-        for token in 0..32768 {
+        assert_eq!(driver.used_ready(&mem), Ok(if packed { 1 } else { size }));
+        for token in 0..size {
             assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token, len: 1 + round })));
         }
         assert_eq!(driver.pop_used(&mem), Ok(None));
     }
-    // One chain may take all of it.
-    let all = vec![buffer(0xf_0000, 1); 32768];
-    driver.add(&mem, &all, &[], 9).unwrap();
-    let _ = driver.publish(&mem);
-    assert_eq!(device.pop(&mem, &mut chain), Ok(true));
-    assert_eq!((chain.readable.len(), chain.readable_len()), (32768, 32768));
+    // One chain may take all of it, and be given back and taken again.
+    let all = vec![buffer(0xf_0000, 1); size.into()];
+    for _ in 0..3 {
+        driver.add(&mem, &all, &[], 9).unwrap();
+        let _ = driver.publish(&mem);
+        for _ in 0..2 {
+            assert_eq!(device.pop(&mem, &mut chain), Ok(true));
+            assert_eq!((chain.readable.len(), chain.readable_len()), (size.into(), size.into()));
+            assert_eq!(device.pop(&mem, &mut Chain::default()), Ok(false));
+            device.unpop(1);
+        }
+        assert_eq!(device.pop(&mem, &mut chain), Ok(true));
+        device.push(&mem, chain.head, 0);
+        let _ = device.publish(&mem);
+        assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 9, len: 0 })));
+        assert_eq!(driver.arm(&mem), Ok(false));
+    }
 }
 
 #[test]
 fn chains_longer_than_their_table_go_out_direct() {
-    let mem = memory(Kind::Cached, Kind::Cached);
-    let mut pair = Pair::new(mem, config(8, true, true), true, 1);
-    pair.add(2, 2);
-    assert_eq!(pair.driver.free(), 7);
-    pair.add(3, 2);
-    assert_eq!(pair.driver.free(), 2);
-    pair.add(1, 0);
-    assert_eq!(pair.driver.free(), 1);
-    pair.drain();
+    for config in [config(8, true, true), packed_config(8, true, true)] {
+        let mut pair = Pair::new(memory(Kind::Cached, Kind::Cached), config, true, 1);
+        pair.add(2, 2);
+        assert_eq!(pair.driver.free(), 7);
+        pair.add(3, 2);
+        assert_eq!(pair.driver.free(), 2);
+        pair.add(1, 0);
+        assert_eq!(pair.driver.free(), 1);
+        pair.drain();
+    }
 }
 
 #[test]
 fn nothing_is_written_outside_the_areas_on_cached_memory() {
-    for (size, event_idx) in [(1u16, true), (2, true), (4, false), (4, true)] {
+    for (size, event_idx, packed) in [
+        (1u16, true, false),
+        (2, true, false),
+        (4, false, false),
+        (4, true, false),
+        (1, true, true),
+        (3, true, true),
+        (4, false, true),
+    ] {
         let mem = memory(Kind::Cached, Kind::Cached);
         let ends = [
-            WINDOW + u64::from(split::desc_len(size)),
-            AVAIL + u64::from(split::avail_len(size)),
-            HOST + u64::from(split::used_len(size)),
+            WINDOW + 16 * u64::from(size),
+            AVAIL + if packed { 4 } else { 6 + 2 * u64::from(size) },
+            HOST + if packed { 4 } else { 6 + 8 * u64::from(size) },
         ];
         ends.iter().for_each(|end| poke(&mem, *end, &[0xa5; 16]));
-        let mut pair = Pair::new(mem, config(size, event_idx, false), true, 7);
+        let config = QueueConfig { packed, ..config(size, event_idx, false) };
+        let mut pair = Pair::new(mem, config, true, 7);
         for i in 0..20_000u32 {
             pair.step((i % 10) as u8, 1, 0);
         }
         ends.iter().for_each(|end| assert_eq!(peek(&pair.mem, *end), [0xa5; 16], "{size}"));
+    }
+}
+
+#[test]
+fn a_chain_that_is_held_for_long_keeps_its_name_while_others_take_its_place() {
+    for config in [config(2, true, false), packed_config(2, true, false)] {
+        let mem = memory(Kind::Cached, Kind::Cached);
+        let mut driver = config.activate_driver(&mem).unwrap();
+        let mut device = config.activate_device(&mem).unwrap();
+        let (mut held, mut chain) = (Chain::default(), Chain::default());
+        driver.add(&mem, &[], &[buffer(BUFFERS, 9)], 99).unwrap();
+        let _ = driver.publish(&mem);
+        assert!(device.pop(&mem, &mut held).unwrap());
+        for token in 0..10 {
+            driver.add(&mem, &[], &[buffer(BUFFERS + 64, 1)], token).unwrap();
+            let _ = driver.publish(&mem);
+            assert!(device.pop(&mem, &mut chain).unwrap());
+            assert_ne!(chain.head, held.head);
+            device.push(&mem, chain.head, 1);
+            let _ = device.publish(&mem);
+            assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token, len: 1 })));
+        }
+        device.push(&mem, held.head, 9);
+        let _ = device.publish(&mem);
+        assert_eq!(driver.pop_used(&mem), Ok(Some(Used { token: 99, len: 9 })));
+    }
+}
+
+#[test]
+fn with_in_order_a_device_that_uses_a_younger_chain_first_is_our_bug() {
+    for packed in [false, true] {
+        let mem = memory(Kind::Cached, Kind::Cached);
+        let config = QueueConfig { packed, in_order: true, ..config(4, true, false) };
+        let mut driver = config.activate_driver(&mem).unwrap();
+        let mut device = config.activate_device(&mem).unwrap();
+        (0..2).for_each(|i| driver.add(&mem, &[buffer(BUFFERS, 1)], &[], i).unwrap());
+        let _ = driver.publish(&mem);
+        let mut chain = Chain::default();
+        assert!(device.pop(&mem, &mut chain).unwrap() && device.pop(&mem, &mut chain).unwrap());
+        let push = std::panic::AssertUnwindSafe(|| device.push(&mem, chain.head, 0));
+        assert!(std::panic::catch_unwind(push).is_err());
     }
 }

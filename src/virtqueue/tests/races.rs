@@ -33,12 +33,12 @@ impl Meeting {
 /// `--release` to be told of a missing one.
 #[test]
 fn who_publishes_rings_or_who_goes_to_sleep_finds_it() {
-    const ROUNDS: u64 = 100_000;
+    const ROUNDS: u64 = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
     // The ends' ways to their stores differ in length: try all shifts between them.
     const MOST: usize = 60;
-    for event_idx in [true, false] {
+    for (event_idx, packed) in [(true, false), (false, false), (true, true), (false, true)] {
         let mem = memory(Kind::Cached, Kind::Cached);
-        let config = config(4, event_idx, false);
+        let config = QueueConfig { packed, ..config(4, event_idx, false) };
         let mut driver = config.activate_driver(&mem).unwrap();
         let mut device = config.activate_device(&mem).unwrap();
         let meeting = Meeting::default();
@@ -82,7 +82,7 @@ fn who_publishes_rings_or_who_goes_to_sleep_finds_it() {
             });
         });
         let lost = lost.map(AtomicUsize::into_inner);
-        assert_eq!(lost, [0, 0], "lost to the device, to the driver; event_idx {event_idx}");
+        assert_eq!(lost, [0, 0], "lost to the device, to the driver; {config:?}");
     }
 }
 
@@ -151,17 +151,20 @@ fn receive(
 /// Two threads that sleep whenever they may: one that is not rung stops for good.
 #[test]
 fn ends_that_sleep_between_batches_never_wait_for_ever() {
-    for (size, event_idx, kind) in [
-        (1, true, Kind::Cached),
-        (1, false, Kind::Cached),
-        (4, true, Kind::Cached),
-        (4, false, Kind::Cached),
-        (4, true, Kind::Uncached),
-        (64, true, Kind::Cached),
-    ] {
+    let split = [
+        (config(1, true, false), Kind::Cached),
+        (config(1, false, false), Kind::Cached),
+        (config(4, true, false), Kind::Cached),
+        (config(4, false, false), Kind::Cached),
+        (config(4, true, false), Kind::Uncached),
+        (config(64, true, false), Kind::Cached),
+    ];
+    let packed = [(1, true), (1, false), (3, true), (3, false), (4, true), (61, true)]
+        .map(|(size, event_idx)| (packed_config(size, event_idx, false), Kind::Cached));
+    for (config, kind) in split.into_iter().chain(packed) {
         const CHAINS: u32 = 30_000;
         let mem = memory(kind, kind);
-        let config = config(size, event_idx, false);
+        let config = QueueConfig { in_order: config.event_idx, ..config };
         let mut driver = config.activate_driver(&mem).unwrap();
         let mut device = config.activate_device(&mem).unwrap();
         let ((to_device, from_driver), (to_driver, from_device)) = (channel(), channel());

@@ -1,0 +1,334 @@
+//! The device half: takes available chains, and gives them back used.
+//!
+//! Each descriptor is copied out of the ring once, to `shadow`, when its chain is found; from then on
+//! nobody looks at the one in the ring, over which a used descriptor may soon be written. What a
+//! chain says is resolved to spans when it is popped.
+//!
+//! In order (§2.8.8), it still writes a used descriptor for each chain: drivers must take that, and
+//! it says how many bytes were written to each.
+//!
+//! Invariants: from `batch` to `seen` lie the `out` descriptors, at most `size`, of chains that were
+//! found and are not published as used; `next_used` and `next_avail` are among them, in this order. `waiting` chains are found and not popped.
+//! The popped ones are held by this end: each is `Some` in `held`, and its id is in `ids`. A held
+//! chain's name is a number of our own: its id is the driver's choice, and where it stood another one
+//! may have been put since, once as many descriptors of younger chains were used.
+
+use super::{Cursor, Events, Layout, lap, word_at};
+use crate::memory::{BusMemory, fence_full};
+use crate::spec::packed;
+use crate::virtqueue::area::{self, fields, rest, view};
+use crate::virtqueue::{Chain, QueueConfig, QueueError};
+
+/// An available descriptor, as it was when its chain was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    id: u16,
+    flags: u16,
+}
+
+/// What is known of a chain from `pop` until it is used.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    id: u16,
+    /// Where its head stood.
+    at: u16,
+    /// How many descriptors of the ring it takes.
+    descriptors: u16,
+    /// Bytes that may be written.
+    writable: u32,
+}
+
+/// A set of buffer ids. The standard does not say that they are below the queue's size.
+#[derive(Debug)]
+struct Ids(Box<[u64]>);
+
+impl Ids {
+    fn new() -> Self {
+        Self(vec![0; 65536 / 64].into())
+    }
+
+    fn has(&self, id: u16) -> bool {
+        self.0[usize::from(id / 64)] >> (id % 64) & 1 == 1
+    }
+
+    fn flip(&mut self, id: u16) {
+        self.0[usize::from(id / 64)] ^= 1 << (id % 64);
+    }
+}
+
+/// The device half of a running queue; its calls are those of
+/// [`DeviceQueue`](crate::virtqueue::DeviceQueue).
+#[derive(Debug)]
+pub(crate) struct DeviceHalf {
+    layout: Layout,
+    indirect: bool,
+    in_order: bool,
+    shadow: Vec<Descriptor>,
+    /// Chains that were popped and not pushed, by name.
+    held: Vec<Option<Held>>,
+    free_names: Vec<u16>,
+    ids: Ids,
+    /// The name of the chain that ended before this place when it was popped, for `unpop`.
+    before: Vec<u16>,
+    /// Where the next chain is to be found.
+    seen: Cursor,
+    out: u16,
+    /// The head of the next chain to be popped.
+    next_avail: Cursor,
+    waiting: u16,
+    /// Where the next used descriptor goes.
+    next_used: Cursor,
+    /// Where the unpublished ones begin, and how many descriptors they stand for.
+    batch: Cursor,
+    batch_len: u16,
+    /// The second word of the used descriptor at `batch`, which publishes it.
+    first: u64,
+    /// What the driver was told of notifications.
+    events: Events,
+    fault: Option<QueueError>,
+}
+
+impl DeviceHalf {
+    pub(crate) fn new(config: &QueueConfig, mem: &BusMemory) -> Result<Self, QueueError> {
+        let layout = Layout::new(config, mem)?;
+        // Only this end writes it, so what a driver may have left there does not count.
+        Events::Enabled.store(&view(mem, layout.device_event));
+        Ok(Self {
+            indirect: config.indirect,
+            in_order: config.in_order,
+            shadow: vec![Descriptor::default(); config.size.into()],
+            held: vec![None; config.size.into()],
+            free_names: (0..config.size).rev().collect(),
+            ids: Ids::new(),
+            before: vec![0; config.size.into()],
+            seen: Cursor::START,
+            out: 0,
+            next_avail: Cursor::START,
+            waiting: 0,
+            next_used: Cursor::START,
+            batch: Cursor::START,
+            batch_len: 0,
+            first: 0,
+            events: Events::Enabled,
+            fault: None,
+            layout,
+        })
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.layout.size
+    }
+
+    pub(crate) fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        while self.fetch(mem)? {}
+        Ok(self.waiting)
+    }
+
+    /// Copies the descriptors of the next available chain; false if there is none.
+    fn fetch(&mut self, mem: &BusMemory) -> Result<bool, QueueError> {
+        let most = self.layout.size - self.out;
+        if most == 0 {
+            return Ok(false); // all of the ring is with this end
+        }
+        let ring = view(mem, self.layout.ring);
+        let head = self.seen.at;
+        let mut at = self.seen;
+        // Barrier A: pairs with the store of the first flags in DriverHalf::publish.
+        let mut word = ring.load_acquire_le64(word_at(head));
+        let mut count = 0;
+        loop {
+            let (len, id, flags) = fields(word);
+            if lap(flags) != at.available() {
+                if count == 0 {
+                    return Ok(false);
+                }
+                return self.fail(QueueError::NotAvailable { head, at: at.at });
+            }
+            let addr = ring.load_le64(word_at(at.at) - packed::DESC_WORD);
+            self.shadow[usize::from(at.at)] = Descriptor { addr, len, id, flags };
+            at = at.advance(1, self.layout.size);
+            count += 1;
+            if flags & packed::DESC_F_NEXT == 0 {
+                break;
+            }
+            if count == most {
+                return self.fail(QueueError::ChainTooLong { head });
+            }
+            word = ring.load_le64(word_at(at.at));
+        }
+        self.seen = at;
+        self.out += count;
+        self.waiting += 1;
+        Ok(true)
+    }
+
+    pub(crate) fn pop(&mut self, mem: &BusMemory, chain: &mut Chain) -> Result<bool, QueueError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.waiting == 0 && !self.fetch(mem)? {
+            return Ok(false);
+        }
+        let head = self.next_avail.at;
+        chain.clear(head);
+        match self.walk(mem, chain) {
+            Err(fault) => {
+                chain.clear(head);
+                self.fail(fault)
+            }
+            Ok(held) => {
+                let name = self.free_names.pop().expect("a chain has a descriptor of its own");
+                chain.head = name;
+                self.ids.flip(held.id);
+                self.held[usize::from(name)] = Some(held);
+                self.waiting -= 1;
+                self.next_avail = self.next_avail.advance(held.descriptors, self.layout.size);
+                self.before[usize::from(self.next_avail.at)] = name;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Collects the buffers of the chain that starts at `next_avail`, which was fetched.
+    fn walk(&self, mem: &BusMemory, chain: &mut Chain) -> Result<Held, QueueError> {
+        let head = chain.head;
+        let mut at = self.next_avail;
+        let mut descriptors = 0;
+        loop {
+            let d = self.shadow[usize::from(at.at)];
+            descriptors += 1;
+            if d.flags & packed::DESC_F_INDIRECT != 0 {
+                if descriptors > 1 || d.flags & packed::DESC_F_NEXT != 0 {
+                    return Err(QueueError::IndirectWithNext { head });
+                }
+                self.enter(mem, chain, &d)?;
+            } else {
+                chain.take(mem, d.addr, d.len, d.flags & packed::DESC_F_WRITE != 0)?;
+            }
+            if d.flags & packed::DESC_F_NEXT == 0 {
+                if self.ids.has(d.id) {
+                    return Err(QueueError::IdTwice { head, id: d.id });
+                }
+                let writable = chain.writable_len();
+                return Ok(Held { id: d.id, at: head, descriptors, writable });
+            }
+            at = at.advance(1, self.layout.size);
+        }
+    }
+
+    /// Collects the buffers of the indirect table that `d` refers to: all of it, one after the other
+    /// (§2.8.7).
+    fn enter(&self, mem: &BusMemory, chain: &mut Chain, d: &Descriptor) -> Result<(), QueueError> {
+        let head = chain.head;
+        if !self.indirect {
+            return Err(QueueError::IndirectNotNegotiated { head });
+        }
+        if d.len == 0 || d.len % packed::DESC_LEN != 0 {
+            return Err(QueueError::IndirectLength { head, len: d.len });
+        }
+        let entries = d.len / packed::DESC_LEN;
+        if entries > self.layout.size.into() {
+            return Err(QueueError::ChainTooLong { head });
+        }
+        let bad = |error| QueueError::IndirectTable { head, error };
+        let span = area::resolve_table(mem, d.addr, d.len).map_err(bad)?;
+        let table = view(mem, span);
+        for i in 0..entries as usize {
+            let (addr, word) = area::load_descriptor(&table, i);
+            let (len, _, flags) = fields(word);
+            chain.take(mem, addr, len, flags & packed::DESC_F_WRITE != 0)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unpop(&mut self, count: u16) {
+        for _ in 0..count {
+            let held = self.give_back(self.before[usize::from(self.next_avail.at)]);
+            let held = held.expect("only what was popped last and not pushed is given back");
+            self.next_avail = self.next_avail.back(held.descriptors, self.layout.size);
+            self.waiting += 1;
+        }
+    }
+
+    /// The chain of this name is held no more.
+    fn give_back(&mut self, name: u16) -> Option<Held> {
+        let held = self.held[usize::from(name)].take()?;
+        self.free_names.push(name);
+        self.ids.flip(held.id);
+        Some(held)
+    }
+
+    pub(crate) fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
+        let held = self.give_back(head);
+        let Some(held) = held.filter(|held| len <= held.writable) else {
+            panic!("{len} bytes to chain {head} of {held:?}")
+        };
+        let at = self.next_used;
+        assert!(!self.in_order || held.at == at.at, "chain {head} is not the oldest: not in order");
+        let written = if len > 0 { packed::DESC_F_WRITE } else { 0 };
+        let word = rest(len, held.id, written | at.used());
+        if self.batch_len == 0 {
+            self.first = word;
+        } else {
+            view(mem, self.layout.ring).store_le64(word_at(at.at), word);
+        }
+        self.batch_len += held.descriptors;
+        self.next_used = at.advance(held.descriptors, self.layout.size);
+    }
+
+    pub(crate) fn publish(&mut self, mem: &BusMemory) -> bool {
+        if self.batch_len == 0 || self.fault.is_some() {
+            return false;
+        }
+        // Barrier B: pairs with the load of the flags in DriverHalf::look.
+        self.layout.store_first(mem, self.batch.at, self.first);
+        // Barrier D: pairs with the fence in DriverHalf::arm.
+        fence_full();
+        let events = Events::load(&view(mem, self.layout.driver_event), &self.layout);
+        let wanted = events.want(self.batch, self.batch_len, self.layout.size);
+        self.out -= self.batch_len;
+        self.batch = self.next_used;
+        self.batch_len = 0;
+        wanted
+    }
+
+    pub(crate) fn arm_beyond(&mut self, mem: &BusMemory, enough: u16) -> Result<bool, QueueError> {
+        if self.avail_ready(mem)? > enough {
+            return Ok(true);
+        }
+        let wanted = if self.layout.event_idx {
+            // So many more chains must come, of one descriptor each at least.
+            let missing = (enough - self.waiting).min(self.layout.size);
+            Events::At(self.seen.advance(missing, self.layout.size))
+        } else {
+            Events::Enabled
+        };
+        self.say(mem, wanted);
+        // Barrier C: pairs with the fence in DriverHalf::publish.
+        fence_full();
+        Ok(self.avail_ready(mem)? > enough)
+    }
+
+    pub(crate) fn disarm(&mut self, mem: &BusMemory) {
+        if self.fault.is_none() {
+            self.say(mem, Events::Disabled);
+        }
+    }
+
+    fn say(&mut self, mem: &BusMemory, events: Events) {
+        if self.events != events {
+            self.events = events;
+            events.store(&view(mem, self.layout.device_event));
+        }
+    }
+
+    fn fail<T>(&mut self, fault: QueueError) -> Result<T, QueueError> {
+        self.fault = Some(fault);
+        Err(fault)
+    }
+}
