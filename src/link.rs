@@ -397,7 +397,7 @@ impl Link {
         self.core = Some(match self.params.role {
             Role::Device => {
                 let mut model = Box::new(NetDevice::new(Offer {
-                    features: Features::OFFER.without(self.params.features_off),
+                    features: self.features(),
                     mac: self.params.mac,
                     mtu: self.params.mtu,
                     rx_size: QUEUE_SIZE,
@@ -415,7 +415,7 @@ impl Link {
                     DriverConfig {
                         dialect: self.params.dialect,
                         hello,
-                        wanted: Features::OFFER.without(self.params.features_off).bits(),
+                        wanted: self.features().bits(),
                         required: 1 << virtio::F_VERSION_1,
                         clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),
                         queues: 2,

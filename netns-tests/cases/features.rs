@@ -18,6 +18,8 @@ const OFF: &[(&str, &[&str])] = &[
     ("GUEST_CSUM", &["GUEST_TSO4", "GUEST_TSO6"]),
     ("EVENT_IDX", &[]),
     ("INDIRECT_DESC", &[]),
+    ("RING_PACKED", &[]),
+    ("IN_ORDER", &[]),
 ];
 
 /// As `ethtool -k` names the offloads that frames to the device may use, and those from it.

@@ -6,6 +6,7 @@ use zerocopy::FromBytes;
 
 use super::messages::Broken;
 use super::{Core, Event, Link, Start, State, Work};
+use crate::memory::Kind;
 use crate::net::device_path::DevicePath;
 use crate::net::driver_path::DriverPath;
 use crate::net::features::Features;
@@ -20,6 +21,13 @@ use crate::tunnel::part::Role;
 use crate::virtqueue::QueueConfig;
 
 impl Link {
+    /// What this end offers or accepts. Packed rings are for cached memory only.
+    pub(super) fn features(&self) -> Features {
+        let cached = self.mem.regions().iter().all(|r| r.kind() == Kind::Cached);
+        let unfit = if cached { Features::NONE } else { Features::of(&[virtio::F_RING_PACKED]) };
+        Features::OFFER.without(self.params.features_off.union(unfit))
+    }
+
     /// Acts on what the tunnel and the model say.
     pub(super) fn drain(&mut self, now: Instant) -> Result<(), Broken> {
         loop {

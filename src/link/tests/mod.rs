@@ -69,10 +69,17 @@ enum Parcel {
 
 /// A slot of `len` bytes, its first quarter the window.
 fn slot(len: u64) -> Arc<BusMemory> {
-    let bytes = Arc::new(Mapping::anonymous(len as usize, Kind::Cached));
-    let window = Region::mapped(0, len / 4, Side::Near, bytes.clone(), 0);
-    let at = (len / 4) as usize;
-    let driver = Region::mapped(len / 4, len - len / 4, Side::Far, bytes, at);
+    slot_of(len, [Kind::Cached; 2])
+}
+
+/// The same, of these kinds.
+fn slot_of(len: u64, kinds: [Kind; 2]) -> Arc<BusMemory> {
+    let region = |at, len, side, kind| {
+        let bytes = Arc::new(Mapping::anonymous(len as usize, kind));
+        Region::mapped(at, len, side, bytes, 0)
+    };
+    let window = region(0, len / 4, Side::Near, kinds[0]);
+    let driver = region(len / 4, len - len / 4, Side::Far, kinds[1]);
     Arc::new(BusMemory::new(vec![window, driver]).unwrap())
 }
 

@@ -44,6 +44,8 @@ fn a_feature_that_either_end_leaves_out_is_not_in_use() {
         virtio::F_EVENT_IDX,
         virtio::F_INDIRECT_DESC,
         virtio::F_ACCESS_PLATFORM,
+        virtio::F_RING_PACKED,
+        virtio::F_IN_ORDER,
     ];
     for bit in off {
         for which in [Role::Device, Role::Driver] {
@@ -58,6 +60,22 @@ fn a_feature_that_either_end_leaves_out_is_not_in_use() {
                 world.ends.values().map(|e| e.worker.as_ref().unwrap().features).collect();
             assert_eq!(used[0], used[1]);
             assert_eq!(used[0], Features::OFFER.without(Features::of(&[bit])), "{which:?}");
+        }
+    }
+}
+
+#[test]
+fn packed_rings_are_not_for_memory_of_which_some_is_not_cached() {
+    for kinds in [[Kind::Uncached, Kind::Cached], [Kind::Cached, Kind::WriteCombined]] {
+        let mut world = World::new(8);
+        world.mem = slot_of(world.len, kinds);
+        world.both();
+        world.until_up(SECOND);
+        world.frames_pass();
+        for end in world.ends.values() {
+            let features = end.worker.as_ref().unwrap().features;
+            let packed = Features::of(&[virtio::F_RING_PACKED]);
+            assert_eq!(features, Features::OFFER.without(packed), "{kinds:?}");
         }
     }
 }

@@ -107,9 +107,9 @@ fn a_driver_that_leaves_out_version_1_is_refused_at_features_ok() {
 #[test]
 fn features_that_are_not_offered_or_lack_what_they_need_are_refused() {
     let named = |names: &[&str]| Features::from_names(names.iter().copied()).unwrap();
-    let device = after(Features::OFFER.union(named(&["RING_PACKED"])));
+    let device = after(Features::OFFER.union(named(&["SR_IOV"])));
     assert_eq!(device.status(), DRIVER);
-    assert_eq!(device.refused(), Some(&FeatureError::NotOffered(named(&["RING_PACKED"]))));
+    assert_eq!(device.refused(), Some(&FeatureError::NotOffered(named(&["SR_IOV"]))));
     for (left_out, needy) in [("CSUM", "HOST_TSO4 needs CSUM"), ("GUEST_CSUM", "GUEST_TSO4 needs")]
     {
         let device = after(Features::OFFER.minus(named(&[left_out])));
