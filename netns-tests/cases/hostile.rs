@@ -112,19 +112,22 @@ pub(crate) fn a_window_of_garbage_is_named_and_heals_when_an_agent_comes() {
 pub(crate) fn a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes() {
     let mut world = World::new(1, plain);
     world.start("backplane");
-    let intruder = Intruder::in_slot(&world.slot(0));
-    let id = intruder.shm.slot().id;
-    for part in [window::DEVICE_PART, window::DRIVER_PART] {
+    // Each end's part by a stranger of its own: nobody who holds both is believed.
+    let parts = [window::DEVICE_PART, window::DRIVER_PART];
+    let intruders = parts.map(|part| {
+        let intruder = Intruder::in_slot(&world.slot(0));
+        let id = intruder.shm.slot().id;
         intruder.header().store_le32(part + window::PART_OWNER, id.into());
         intruder.header().store_le64(part + window::PART_NONCE, 4711);
-    }
+        intruder
+    });
     world.start("master");
     world.start("board0");
-    let held = format!("(peer {id})");
-    for machine in ["master", "board0"] {
+    for (machine, intruder) in ["board0", "master"].into_iter().zip(&intruders) {
+        let held = format!("(peer {})", intruder.shm.slot().id);
         world.wait_state(machine, "bl0", LinkState::Waiting, &held);
     }
-    drop(intruder);
+    drop(intruders);
     world.wait_up(0);
     world.ping_well("master", "10.77.0.2");
 }
@@ -286,10 +289,10 @@ fn survives(told: &str, mut deed: impl FnMut(&mut Impostor)) {
 
 pub(crate) fn random_messages_harm_no_other_link() {
     let mut random = Random(5);
-    survives("", |impostor| {
+    survives("not a message", |impostor| {
         let taken = impostor.babble(5000, |slot| slot.fill_with(|| random.octet()));
         eprintln!("{taken} random messages were taken");
-        assert_eq!(taken, 5000, "what has no meaning is counted, and does no harm");
+        assert!(taken < 5000, "what is no message ends the session");
     });
 }
 

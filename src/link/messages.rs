@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Core, Link, Work};
 use crate::spec::{msg, window};
 use crate::tunnel::fifo::FifoError;
-use crate::tunnel::message::{self, DecodeError};
+use crate::tunnel::message::{self, DecodeError, Dialect};
 use crate::tunnel::session::LOOK_TIME;
 
 /// Messages taken per turn; a flood waits for the next turn.
@@ -41,10 +41,8 @@ impl Link {
             if !fifo.receive(&self.mem, &mut slot)? {
                 break;
             }
-            // What is no message at all is a fault; one that is not known may be a later version's.
-            match message::decode(self.params.dialect, &slot) {
-                Ok(_) | Err(DecodeError::Unknown { .. }) => {}
-                Err(e) => return Err(Broken(format!("not a message: {e}"))),
+            if let Some(fault) = fault(self.params.dialect, &slot) {
+                return Err(fault);
             }
             match core {
                 Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
@@ -76,6 +74,17 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Octets that are a message in neither dialect are a fault. One that is not known may be a later
+/// version's, and one of the other dialect has a reason of its own: both are the tunnel's to tell.
+fn fault(dialect: Dialect, slot: &[u8]) -> Option<Broken> {
+    let no_message = |dialect| match message::decode(dialect, slot) {
+        Ok(_) | Err(DecodeError::Unknown { .. }) => None,
+        Err(e) => Some(e),
+    };
+    let error = no_message(dialect)?;
+    no_message(dialect.other()).map(|_| Broken(format!("not a message: {error}")))
 }
 
 /// What the other end did wrong.
