@@ -58,6 +58,7 @@ impl End {
             mac: [2, 0, 0, 0, 0, 9],
             mtu: 1500,
             version: "example".to_owned(),
+            engine: None,
             seed: owner.into(),
         };
         let mut link = Link::new(now, mem.clone(), params).expect("a slot of 16 MiB");

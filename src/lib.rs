@@ -51,6 +51,7 @@
 
 #[cfg(feature = "cli")]
 pub mod daemon;
+pub mod dma;
 pub mod link;
 pub mod memory;
 pub mod net;

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::memory::{BusMemory, MemoryError};
+use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
 use crate::net::model::{NetDevice, Offer};
 use crate::net::path::Path;
@@ -83,6 +84,8 @@ pub struct LinkParams {
     pub mac: [u8; 6],
     /// Device: the greatest MTU.
     pub mtu: u16,
+    /// Device: payload goes by engine, used like this.
+    pub engine: Option<EngineUse>,
     /// This program's version.
     pub version: String,
     /// Seed of the epochs and nonces.

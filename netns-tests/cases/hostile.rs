@@ -164,6 +164,7 @@ impl Impostor {
             mac: [2, 0, 0, 0, 0, 9],
             mtu: 1500,
             version: "impostor".to_owned(),
+            engine: None,
             seed: u64::from(slot.id) + 1,
             dialect: Dialect::V2,
         };

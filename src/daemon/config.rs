@@ -134,6 +134,8 @@ pub enum Dma {
     Auto,
     /// System calls straight to and from shared memory.
     Direct,
+    /// The board's DMA engine, which here is a thread that copies. The master never copies.
+    Engine,
 }
 
 impl fmt::Display for Dma {
@@ -141,6 +143,7 @@ impl fmt::Display for Dma {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Direct => "direct",
+            Self::Engine => "engine",
         })
     }
 }

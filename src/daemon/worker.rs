@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::dma::Transfer;
 use crate::memory::{BusMemory, Span};
 use crate::net::frame::Drop as FrameDrop;
 use crate::net::path::{Inward, MOST_SPANS, Path, PathError, Room};
+use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
@@ -34,6 +36,7 @@ const FEW_SPANS: usize = 4;
 const TAG_STOP: u64 = 0;
 const TAG_TAP: u64 = 1;
 const TAG_DOORBELL: u64 = 2;
+const TAG_ENGINE: u64 = 3;
 
 /// Counters of one direction; written by one worker, read by anyone.
 #[derive(Debug, Default)]
@@ -70,6 +73,10 @@ pub struct QueueStats {
     pub notifications_received: AtomicU64,
     /// Work found at a heartbeat without a doorbell.
     pub rescues: AtomicU64,
+    /// Transfers given to the engine, and their bytes.
+    pub transfers: AtomicU64,
+    /// As above.
+    pub transfer_bytes: AtomicU64,
 }
 
 /// What a worker works on.
@@ -89,6 +96,8 @@ pub struct Job {
     pub stats: Arc<QueueStats>,
     /// Longest sleep.
     pub heartbeat: Duration,
+    /// What the engine is like, for a path that needs one.
+    pub engine: EngineModel,
 }
 
 /// A running worker. Dropping it stops it.
@@ -114,12 +123,22 @@ impl Worker {
         poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
         poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
         let peer = job.peer.clone();
+        let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
+        let engine = match job.path.local() {
+            Some(local) => Some(Engine::start(job.engine, job.mem.clone(), local)?),
+            None => None,
+        };
+        if let Some(engine) = &engine {
+            poll.add_doorbell(engine, TAG_ENGINE)?;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
-                let mut turn = Turn { job, poll, stop: flag, events: Events::with_capacity(4) };
+                let events = Events::with_capacity(4);
+                let mut turn =
+                    Turn { job, frames, engine, refused: None, poll, stop: flag, events };
                 // A bug must not leave a link that looks alive; the panic itself has been printed.
                 let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
                 match end {
@@ -190,6 +209,11 @@ impl From<LostTap> for Fault {
 
 struct Turn {
     job: Job,
+    /// The table of the frames' spans.
+    frames: Arc<BusMemory>,
+    engine: Option<Engine>,
+    /// A transfer for which the engine had no room.
+    refused: Option<Transfer>,
     poll: Poll,
     stop: Arc<AtomicBool>,
     events: Events,
@@ -211,7 +235,8 @@ impl Turn {
             }
             let (sent, blocked) = self.outward()?;
             let received = self.inward()?;
-            if sent + received > 0 {
+            let copied = self.copies()?;
+            if sent + received + copied > 0 {
                 continue;
             }
             let Job { path, mem, .. } = &mut self.job;
@@ -231,6 +256,30 @@ impl Turn {
         Ok(self.events.iter().next().is_none())
     }
 
+    /// Gives the engine what there is to copy, and takes back what it has done: how many.
+    fn copies(&mut self) -> Result<usize, Fault> {
+        let Some(engine) = &mut self.engine else { return Ok(0) };
+        let Job { path, stats, .. } = &mut self.job;
+        while let Some(transfer) = self.refused.take().or_else(|| path.poll_transfer()) {
+            let len = transfer.len() as u64;
+            if let Err(transfer) = engine.submit(transfer) {
+                self.refused = Some(transfer);
+                break;
+            }
+            stats.transfers.fetch_add(1, Ordering::Relaxed);
+            stats.transfer_bytes.fetch_add(len, Ordering::Relaxed);
+        }
+        let mut done = 0;
+        while let Some(completion) = engine.poll() {
+            path.handle_completion(completion)?;
+            done += 1;
+        }
+        while let Some(reason) = path.poll_drop() {
+            stats.tx.dropped(reason);
+        }
+        Ok(done)
+    }
+
     /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
     fn outward(&mut self) -> Result<(usize, bool), Fault> {
         let Job { path, mem, tap, stats, peer, .. } = &mut self.job;
@@ -242,7 +291,7 @@ impl Turn {
                     break;
                 }
                 Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)])?,
-                Room::Shared(spans) => read_shared(tap, mem, spans)?,
+                Room::Shared(spans) => read_shared(tap, &self.frames, spans)?,
             };
             let Some(len) = read else { break };
             match path.sent(mem, len)? {
@@ -271,13 +320,17 @@ impl Turn {
             match path.receive(mem)? {
                 Inward::Empty => break,
                 Inward::Dropped(reason) => stats.rx.dropped(reason),
-                Inward::Frame { prefix, tail, len } => match write(tap, mem, prefix, tail)? {
-                    Write::Sent => stats.rx.frame(len),
-                    Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
-                    Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),
-                    // A TAP's send buffer has no bound by default, so this is want of memory.
-                    Write::NoMemory | Write::WouldBlock => stats.rx.dropped(FrameDrop::NoMemory),
-                },
+                Inward::Frame { prefix, tail, len } => {
+                    match write(tap, &self.frames, prefix, tail)? {
+                        Write::Sent => stats.rx.frame(len),
+                        Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
+                        Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),
+                        // A TAP's send buffer has no bound by default, so this is want of memory.
+                        Write::NoMemory | Write::WouldBlock => {
+                            stats.rx.dropped(FrameDrop::NoMemory)
+                        }
+                    }
+                }
             }
             path.received(mem)?;
             frames += 1;

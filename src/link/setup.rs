@@ -9,9 +9,10 @@ use super::{Core, Event, Link, Start, State, Work};
 use crate::memory::Kind;
 use crate::net::device_path::DevicePath;
 use crate::net::driver_path::DriverPath;
+use crate::net::engine_path::EnginePath;
 use crate::net::features::Features;
 use crate::net::model;
-use crate::net::path::Path;
+use crate::net::path::{Path, PathError};
 use crate::net::placement::place;
 use crate::spec::{net, virtio, window};
 use crate::tunnel::device;
@@ -149,12 +150,19 @@ impl Link {
                         .ok_or_else(|| Broken(format!("DRIVER_OK without queue {index}")))
                 };
                 let (rx, tx) = (config(net::RECEIVEQ)?, config(net::TRANSMITQ)?);
-                let path = DevicePath::new(&self.mem, features, &rx, &tx)
-                    .map_err(|e| Broken(e.to_string()))?;
+                let broken = |e: PathError| Broken(e.to_string());
+                let path: Box<dyn Path> = match self.params.engine {
+                    None => {
+                        Box::new(DevicePath::new(&self.mem, features, &rx, &tx).map_err(broken)?)
+                    }
+                    Some(engine) => Box::new(
+                        EnginePath::new(&self.mem, features, &rx, &tx, engine).map_err(broken)?,
+                    ),
+                };
                 let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
                 let mut octets = [0; size_of::<net::Config>()];
                 model.read_config(0, &mut octets);
-                self.start(Box::new(path), features, config_of(&octets), now);
+                self.start(path, features, config_of(&octets), now);
             }
             model::Event::Reset => self.take_back(now, "the driver reset the device".to_owned()),
             // Not negotiated: whoever does this is about to take the device down.

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::arena::{Arena, SLOT};
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{self, Inward, Path, PathError, Room};
@@ -17,69 +18,9 @@ use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
 use zerocopy::FromBytes;
 
 /// Size of our own receive buffers: any frame, in whole lines.
-#[allow(clippy::cast_possible_truncation, reason = "65,601")]
-pub const RECEIVE_BUFFER: u32 = (LARGEST as u32).next_multiple_of(64);
+pub const RECEIVE_BUFFER: u32 = SLOT;
 /// Least size of the memory for frames to be sent.
-pub const MIN_ARENA: u32 = 2 * RECEIVE_BUFFER;
-
-/// Bytes handed out in order and taken back in order.
-#[derive(Debug)]
-struct Arena {
-    len: u32,
-    /// Where the next frame goes, and where the oldest one in flight begins.
-    head: u32,
-    tail: u32,
-    /// Frames in flight, oldest at `first`: where each ends, and whether it is done.
-    flights: Box<[(u32, bool)]>,
-    first: usize,
-    count: usize,
-}
-
-impl Arena {
-    fn new(len: u32, most: u16) -> Self {
-        let flights = vec![(0, false); most.into()].into();
-        Self { len, head: 0, tail: 0, flights, first: 0, count: 0 }
-    }
-
-    /// The offset of room for any frame, if there is some.
-    fn room(&mut self) -> Option<u32> {
-        if self.count == self.flights.len() {
-            return None;
-        }
-        if self.count == 0 {
-            self.head = 0;
-            self.tail = 0;
-        }
-        // `head == tail` means empty, so frames never end where the oldest begins.
-        if self.count == 0 || self.head > self.tail {
-            if self.len - self.head >= RECEIVE_BUFFER {
-                return Some(self.head);
-            }
-            return (self.tail > RECEIVE_BUFFER).then_some(0);
-        }
-        (self.tail - self.head > RECEIVE_BUFFER).then_some(self.head)
-    }
-
-    /// Takes `len` bytes at `at`, where `room` said; returns the frame's token.
-    #[allow(clippy::cast_possible_truncation, reason = "as many flights as a queue has entries")]
-    fn take(&mut self, at: u32, len: u32) -> u16 {
-        self.head = at + len.next_multiple_of(64).min(RECEIVE_BUFFER);
-        let token = (self.first + self.count) % self.flights.len();
-        self.flights[token] = (self.head, false);
-        self.count += 1;
-        token as u16
-    }
-
-    /// The frame of this token, which is in flight, is done.
-    fn done(&mut self, token: u16) {
-        self.flights[usize::from(token)].1 = true;
-        while self.count > 0 && self.flights[self.first].1 {
-            self.tail = self.flights[self.first].0;
-            self.first = (self.first + 1) % self.flights.len();
-            self.count -= 1;
-        }
-    }
-}
+pub const MIN_ARENA: u32 = 2 * SLOT;
 
 /// Where the driver's buffers lie, in bus addresses.
 #[derive(Clone, Debug)]

@@ -49,11 +49,13 @@ pub enum Drop {
     NoMemory,
     /// It waited in the netdev's queue from before the link came up.
     Stale,
+    /// The DMA engine reported an error.
+    DmaError,
 }
 
 impl Drop {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TooShort,
         Self::TooLong,
         Self::BadFlags,
@@ -66,6 +68,7 @@ impl Drop {
         Self::NetdevDown,
         Self::NoMemory,
         Self::Stale,
+        Self::DmaError,
     ];
 
     /// Its name in `status`.
@@ -83,6 +86,7 @@ impl Drop {
             Self::NetdevDown => "netdev_down",
             Self::NoMemory => "no_memory",
             Self::Stale => "stale",
+            Self::DmaError => "dma_error",
         }
     }
 }

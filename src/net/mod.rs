@@ -1,7 +1,9 @@
 //! virtio-net: frames and chains, offloads, the device model.
 
+mod arena;
 pub mod device_path;
 pub mod driver_path;
+pub mod engine_path;
 pub mod features;
 pub mod frame;
 pub mod model;

@@ -9,8 +9,10 @@
 //! means that the ring itself is broken and nothing more can be done with it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::frame::Drop;
+use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span};
 use crate::virtqueue::QueueError;
 
@@ -27,6 +29,8 @@ pub enum PathError {
     Transmitq(QueueError),
     /// A receive buffer cannot even hold a virtio-net header.
     BufferTooSmall(u32),
+    /// The DMA engine failed so many times in a row.
+    Engine(u32),
 }
 
 impl fmt::Display for PathError {
@@ -37,6 +41,7 @@ impl fmt::Display for PathError {
             Self::BufferTooSmall(len) => {
                 write!(f, "receiveq: a buffer has {len} bytes, less than a virtio-net header")
             }
+            Self::Engine(n) => write!(f, "the DMA engine failed {n} times in a row"),
         }
     }
 }
@@ -95,6 +100,23 @@ pub trait Path: Send + fmt::Debug {
     /// To be called once a heartbeat, until it returns `None`. `Some`: since then a frame that was
     /// taken from the netdev, and waited for more room than the other end gives, was dropped.
     fn tick(&mut self) -> Option<Drop> {
+        None
+    }
+    /// The table in which the spans of `room` and `receive` mean something, if it is not the link's:
+    /// the frames then go there and come from there by an engine.
+    fn local(&self) -> Option<Arc<BusMemory>> {
+        None
+    }
+    /// The next copy for the engine.
+    fn poll_transfer(&mut self) -> Option<Transfer> {
+        None
+    }
+    /// The engine has done a copy, or failed.
+    fn handle_completion(&mut self, _done: Completion) -> Result<(), PathError> {
+        Ok(())
+    }
+    /// Why a frame that was sent did not get through after all.
+    fn poll_drop(&mut self) -> Option<Drop> {
         None
     }
 }

@@ -1,6 +1,7 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
 pub mod child;
+pub mod dma;
 pub mod doorbell;
 pub mod fabric;
 pub mod netlink;

@@ -25,7 +25,7 @@ pub(super) struct Choice {
     later: &'static [&'static str],
 }
 
-const DMA: Choice = Choice { key: "dma", now: &["auto", "direct"], later: &["engine"] };
+const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
 
 const DIALECT: Choice = Choice { key: "dialect", now: &["v2", "v1"], later: &[] };
 
@@ -64,6 +64,7 @@ pub(super) fn read(
     }
     let dma = match read_choice(reader, table, &DMA) {
         Some("direct") => Dma::Direct,
+        Some("engine") => Dma::Engine,
         _ => Dma::Auto,
     };
     let dialect = match read_choice(reader, table, &DIALECT) {

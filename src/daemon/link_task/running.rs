@@ -8,20 +8,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
-use crate::daemon::config::{IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
+use crate::daemon::config::{Dma, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
 use crate::daemon::worker::{Job, Worker};
 use crate::daemon::{Role, VERSION};
 use crate::link::{Event, Link, LinkParams, Start, State};
 use crate::memory::{BusMemory, Region, Side};
+use crate::net::engine_path::EngineUse;
 use crate::net::frame::Offloads;
+use crate::os::dma::EngineModel;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
 
+/// Frames shorter than this, in bytes, are copied by the CPU though there is an engine.
+const CPU_BELOW: usize = 256;
 /// The MTU that a device offers where nothing says less.
 const MTU_ANY: u16 = 65521;
 
@@ -101,6 +105,8 @@ impl<'a> Running<'a> {
         };
         let table = vec![region(&window, window_side)?, region(&driver, driver_side)?];
         let mem = Arc::new(BusMemory::new(table).map_err(|e| e.to_string())?);
+        // The master's memory is passive: it never copies.
+        let engine = task.role == Role::Agent && task.config.dma == Dma::Engine;
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
@@ -113,6 +119,7 @@ impl<'a> Running<'a> {
             features_off: task.features_off,
             mac: task.other_mac,
             mtu: task.config.mtu.unwrap_or(MTU_ANY),
+            engine: engine.then_some(EngineUse { cpu_below: CPU_BELOW }),
             version: VERSION.to_owned(),
             seed: random(),
         };
@@ -367,6 +374,7 @@ impl<'a> Running<'a> {
             peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
         });
         let doorbell = self.slot.doorbells.get(1).or(self.slot.doorbells.first());
+        let engine = start.path.local().is_some();
         let job = Job {
             path: start.path,
             mem: self.mem.clone(),
@@ -374,6 +382,7 @@ impl<'a> Running<'a> {
             doorbell: doorbell.ok_or("the slot has no doorbell")?.clone(),
             peer,
             stats: self.task.view.borrow().stats.clone(),
+            engine: EngineModel::default(),
             heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
         };
         let broken = self.broken.clone();
@@ -384,6 +393,7 @@ impl<'a> Running<'a> {
         let worker = Worker::start(&self.task.config.name, job, report);
         self.worker = Some(worker.map_err(|e| format!("starting the worker: {e}"))?);
         let mut view = self.task.view.borrow_mut();
+        view.engine = engine;
         view.features = start.features;
         view.mtu = mtu;
         Ok(())

@@ -29,6 +29,8 @@ pub struct View {
     pub(super) mtu: Option<u16>,
     pub(super) features: Features,
     pub(super) stats: Arc<QueueStats>,
+    /// An engine copies.
+    pub(super) engine: bool,
 }
 
 impl View {
@@ -49,6 +51,7 @@ impl View {
             mtu: config.mtu,
             features: Features::NONE,
             stats: Arc::default(),
+            engine: false,
         }
     }
 
@@ -84,8 +87,11 @@ impl View {
                 notifications_received: count(&stats.notifications_received),
                 rescues: count(&stats.rescues),
             }],
-            // No engine, so nothing is transferred: system calls copy.
-            dma: DmaStatus { mode: "direct".to_owned(), transfers: 0, bytes: 0 },
+            dma: DmaStatus {
+                mode: if self.engine { "engine" } else { "direct" }.to_owned(),
+                transfers: count(&stats.transfers),
+                bytes: count(&stats.transfer_bytes),
+            },
         }
     }
 }

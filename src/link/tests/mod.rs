@@ -97,6 +97,7 @@ fn params(role: Role, owner: u32, len: u64, features_off: Features) -> LinkParam
         mac: [2, 0, 0, 0, 0, 7],
         mtu: 1500,
         version: format!("{role:?}"),
+        engine: None,
         seed: u64::from(owner) * 0x9e37_79b9,
     }
 }

@@ -1,0 +1,463 @@
+//! The device's data path by DMA engine: frames pass through local buffers, copies overlap.
+//!
+//! Outward, a frame is read from the netdev into local memory, receive chains are taken for it, and
+//! its copy joins the open transfer; inward, a chain is popped, local memory is taken for it, and its
+//! copy joins the other open transfer. A transfer is closed, and so given to the engine, when it has
+//! [`MOST_BYTES`] or at the end of a batch: small frames share transfers, large ones have their own.
+//!
+//! Frames are *flights*, oldest first. A flight lands when its transfer has completed; only landed
+//! flights at the front go on, so frames keep their order whatever the engine does, and a used entry
+//! is published only after the completion of its payload. Short frames are copied by the CPU where
+//! it can reach the memory, and then have landed at once.
+//!
+//! Local memory is private: what has landed in it is checked there, and cannot change any more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::arena::{Arena, SLOT};
+use super::features::Features;
+use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
+use super::path::{self, Inward, Path, PathError, Room};
+use crate::dma::{Completion, Piece, Place, Transfer};
+use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
+use crate::spec::net::{self, HEADER_LEN};
+use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+
+/// Bytes after which a transfer is given to the engine.
+const MOST_BYTES: usize = 64 << 10;
+/// Frames in flight, each way.
+const MOST_FLIGHTS: u16 = 256;
+/// Local memory for each direction, in bytes: 16 of the largest frames.
+const LOCAL: u32 = 16 * SLOT;
+/// Errors in a row after which the engine is given up.
+const MOST_ERRORS: u32 = 16;
+/// Offset of `num_buffers` in the header.
+const NUM_BUFFERS: usize = 10;
+
+/// A frame on its way.
+#[derive(Debug)]
+struct Flight {
+    /// Its local memory, of its own length.
+    local: Span,
+    token: u16,
+    /// The transfer that carries it; `None` once it has landed.
+    transfer: Option<u32>,
+    /// Why it does not go on.
+    bad: Option<Drop>,
+    /// Outward: how many chains it took. Inward: its chain's head.
+    chains: usize,
+    head: u16,
+}
+
+/// One direction: flights, their memory, and the transfer that is being filled.
+#[derive(Debug)]
+struct Lane {
+    base: u64,
+    arena: Arena,
+    flights: VecDeque<Flight>,
+    open: Transfer,
+    open_len: usize,
+}
+
+impl Lane {
+    fn new(base: u64, token: u32) -> Self {
+        Self {
+            base,
+            arena: Arena::new(LOCAL, MOST_FLIGHTS),
+            flights: VecDeque::with_capacity(MOST_FLIGHTS.into()),
+            open: Transfer { token, pieces: Vec::new() },
+            open_len: 0,
+        }
+    }
+
+    /// Local memory for any frame, and its place in the arena.
+    fn room(&mut self, local: &BusMemory) -> Option<(u32, Span)> {
+        let at = self.arena.room()?;
+        Some((at, local.resolve(self.base + u64::from(at), SLOT).ok()?))
+    }
+
+    fn landed(&self) -> bool {
+        self.flights.front().is_some_and(|f| f.transfer.is_none())
+    }
+
+    /// The open transfer, with `next` in its place.
+    fn close(&mut self, next: Transfer) -> Transfer {
+        self.open_len = 0;
+        std::mem::replace(&mut self.open, next)
+    }
+
+    /// Takes the oldest flight out and its memory back.
+    fn pop(&mut self) -> Option<Flight> {
+        let flight = self.flights.pop_front()?;
+        self.arena.done(flight.token);
+        Some(flight)
+    }
+}
+
+/// How an [`EnginePath`] uses its engine.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineUse {
+    /// Frames shorter than this are copied by the CPU, where it can reach the memory. In bytes.
+    pub cpu_below: usize,
+}
+
+/// The device's end of a queue pair, with an engine.
+#[derive(Debug)]
+pub struct EnginePath {
+    receiveq: DeviceQueue,
+    transmitq: DeviceQueue,
+    mergeable: bool,
+    allowed: Offloads,
+    cpu_below: usize,
+    local: Arc<BusMemory>,
+    out: Lane,
+    inward: Lane,
+    /// Popped receive chains that no frame has taken: the first `held` of these.
+    chains: Vec<Chain>,
+    held: usize,
+    held_len: usize,
+    /// Heads and used lengths of the chains that flights have taken, oldest first.
+    taken: VecDeque<(u16, u32)>,
+    room_at: u32,
+    lent: [Span; 1],
+    /// A frame in the lent memory that waits for more chains, its length, and whether it has waited.
+    pending: Option<(usize, bool)>,
+    transmit: Chain,
+    ready: VecDeque<Transfer>,
+    spare: Vec<Vec<Piece>>,
+    next_token: u32,
+    errors: u32,
+    drops: VecDeque<Drop>,
+    prefix: Box<[u8; PREFIX_LEN]>,
+    tail: Vec<Span>,
+}
+
+impl EnginePath {
+    /// A path over the two queues that the driver has set up.
+    pub fn new(
+        mem: &BusMemory,
+        features: Features,
+        receiveq: &QueueConfig,
+        transmitq: &QueueConfig,
+        engine: EngineUse,
+    ) -> Result<Self, PathError> {
+        let receiveq = receiveq.activate_device(mem).map_err(PathError::Receiveq)?;
+        let transmitq = transmitq.activate_device(mem).map_err(PathError::Transmitq)?;
+        let len = 2 * LOCAL as usize;
+        let bytes = Arc::new(Mapping::anonymous(len, Kind::Cached));
+        let region = Region::mapped(0, len as u64, Side::Near, bytes, 0);
+        let local = Arc::new(BusMemory::new(vec![region]).expect("one region overlaps nothing"));
+        let lent = [local.resolve(0, SLOT).expect("local memory has room for a frame")];
+        Ok(Self {
+            mergeable: features.has(net::F_MRG_RXBUF),
+            allowed: Offloads::to_device(features),
+            cpu_below: engine.cpu_below,
+            local,
+            out: Lane::new(0, 1),
+            inward: Lane::new(LOCAL.into(), 2),
+            chains: Vec::new(),
+            held: 0,
+            held_len: 0,
+            taken: VecDeque::with_capacity(receiveq.size().into()),
+            room_at: 0,
+            lent,
+            pending: None,
+            transmit: Chain::with_capacity(transmitq.size().into()),
+            ready: VecDeque::new(),
+            spare: Vec::new(),
+            next_token: 2,
+            errors: 0,
+            drops: VecDeque::new(),
+            prefix: Box::new([0; PREFIX_LEN]),
+            tail: Vec::with_capacity(1),
+            receiveq,
+            transmitq,
+        })
+    }
+
+    /// Pops receive chains until they can take any frame, or there are none left.
+    fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
+        while self.held_len < LARGEST && self.held < most {
+            if self.held == self.chains.len() {
+                self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
+            }
+            let chain = &mut self.chains[self.held];
+            if !self.receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
+                break;
+            }
+            let len = chain.writable_len();
+            if (len as usize) < HEADER_LEN {
+                return Err(PathError::BufferTooSmall(len));
+            }
+            self.held += 1;
+            self.held_len += len as usize;
+        }
+        Ok(())
+    }
+
+    /// Sends a frame of `len` bytes in the lent memory on its way to the held chains, which are long
+    /// enough.
+    fn depart(&mut self, mem: &BusMemory, len: usize) {
+        let local = self.lent[0].take(len);
+        let short = u32::try_from(len).expect("at most a slot");
+        let token = self.out.arena.take(self.room_at, short);
+        let mut used = 0;
+        let mut left = len;
+        let first = self.out.open.pieces.len();
+        let mut at = 0;
+        while left > 0 {
+            let chain = &self.chains[used];
+            let part = left.min(chain.writable_len() as usize);
+            let mut rest = part;
+            for span in &chain.writable {
+                if rest == 0 {
+                    break;
+                }
+                let to = span.take(rest);
+                let from = local.skip(at).take(to.len());
+                self.out.open.pieces.push(Piece { from: Place::Local(from), to: Place::Bus(to) });
+                at += to.len();
+                rest -= to.len();
+            }
+            let written = u32::try_from(part).expect("at most a slot");
+            self.taken.push_back((chain.head, written));
+            self.held_len -= chain.writable_len() as usize;
+            left -= part;
+            used += 1;
+        }
+        let count = u16::try_from(used).expect("at most the queue size");
+        path::copy_in(&self.local, &[local], NUM_BUFFERS, &count.to_le_bytes());
+        self.chains[..self.held].rotate_left(used);
+        self.held -= used;
+        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu_below);
+        self.out.flights.push_back(Flight {
+            local,
+            token,
+            transfer,
+            bad: None,
+            chains: used,
+            head: 0,
+        });
+        if self.out.open_len >= MOST_BYTES {
+            self.close_out();
+        }
+    }
+
+    /// Takes up what waits in the transmitq, as far as there is local memory for it.
+    fn take_up(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        while let Some((at, slot)) = self.inward.room(&self.local) {
+            if !self.transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
+                break;
+            }
+            let total = self.transmit.readable_len() as usize;
+            let bad = match total {
+                0..HEADER_LEN => Some(Drop::TooShort),
+                _ if total > LARGEST => Some(Drop::TooLong),
+                _ => None,
+            };
+            let len = if bad.is_some() { 0 } else { total };
+            let local = slot.take(len);
+            let short = u32::try_from(len).expect("at most a slot");
+            let token = self.inward.arena.take(at, short);
+            let first = self.inward.open.pieces.len();
+            let mut done = 0;
+            for &span in self.transmit.readable.iter().take_while(|_| bad.is_none()) {
+                let to = local.skip(done).take(span.len());
+                done += span.len();
+                let piece = Piece { from: Place::Bus(span), to: Place::Local(to) };
+                self.inward.open.pieces.push(piece);
+            }
+            let transfer =
+                Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu_below);
+            let head = self.transmit.head;
+            self.inward.flights.push_back(Flight { local, token, transfer, bad, chains: 1, head });
+            if self.inward.open_len >= MOST_BYTES {
+                self.close_inward();
+            }
+        }
+        self.close_inward();
+        Ok(())
+    }
+
+    /// Puts the pieces from `first` on into the open transfer, or has the CPU copy them at once.
+    fn board(
+        lane: &mut Lane,
+        mem: &BusMemory,
+        local: &BusMemory,
+        first: usize,
+        len: usize,
+        cpu_below: usize,
+    ) -> Option<u32> {
+        let pieces = &lane.open.pieces[first..];
+        if len == 0 || len < cpu_below && pieces.iter().all(|p| copy(mem, local, p)) {
+            lane.open.pieces.truncate(first);
+            return None;
+        }
+        lane.open_len += len;
+        Some(lane.open.token)
+    }
+
+    fn close_out(&mut self) {
+        if !self.out.open.is_empty() {
+            let next = self.empty();
+            self.ready.push_back(self.out.close(next));
+        }
+    }
+
+    fn close_inward(&mut self) {
+        if !self.inward.open.is_empty() {
+            let next = self.empty();
+            self.ready.push_back(self.inward.close(next));
+        }
+    }
+
+    /// An empty transfer with a token of its own.
+    fn empty(&mut self) -> Transfer {
+        self.next_token = self.next_token.wrapping_add(1);
+        Transfer { token: self.next_token, pieces: self.spare.pop().unwrap_or_default() }
+    }
+}
+
+/// Copies one piece by CPU; `false` where it cannot reach the memory.
+fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) -> bool {
+    let view = |place| match place {
+        Place::Bus(span) => mem.view(span),
+        Place::Local(span) => local.view(span),
+    };
+    let (Some(from), Some(to)) = (view(piece.from), view(piece.to)) else { return false };
+    from.copy_into(&to);
+    true
+}
+
+impl Path for EnginePath {
+    fn local(&self) -> Option<Arc<BusMemory>> {
+        Some(self.local.clone())
+    }
+
+    fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.gather(mem)?;
+        if let Some((len, _)) = self.pending {
+            if self.held_len < len {
+                return Ok(Room::Nowhere);
+            }
+            self.pending = None;
+            self.depart(mem, len);
+            self.gather(mem)?;
+        }
+        if self.held == 0 {
+            return Ok(Room::Nowhere);
+        }
+        let Some((at, span)) = self.out.room(&self.local) else { return Ok(Room::Nowhere) };
+        self.room_at = at;
+        self.lent = [span];
+        Ok(Room::Shared(&self.lent))
+    }
+
+    fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
+        if len <= self.held_len {
+            self.depart(mem, len);
+            return Ok(None);
+        }
+        if !self.mergeable || self.held == usize::from(self.receiveq.size()) {
+            return Ok(Some(Drop::TooLong));
+        }
+        self.pending = Some((len, false));
+        Ok(None)
+    }
+
+    fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.close_out();
+        while self.out.landed() {
+            let Some(flight) = self.out.pop() else { break };
+            for _ in 0..flight.chains {
+                let Some((head, len)) = self.taken.pop_front() else { break };
+                let len = if flight.bad.is_none() { len } else { 0 };
+                self.receiveq.push(mem, head, len);
+            }
+            self.drops.extend(flight.bad);
+        }
+        self.receiveq.publish(mem)
+    }
+
+    fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError> {
+        self.take_up(mem)?;
+        let Some(flight) = self.inward.flights.front().filter(|f| f.transfer.is_none()) else {
+            return Ok(Inward::Empty);
+        };
+        if let Some(reason) = flight.bad {
+            return Ok(Inward::Dropped(reason));
+        }
+        let total = flight.local.len();
+        let cut = total.min(PREFIX_LEN);
+        path::copy_out(&self.local, &[flight.local], 0, &mut self.prefix[..cut]);
+        let prefix = &self.prefix[..cut];
+        if let Err(reason) = frame::check(prefix, total, self.allowed) {
+            return Ok(Inward::Dropped(reason));
+        }
+        self.tail.clear();
+        if total > cut {
+            self.tail.push(flight.local.skip(cut));
+        }
+        Ok(Inward::Frame { prefix, tail: &self.tail, len: total - HEADER_LEN })
+    }
+
+    fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        if let Some(flight) = self.inward.pop() {
+            self.transmitq.push(mem, flight.head, 0);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, mem: &BusMemory) -> bool {
+        self.transmitq.publish(mem)
+    }
+
+    fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
+        let landed = self.out.landed() || self.inward.landed();
+        // Without local memory the rings cannot be served; a completion comes before more is needed.
+        let full = self.inward.arena.room().is_none();
+        let frames = !full && self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
+        let want = for_room && self.out.arena.room().is_some();
+        let room = want && self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
+        Ok(landed || frames || room || !self.ready.is_empty())
+    }
+
+    fn disarm(&mut self, mem: &BusMemory) {
+        self.transmitq.disarm(mem);
+        self.receiveq.disarm(mem);
+    }
+
+    fn tick(&mut self) -> Option<Drop> {
+        match &mut self.pending {
+            Some((_, waited @ false)) => {
+                *waited = true;
+                None
+            }
+            pending => pending.take().map(|_| Drop::TooLong),
+        }
+    }
+
+    fn poll_transfer(&mut self) -> Option<Transfer> {
+        self.ready.pop_front()
+    }
+
+    fn handle_completion(&mut self, done: Completion) -> Result<(), PathError> {
+        let Completion { transfer: Transfer { token, mut pieces }, good } = done;
+        self.errors = if good { 0 } else { self.errors + 1 };
+        for flight in self.out.flights.iter_mut().chain(&mut self.inward.flights) {
+            if flight.transfer == Some(token) {
+                flight.transfer = None;
+                flight.bad = (!good).then_some(Drop::DmaError);
+            }
+        }
+        pieces.clear();
+        self.spare.push(pieces);
+        if self.errors >= MOST_ERRORS { Err(PathError::Engine(self.errors)) } else { Ok(()) }
+    }
+
+    fn poll_drop(&mut self) -> Option<Drop> {
+        self.drops.pop_front()
+    }
+}

@@ -1,0 +1,280 @@
+//! The built-in DMA engine: a thread that copies, as slowly and as badly as it is told to.
+//!
+//! It stands for a hardware engine, so that the asynchronous path is the one that runs: transfers are
+//! taken in order, several are under way at once, each is complete some time after it was begun, and
+//! some may fail. A hardware engine implements [`Engine::submit`] and [`Engine::poll`] likewise.
+//!
+//! Visibility: the copies are atomic stores, and the completion goes through a channel, whose sending
+//! and receiving order them; whoever has the completion may publish.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel,
+};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::poll::ring;
+use crate::dma::{Completion, Piece, Place, Transfer};
+use crate::memory::BusMemory;
+
+/// What the engine is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineModel {
+    /// Transfers that may be under way at once.
+    pub depth: u16,
+    /// Time from the end of a transfer's copy to its completion.
+    pub latency: Duration,
+    /// Bytes per second; 0: as fast as the CPU copies.
+    pub bandwidth: u64,
+    /// Of a million transfers, how many fail.
+    pub error_ppm: u32,
+}
+
+impl Default for EngineModel {
+    fn default() -> Self {
+        Self { depth: 32, latency: Duration::ZERO, bandwidth: 0, error_ppm: 0 }
+    }
+}
+
+/// A running engine, for one worker. Dropping it ends the thread after the copy under way: no byte
+/// is written after that.
+#[derive(Debug)]
+pub struct Engine {
+    to: Option<SyncSender<Transfer>>,
+    from: Receiver<Completion>,
+    bell: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    /// Transfers and bytes submitted.
+    submitted: (u64, u64),
+    under_way: usize,
+}
+
+impl Engine {
+    /// Starts an engine that copies between the link's memory and the path's own.
+    ///
+    /// # Errors
+    /// No thread or descriptor can be had.
+    pub fn start(
+        model: EngineModel,
+        bus: Arc<BusMemory>,
+        local: Arc<BusMemory>,
+    ) -> std::io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (to, inbox) = sync_channel(model.depth.max(1).into());
+        let (outbox, from) = channel();
+        let copier = Copier { model, bus, local, outbox, bell: bell.clone(), random: 1 };
+        let thread = std::thread::Builder::new()
+            .name("bl-engine".to_owned())
+            .spawn(move || copier.run(&inbox))?;
+        let thread = Some(thread);
+        Ok(Self { to: Some(to), from, bell, thread, submitted: (0, 0), under_way: 0 })
+    }
+
+    /// Gives the engine a transfer; gives it back if there is no room for it now.
+    pub fn submit(&mut self, transfer: Transfer) -> Result<(), Transfer> {
+        let len = transfer.len() as u64;
+        let Some(to) = &self.to else { return Err(transfer) };
+        match to.try_send(transfer) {
+            Ok(()) => {
+                self.submitted = (self.submitted.0 + 1, self.submitted.1 + len);
+                self.under_way += 1;
+                Ok(())
+            }
+            Err(TrySendError::Full(t) | TrySendError::Disconnected(t)) => Err(t),
+        }
+    }
+
+    /// The next transfer that is over.
+    pub fn poll(&mut self) -> Option<Completion> {
+        let done = self.from.try_recv().ok()?;
+        self.under_way -= 1;
+        Some(done)
+    }
+
+    /// Transfers and bytes submitted so far.
+    pub fn submitted(&self) -> (u64, u64) {
+        self.submitted
+    }
+
+    /// Transfers that are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+}
+
+/// Readable at an edge when a transfer is over; never read, as doorbells are.
+impl AsFd for Engine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.to = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the engine has been printed by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The engine's thread.
+struct Copier {
+    model: EngineModel,
+    bus: Arc<BusMemory>,
+    local: Arc<BusMemory>,
+    outbox: Sender<Completion>,
+    bell: Arc<OwnedFd>,
+    random: u64,
+}
+
+impl Copier {
+    fn run(mut self, inbox: &Receiver<Transfer>) {
+        let mut flying: VecDeque<(Instant, Completion)> = VecDeque::new();
+        let mut free_at = Instant::now();
+        loop {
+            let now = Instant::now();
+            while flying.front().is_some_and(|(due, _)| *due <= now) {
+                if let Some((_, done)) = flying.pop_front() {
+                    self.complete(done);
+                }
+            }
+            let room = flying.len() < usize::from(self.model.depth.max(1));
+            let next = match flying.front() {
+                Some((due, _)) if !room => {
+                    std::thread::sleep(due.saturating_duration_since(now));
+                    continue;
+                }
+                Some((due, _)) => inbox.recv_timeout(due.saturating_duration_since(now)),
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match next {
+                Ok(transfer) => {
+                    let done = self.copy(transfer);
+                    let len = done.transfer.len() as u64;
+                    free_at = free_at.max(now) + self.duration(len);
+                    let due = free_at + self.model.latency;
+                    if due <= Instant::now() && flying.is_empty() {
+                        self.complete(done);
+                    } else {
+                        flying.push_back((due, done));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn duration(&self, bytes: u64) -> Duration {
+        match bytes.saturating_mul(1_000_000_000).checked_div(self.model.bandwidth) {
+            Some(ns) => Duration::from_nanos(ns),
+            None => Duration::ZERO,
+        }
+    }
+
+    fn copy(&mut self, transfer: Transfer) -> Completion {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let fails = self.random % 1_000_000 < self.model.error_ppm.into();
+        let good = !fails && transfer.pieces.iter().all(|p| self.copy_piece(p));
+        Completion { transfer, good }
+    }
+
+    fn copy_piece(&self, piece: &Piece) -> bool {
+        let view = |place| match place {
+            Place::Bus(span) => self.bus.view(span),
+            Place::Local(span) => self.local.view(span),
+        };
+        let (Some(from), Some(to)) = (view(piece.from), view(piece.to)) else { return false };
+        from.copy_into(&to);
+        true
+    }
+
+    fn complete(&self, done: Completion) {
+        // The other side may be gone already; then nobody wants to know.
+        let _ = self.outbox.send(done);
+        let _ = ring(&*self.bell);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Kind, Mapping, Region, Side};
+
+    fn table(len: usize) -> Arc<BusMemory> {
+        let bytes = Arc::new(Mapping::anonymous(len, Kind::Cached));
+        Arc::new(BusMemory::new(vec![Region::mapped(0, len as u64, Side::Near, bytes, 0)]).unwrap())
+    }
+
+    fn transfer(token: u32, bus: &BusMemory, local: &BusMemory, at: u64, len: u32) -> Transfer {
+        let from = Place::Local(local.resolve(at, len).unwrap());
+        let to = Place::Bus(bus.resolve(at, len).unwrap());
+        Transfer { token, pieces: vec![Piece { from, to }] }
+    }
+
+    fn wait(engine: &mut Engine) -> Completion {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(done) = engine.poll() {
+                return done;
+            }
+            assert!(Instant::now() < deadline, "no completion");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn many_transfers_are_under_way_and_what_is_complete_has_been_copied() {
+        let (bus, local) = (table(65536), table(65536));
+        let model =
+            EngineModel { latency: Duration::from_millis(50), depth: 16, ..Default::default() };
+        let mut engine = Engine::start(model, bus.clone(), local.clone()).unwrap();
+        for i in 0..16u32 {
+            let at = u64::from(i) * 4096;
+            let view = local.view(local.resolve(at, 8).unwrap()).unwrap();
+            view.store_le64(0, u64::from(i) + 7);
+            engine.submit(transfer(i, &bus, &local, at, 4096)).unwrap();
+        }
+        assert_eq!(engine.under_way(), 16);
+        for i in 0..16u32 {
+            let done = wait(&mut engine);
+            assert!(done.good && done.transfer.token == i);
+            let at = u64::from(i) * 4096;
+            let view = bus.view(bus.resolve(at, 8).unwrap()).unwrap();
+            assert_eq!(view.load_le64(0), u64::from(i) + 7);
+        }
+        assert_eq!(engine.submitted(), (16, 65536));
+    }
+
+    #[test]
+    fn errors_come_as_often_as_the_model_says() {
+        let (bus, local) = (table(4096), table(4096));
+        let model = EngineModel { error_ppm: 100_000, ..Default::default() };
+        let mut engine = Engine::start(model, bus.clone(), local.clone()).unwrap();
+        let mut bad = 0;
+        for i in 0..2000 {
+            engine.submit(transfer(i, &bus, &local, 0, 64)).unwrap();
+            bad += u32::from(!wait(&mut engine).good);
+        }
+        assert!((100..300).contains(&bad), "{bad} of 2000");
+    }
+
+    #[test]
+    fn an_engine_that_is_full_gives_the_transfer_back() {
+        let (bus, local) = (table(4096), table(4096));
+        let model = EngineModel { latency: Duration::from_secs(5), depth: 1, ..Default::default() };
+        let mut engine = Engine::start(model, bus.clone(), local.clone()).unwrap();
+        let given =
+            (0..10).take_while(|i| engine.submit(transfer(*i, &bus, &local, 0, 64)).is_ok());
+        assert!(given.count() <= 3);
+    }
+}
