@@ -60,6 +60,7 @@ impl World {
             mac: [2, 0, 0, 0, 0, 9],
             mtu: 1500,
             version: "1.0".to_owned(),
+            engine: None,
             seed: 1,
         };
         let mut board = Link::new(now, mem.clone(), params).unwrap();
