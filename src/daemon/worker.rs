@@ -141,6 +141,8 @@ impl Worker {
                     Turn { job, frames, engine, refused: None, poll, stop: flag, events };
                 // A bug must not leave a link that looks alive; the panic itself has been printed.
                 let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
+                // Nothing may be copied any more once anybody hears of the end.
+                drop(turn);
                 match end {
                     Ok(Ok(())) => {}
                     Ok(Err(fault)) => {
@@ -183,6 +185,7 @@ enum Fault {
     Path(PathError),
     Tap(LostTap),
     Poll(std::io::Error),
+    Engine,
 }
 
 impl std::fmt::Display for Fault {
@@ -191,6 +194,7 @@ impl std::fmt::Display for Fault {
             Self::Path(e) => write!(f, "{e}"),
             Self::Tap(e) => write!(f, "{e}"),
             Self::Poll(e) => write!(f, "waiting for work: {e}"),
+            Self::Engine => f.write_str("the DMA engine's thread has ended"),
         }
     }
 }
@@ -211,6 +215,7 @@ struct Turn {
     job: Job,
     /// The table of the frames' spans.
     frames: Arc<BusMemory>,
+    /// Its end waits for its copies, so a worker that has ended writes no more.
     engine: Option<Engine>,
     /// A transfer for which the engine had no room.
     refused: Option<Transfer>,
@@ -242,7 +247,8 @@ impl Turn {
             let Job { path, mem, .. } = &mut self.job;
             let silent = !path.arm(mem, blocked)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
-            if silent && self.inward()? > 0 {
+            // With an engine, work that a lost doorbell announced becomes a transfer first.
+            if silent && self.inward()? + self.submit() > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -256,10 +262,11 @@ impl Turn {
         Ok(self.events.iter().next().is_none())
     }
 
-    /// Gives the engine what there is to copy, and takes back what it has done: how many.
-    fn copies(&mut self) -> Result<usize, Fault> {
-        let Some(engine) = &mut self.engine else { return Ok(0) };
+    /// Gives the engine what there is to copy, as much as it takes: how many transfers.
+    fn submit(&mut self) -> usize {
+        let Some(engine) = &mut self.engine else { return 0 };
         let Job { path, stats, .. } = &mut self.job;
+        let mut begun = 0;
         while let Some(transfer) = self.refused.take().or_else(|| path.poll_transfer()) {
             let len = transfer.len() as u64;
             if let Err(transfer) = engine.submit(transfer) {
@@ -268,6 +275,18 @@ impl Turn {
             }
             stats.transfers.fetch_add(1, Ordering::Relaxed);
             stats.transfer_bytes.fetch_add(len, Ordering::Relaxed);
+            begun += 1;
+        }
+        begun
+    }
+
+    /// Gives the engine what there is to copy, and takes back what it has done: how many.
+    fn copies(&mut self) -> Result<usize, Fault> {
+        self.submit();
+        let Some(engine) = &mut self.engine else { return Ok(0) };
+        let Job { path, stats, .. } = &mut self.job;
+        if engine.is_dead() {
+            return Err(Fault::Engine);
         }
         let mut done = 0;
         while let Some(completion) = engine.poll() {

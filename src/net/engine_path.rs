@@ -26,6 +26,9 @@ use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
 
 /// Bytes after which a transfer is given to the engine.
 const MOST_BYTES: usize = 64 << 10;
+/// Pieces after which a transfer is given to the engine: an end that cuts its frames into single
+/// bytes shall not make lists grow.
+const MOST_PIECES: usize = 4096;
 /// Frames in flight, each way.
 const MOST_FLIGHTS: u16 = 256;
 /// Local memory for each direction, in bytes: 16 of the largest frames.
@@ -79,6 +82,11 @@ impl Lane {
 
     fn landed(&self) -> bool {
         self.flights.front().is_some_and(|f| f.transfer.is_none())
+    }
+
+    /// Whether the open transfer shall go to the engine.
+    fn is_full(&self) -> bool {
+        self.open_len >= MOST_BYTES || self.open.pieces.len() >= MOST_PIECES
     }
 
     /// The open transfer, with `next` in its place.
@@ -176,10 +184,15 @@ impl EnginePath {
         })
     }
 
+    /// Whether more chains than are held cannot come, or would not count.
+    fn holds_all(&self) -> bool {
+        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
+        self.held == most
+    }
+
     /// Pops receive chains until they can take any frame, or there are none left.
     fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
-        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
-        while self.held_len < LARGEST && self.held < most {
+        while self.held_len < LARGEST && !self.holds_all() {
             if self.held == self.chains.len() {
                 self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
             }
@@ -240,7 +253,7 @@ impl EnginePath {
             chains: used,
             head: 0,
         });
-        if self.out.open_len >= MOST_BYTES {
+        if self.out.is_full() {
             self.close_out();
         }
     }
@@ -273,7 +286,7 @@ impl EnginePath {
                 Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu_below);
             let head = self.transmit.head;
             self.inward.flights.push_back(Flight { local, token, transfer, bad, chains: 1, head });
-            if self.inward.open_len >= MOST_BYTES {
+            if self.inward.is_full() {
                 self.close_inward();
             }
         }
@@ -339,12 +352,15 @@ impl Path for EnginePath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
         self.gather(mem)?;
         if let Some((len, _)) = self.pending {
-            if self.held_len < len {
+            if len <= self.held_len {
+                self.depart(mem, len);
+                self.gather(mem)?;
+            } else if self.holds_all() {
+                self.drops.push_back(Drop::TooLong);
+            } else {
                 return Ok(Room::Nowhere);
             }
             self.pending = None;
-            self.depart(mem, len);
-            self.gather(mem)?;
         }
         if self.held == 0 {
             return Ok(Room::Nowhere);
@@ -356,14 +372,16 @@ impl Path for EnginePath {
     }
 
     fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
+        if let Some(reason) = frame::wrong_length(len) {
+            return Ok(Some(reason));
+        }
         if len <= self.held_len {
             self.depart(mem, len);
-            return Ok(None);
-        }
-        if !self.mergeable || self.held == usize::from(self.receiveq.size()) {
+        } else if self.holds_all() {
             return Ok(Some(Drop::TooLong));
+        } else {
+            self.pending = Some((len, false));
         }
-        self.pending = Some((len, false));
         Ok(None)
     }
 
@@ -420,8 +438,11 @@ impl Path for EnginePath {
         let full = self.inward.arena.room().is_none();
         let frames = !full && self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
         let want = for_room && self.out.arena.room().is_some();
+        // Local memory may have come back since `room` found none, with chains in hand all the while.
+        let held = want && self.pending.is_none() && self.held > 0;
         let room = want && self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
-        Ok(landed || frames || room || !self.ready.is_empty())
+        // Transfers that wait for the engine are no reason to stay awake: it completes others first.
+        Ok(landed || frames || held || room)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {
@@ -445,7 +466,7 @@ impl Path for EnginePath {
 
     fn handle_completion(&mut self, done: Completion) -> Result<(), PathError> {
         let Completion { transfer: Transfer { token, mut pieces }, good } = done;
-        self.errors = if good { 0 } else { self.errors + 1 };
+        self.errors = if good { 0 } else { self.errors.saturating_add(1) };
         for flight in self.out.flights.iter_mut().chain(&mut self.inward.flights) {
             if flight.transfer == Some(token) {
                 flight.transfer = None;

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel,
 };
@@ -41,14 +42,16 @@ impl Default for EngineModel {
     }
 }
 
-/// A running engine, for one worker. Dropping it ends the thread after the copy under way: no byte
-/// is written after that.
+/// A running engine, for one worker. Dropping it ends the thread after the copy under way, and waits
+/// for that: no byte is written afterwards.
 #[derive(Debug)]
 pub struct Engine {
     to: Option<SyncSender<Transfer>>,
     from: Receiver<Completion>,
     bell: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    depth: usize,
     /// Transfers and bytes submitted.
     submitted: (u64, u64),
     under_way: usize,
@@ -65,18 +68,27 @@ impl Engine {
         local: Arc<BusMemory>,
     ) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (to, inbox) = sync_channel(model.depth.max(1).into());
+        let depth = model.depth.max(1).into();
+        let (to, inbox) = sync_channel(depth);
         let (outbox, from) = channel();
-        let copier = Copier { model, bus, local, outbox, bell: bell.clone(), random: 1 };
+        let stop = Arc::new(AtomicBool::new(false));
+        // Any seed but 0; this one has bits all over.
+        let random = 0x9e37_79b9_7f4a_7c15;
+        let (ring, flag) = (bell.clone(), stop.clone());
+        let copier = Copier { model, bus, local, outbox, bell: ring, random, stop: flag };
         let thread = std::thread::Builder::new()
             .name("bl-engine".to_owned())
             .spawn(move || copier.run(&inbox))?;
         let thread = Some(thread);
-        Ok(Self { to: Some(to), from, bell, thread, submitted: (0, 0), under_way: 0 })
+        let to = Some(to);
+        Ok(Self { to, from, bell, thread, stop, depth, submitted: (0, 0), under_way: 0 })
     }
 
     /// Gives the engine a transfer; gives it back if there is no room for it now.
     pub fn submit(&mut self, transfer: Transfer) -> Result<(), Transfer> {
+        if self.under_way >= self.depth {
+            return Err(transfer);
+        }
         let len = transfer.len() as u64;
         let Some(to) = &self.to else { return Err(transfer) };
         match to.try_send(transfer) {
@@ -101,6 +113,11 @@ impl Engine {
         self.submitted
     }
 
+    /// Whether its thread is gone, by a panic: then nothing completes any more.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Transfers that are under way.
     pub fn under_way(&self) -> usize {
         self.under_way
@@ -116,8 +133,10 @@ impl AsFd for Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         self.to = None;
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // A panic of the engine has been printed by its own thread.
             let _ = thread.join();
         }
@@ -132,13 +151,15 @@ struct Copier {
     outbox: Sender<Completion>,
     bell: Arc<OwnedFd>,
     random: u64,
+    stop: Arc<AtomicBool>,
 }
 
 impl Copier {
     fn run(mut self, inbox: &Receiver<Transfer>) {
         let mut flying: VecDeque<(Instant, Completion)> = VecDeque::new();
         let mut free_at = Instant::now();
-        loop {
+        // What is still under way when the core wants no more is not waited for.
+        while !self.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             while flying.front().is_some_and(|(due, _)| *due <= now) {
                 if let Some((_, done)) = flying.pop_front() {
@@ -148,13 +169,14 @@ impl Copier {
             let room = flying.len() < usize::from(self.model.depth.max(1));
             let next = match flying.front() {
                 Some((due, _)) if !room => {
-                    std::thread::sleep(due.saturating_duration_since(now));
+                    std::thread::park_timeout(due.saturating_duration_since(now));
                     continue;
                 }
                 Some((due, _)) => inbox.recv_timeout(due.saturating_duration_since(now)),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match next {
+                Ok(_) if self.stop.load(Ordering::Relaxed) => return,
                 Ok(transfer) => {
                     let done = self.copy(transfer);
                     let len = done.transfer.len() as u64;
@@ -275,6 +297,27 @@ mod tests {
         let mut engine = Engine::start(model, bus.clone(), local.clone()).unwrap();
         let given =
             (0..10).take_while(|i| engine.submit(transfer(*i, &bus, &local, 0, 64)).is_ok());
-        assert!(given.count() <= 3);
+        assert_eq!(given.count(), 1);
+        assert!(engine.submit(transfer(77, &bus, &local, 0, 64)).unwrap_err().token == 77);
+    }
+
+    #[test]
+    fn an_engine_that_is_dropped_waits_for_nothing_and_writes_nothing_afterwards() {
+        let (bus, local) = (table(1 << 20), table(1 << 20));
+        let view = local.view(local.resolve(0, 1 << 20).unwrap()).unwrap();
+        (0..1 << 17).for_each(|i| view.store_le64(8 * i, u64::MAX));
+        let model = EngineModel { latency: Duration::from_secs(3600), ..Default::default() };
+        for depth in [1, 4, 64] {
+            let model = EngineModel { depth, ..model };
+            let mut engine = Engine::start(model, bus.clone(), local.clone()).unwrap();
+            for i in 0..depth.into() {
+                engine.submit(transfer(i, &bus, &local, 0, 1 << 20)).unwrap();
+            }
+            drop(engine);
+            let bytes = bus.view(bus.resolve(0, 1 << 20).unwrap()).unwrap();
+            (0..1 << 17).for_each(|i| bytes.store_le64(8 * i, 0));
+            std::thread::sleep(Duration::from_millis(2));
+            assert!((0..1 << 17).all(|i| bytes.load_le64(8 * i) == 0), "depth {depth}");
+        }
     }
 }
