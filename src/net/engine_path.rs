@@ -334,7 +334,7 @@ impl EnginePath {
 }
 
 /// Copies one piece by CPU; `false` where it cannot reach the memory.
-fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) -> bool {
+pub(super) fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) -> bool {
     let view = |place| match place {
         Place::Bus(span) => mem.view(span),
         Place::Local(span) => local.view(span),

@@ -1,6 +1,8 @@
-//! The device's path against a driver that offers what it likes.
+//! The device's paths, by CPU and by engine, against a driver that offers what it likes.
 
 use super::*;
+use crate::dma::Completion;
+use crate::net::engine_path::{EnginePath, EngineUse};
 use crate::net::path::PathError;
 use crate::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 use crate::virtqueue::{QueueConfig, QueueError};
@@ -15,14 +17,14 @@ struct Hostile {
     queues: [QueueConfig; 2],
     /// Available index of the transmitq.
     avail: u16,
-    device: End<DevicePath>,
+    path: Box<dyn Path>,
 }
 
 /// A descriptor: address, length, flags, next.
 type Desc = (u64, u32, u16, u16);
 
 impl Hostile {
-    fn new(kind: Kind, features: Features) -> Self {
+    fn new(engine: bool, kind: Kind, features: Features) -> Self {
         let mem = memory(SLOT, kind, kind);
         let queues = [0x3000, 0x8000].map(|desc| QueueConfig {
             size: SIZE,
@@ -35,8 +37,13 @@ impl Hostile {
             indirect: features.has(virtio::F_INDIRECT_DESC),
         });
         let [receiveq, transmitq] = &queues;
-        let path = DevicePath::new(&mem, features, receiveq, transmitq).unwrap();
-        Self { mem, queues, avail: 0, device: End::new(path) }
+        let path: Box<dyn Path> = if engine {
+            let by_engine = EngineUse { cpu_below: 0 };
+            Box::new(EnginePath::new(&mem, features, receiveq, transmitq, by_engine).unwrap())
+        } else {
+            Box::new(DevicePath::new(&mem, features, receiveq, transmitq).unwrap())
+        };
+        Self { mem, queues, avail: 0, path }
     }
 
     fn poke(&self, addr: u64, bytes: &[u8]) {
@@ -66,13 +73,22 @@ impl Hostile {
     fn send(&mut self, descs: &[Desc]) -> Result<Result<Vec<u8>, Drop>, PathError> {
         self.describe(self.queues[1].desc, descs);
         self.offer(1, 0);
-        let outcome = match self.device.path.receive(&self.mem)? {
+        if let Some(local) = self.path.local() {
+            // Takes the chain up; a chain without a frame needs no copy.
+            let _ = self.path.receive(&self.mem)?;
+            while let Some(transfer) = self.path.poll_transfer() {
+                self.path.handle_completion(carry_out(&self.mem, &local, transfer)).unwrap();
+            }
+        }
+        let local = self.path.local();
+        let table = local.as_deref().unwrap_or(&self.mem);
+        let outcome = match self.path.receive(&self.mem)? {
             Inward::Empty => panic!("a chain is there"),
             Inward::Dropped(reason) => Err(reason),
-            Inward::Frame { prefix, tail, len } => Ok(written(&self.mem, prefix, tail, len)),
+            Inward::Frame { prefix, tail, len } => Ok(written(table, prefix, tail, len)),
         };
-        self.device.path.received(&self.mem)?;
-        let _ = self.device.path.release(&self.mem);
+        self.path.received(&self.mem)?;
+        let _ = self.path.release(&self.mem);
         let at = self.queues[1].device;
         let mut idx = [0; 2];
         self.mem.view(self.mem.resolve(at + 2, 2).unwrap()).unwrap().copy_to(0, &mut idx);
@@ -103,8 +119,8 @@ fn chained(pieces: &[(u64, u32)]) -> Vec<Desc> {
 
 #[test]
 fn chains_that_hold_no_frame_are_dropped_with_the_reason_and_the_ring_goes_on() {
-    for kind in [Kind::Cached, Kind::Uncached] {
-        let mut hostile = Hostile::new(kind, features(true, true, true));
+    for (engine, kind) in [(false, Kind::Cached), (false, Kind::Uncached), (true, Kind::Uncached)] {
+        let mut hostile = Hostile::new(engine, kind, features(true, true, true));
         let cases: [(&[Desc], Drop); 7] = [
             (&[(DATA, 1000, DESC_F_WRITE, 0)], Drop::TooShort),
             (&[(DATA, 1, 0, 0)], Drop::TooShort),
@@ -135,33 +151,37 @@ fn chains_that_break_a_rule_break_the_ring() {
         }),
     ];
     for (descs, expected) in cases {
-        let mut hostile = Hostile::new(Kind::Cached, features(true, true, true));
-        hostile.goes_on();
-        let fault = hostile.send(descs).unwrap_err();
-        assert!(matches!(fault, PathError::Transmitq(e) if expected(e)), "{descs:?}: {fault}");
-        assert!(hostile.device.path.receive(&hostile.mem).is_err(), "and stays broken");
+        for engine in [false, true] {
+            let mut hostile = Hostile::new(engine, Kind::Cached, features(true, true, true));
+            hostile.goes_on();
+            let fault = hostile.send(descs).unwrap_err();
+            assert!(matches!(fault, PathError::Transmitq(e) if expected(e)), "{descs:?}: {fault}");
+            assert!(hostile.path.receive(&hostile.mem).is_err(), "and stays broken");
+        }
     }
 }
 
 #[test]
 fn four_gibibytes_in_one_chain_are_refused_without_being_looked_at() {
-    // 64 descriptors of an indirect table name the same 12 MiB.
-    let mut hostile = Hostile::new(Kind::Cached, features(true, true, true));
-    let (table, all) = (DATA, 12 << 20);
-    let pieces: Vec<_> = (0..64).map(|_| (SLOT / 4, all)).collect();
-    hostile.describe(table, &chained(&pieces));
-    assert_eq!(hostile.send(&[(table, 64 * 16, DESC_F_INDIRECT, 0)]), Ok(Err(Drop::TooLong)));
-    let mut hostile = Hostile::new(Kind::Cached, features(true, true, true));
-    let pieces: Vec<_> = (0..400).map(|_| (SLOT / 4, all)).collect();
-    hostile.describe(table, &chained(&pieces));
-    let fault = hostile.send(&[(table, 400 * 16, DESC_F_INDIRECT, 0)]).unwrap_err();
-    assert_eq!(fault, PathError::Transmitq(QueueError::ChainTooLong { head: 0 }));
+    for engine in [false, true] {
+        // 64 descriptors of an indirect table name the same 12 MiB.
+        let mut hostile = Hostile::new(engine, Kind::Cached, features(true, true, true));
+        let (table, all) = (DATA, 12 << 20);
+        let pieces: Vec<_> = (0..64).map(|_| (SLOT / 4, all)).collect();
+        hostile.describe(table, &chained(&pieces));
+        assert_eq!(hostile.send(&[(table, 64 * 16, DESC_F_INDIRECT, 0)]), Ok(Err(Drop::TooLong)));
+        let mut hostile = Hostile::new(engine, Kind::Cached, features(true, true, true));
+        let pieces: Vec<_> = (0..400).map(|_| (SLOT / 4, all)).collect();
+        hostile.describe(table, &chained(&pieces));
+        let fault = hostile.send(&[(table, 400 * 16, DESC_F_INDIRECT, 0)]).unwrap_err();
+        assert_eq!(fault, PathError::Transmitq(QueueError::ChainTooLong { head: 0 }));
+    }
 }
 
 #[test]
 fn a_header_in_twelve_pieces_of_one_byte_is_a_header() {
-    for kind in [Kind::Cached, Kind::Uncached] {
-        let mut hostile = Hostile::new(kind, features(true, true, true));
+    for (engine, kind) in [(false, Kind::Cached), (false, Kind::Uncached), (true, Kind::Cached)] {
+        let mut hostile = Hostile::new(engine, kind, features(true, true, true));
         let mut sent = frame(9, 1000);
         sent[..10].copy_from_slice(&[1, 1, 54, 0, 0x40, 1, 34, 0, 16, 0]);
         let mut pieces: Vec<(u64, u32)> = (0..12).map(|i| (DATA + 0x1000 * i, 1)).collect();
@@ -190,8 +210,9 @@ fn header_fields_that_ask_for_too_much_are_dropped_with_the_reason() {
         (all, [1, 1, 54, 0, 34, 16], Drop::GsoBad),
         (all, [1, 1, 0xffff, 1448, 34, 16], Drop::GsoBad),
     ];
-    for (features, [flags, gso_type, rest @ ..], reason) in cases {
-        let mut hostile = Hostile::new(Kind::Cached, features);
+    let both = cases.iter().flat_map(|case| [(false, *case), (true, *case)]);
+    for (engine, (features, [flags, gso_type, rest @ ..], reason)) in both {
+        let mut hostile = Hostile::new(engine, Kind::Cached, features);
         let mut sent = frame(1, 2000);
         (sent[0], sent[1]) = (flags as u8, gso_type as u8);
         for (i, field) in rest.iter().enumerate() {
@@ -205,14 +226,25 @@ fn header_fields_that_ask_for_too_much_are_dropped_with_the_reason() {
 
 #[test]
 fn what_was_checked_is_what_goes_on_whatever_the_memory_becomes() {
-    for (kind, private) in [(Kind::Cached, 268), (Kind::WriteCombined, 1012)] {
-        let mut hostile = Hostile::new(kind, features(true, true, true));
+    let cases = [
+        (false, Kind::Cached, 268),
+        (false, Kind::WriteCombined, 1012),
+        (true, Kind::Cached, 1012),
+    ];
+    for (engine, kind, private) in cases {
+        let mut hostile = Hostile::new(engine, kind, features(true, true, true));
         let good = frame(5, 1000);
         hostile.poke(DATA, &good);
         hostile.describe(hostile.queues[1].desc, &[(DATA, 1012, 0, 0)]);
         hostile.offer(1, 0);
-        let Inward::Frame { prefix, tail, len } =
-            hostile.device.path.receive(&hostile.mem).unwrap()
+        let local = hostile.path.local();
+        if let Some(local) = &local {
+            assert!(matches!(hostile.path.receive(&hostile.mem), Ok(Inward::Empty)));
+            let transfer = hostile.path.poll_transfer().unwrap();
+            let done = carry_out(&hostile.mem, local, transfer);
+            hostile.path.handle_completion(done).unwrap();
+        }
+        let Inward::Frame { prefix, tail, len } = hostile.path.receive(&hostile.mem).unwrap()
         else {
             panic!("a sound frame");
         };
@@ -222,20 +254,22 @@ fn what_was_checked_is_what_goes_on_whatever_the_memory_becomes() {
         for at in (0..all.len()).step_by(8) {
             all.store_le64(at, u64::MAX);
         }
-        let sent = written(&hostile.mem, prefix, tail, len);
+        let table = local.as_deref().unwrap_or(&hostile.mem);
+        let sent = written(table, prefix, tail, len);
         assert!(sent[..private] == good[..private], "the checked start");
         assert!(sent[private..].iter().all(|b| *b == 0xff), "the rest is what it is now");
-        hostile.device.path.received(&hostile.mem).unwrap();
+        hostile.path.received(&hostile.mem).unwrap();
     }
 }
 
 #[test]
 fn a_receive_buffer_without_room_for_a_header_breaks_the_ring() {
-    for descs in [&[(DATA, 11, DESC_F_WRITE, 0)][..], &[(DATA, 4096, 0, 0)]] {
-        let mut hostile = Hostile::new(Kind::Cached, features(true, true, true));
+    let cases = [&[(DATA, 11, DESC_F_WRITE, 0)][..], &[(DATA, 4096, 0, 0)]];
+    for (engine, descs) in cases.iter().flat_map(|descs| [(false, *descs), (true, *descs)]) {
+        let mut hostile = Hostile::new(engine, Kind::Cached, features(true, true, true));
         hostile.describe(hostile.queues[0].desc, descs);
         hostile.offer(0, 0);
-        let fault = hostile.device.path.room(&hostile.mem).unwrap_err();
+        let fault = hostile.path.room(&hostile.mem).unwrap_err();
         assert!(matches!(fault, PathError::BufferTooSmall(_)), "{fault}");
     }
 }
@@ -243,9 +277,11 @@ fn a_receive_buffer_without_room_for_a_header_breaks_the_ring() {
 #[test]
 fn octets_at_random_in_rings_and_descriptors_never_panic() {
     let mut random = Random(0xdead);
-    for round in 0..200 {
+    for round in 0..400 {
+        let engine = round % 4 >= 2;
         let kind = if round % 2 == 0 { Kind::Cached } else { Kind::WriteCombined };
-        let mut hostile = Hostile::new(kind, features(random.coin(), random.coin(), random.coin()));
+        let features = features(random.coin(), random.coin(), random.coin());
+        let mut hostile = Hostile::new(engine, kind, features);
         for _ in 0..40 {
             let queue = random.below(2);
             let descs: Vec<Desc> = (0..8)
@@ -261,12 +297,13 @@ fn octets_at_random_in_rings_and_descriptors_never_panic() {
             hostile.describe(table, &descs);
             hostile.offer(queue, random.below(8) as u16);
             hostile.avail = hostile.avail.wrapping_sub(random.below(2) as u16);
-            let Hostile { mem, device, .. } = &mut hostile;
-            let (len, path) = (random.len(), &mut device.path);
+            let Hostile { mem, path, .. } = &mut hostile;
+            let (len, local) = (random.len(), path.local());
+            let table = local.as_deref().unwrap_or(mem);
             match path.room(mem) {
                 Ok(Room::Nowhere) => {}
                 Ok(room) => {
-                    read(mem, room, &frame(1, len));
+                    read(table, room, &frame(1, len));
                     if path.sent(mem, 12 + len).is_err() {
                         break;
                     }
@@ -280,6 +317,10 @@ fn octets_at_random_in_rings_and_descriptors_never_panic() {
                 Err(_) => break,
             }
             let _ = path.release(mem);
+            while let Some(transfer) = path.poll_transfer() {
+                let good = carry_out(mem, table, transfer);
+                path.handle_completion(Completion { good: random.coin(), ..good }).ok();
+            }
             if path.arm(mem, random.coin()).is_err() {
                 break;
             }

@@ -1,6 +1,7 @@
 //! The two data paths against each other and against other halves driven by hand, with a netdev that
 //! is a vector of bytes.
 
+mod engine;
 mod hostile_device;
 mod hostile_driver;
 mod pairs;
@@ -11,10 +12,12 @@ use std::sync::Arc;
 
 use super::device_path::DevicePath;
 use super::driver_path::DriverPath;
+use super::engine_path::copy;
 use super::features::Features;
 use super::frame::Drop;
 use super::path::{self, Inward, MOST_SPANS, Path, Room};
 use super::placement::{Placement, place};
+use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side};
 use crate::spec::{net, virtio};
 
@@ -103,10 +106,18 @@ fn written(mem: &BusMemory, prefix: &[u8], tail: &[crate::memory::Span], len: us
     frame
 }
 
+/// What an engine does: all pieces of a transfer.
+fn carry_out(mem: &BusMemory, local: &BusMemory, transfer: Transfer) -> Completion {
+    let good = transfer.pieces.iter().all(|piece| copy(mem, local, piece));
+    Completion { transfer, good }
+}
+
 /// One end: a path, and a worker that does not spin and does not oversleep.
 #[derive(Debug)]
 struct End<P> {
     path: P,
+    /// Where its frames are, if not in the link's memory.
+    local: Option<Arc<BusMemory>>,
     outbox: VecDeque<Vec<u8>>,
     inbox: VecDeque<Vec<u8>>,
     drops: Vec<Drop>,
@@ -117,6 +128,7 @@ struct End<P> {
 impl<P: Path> End<P> {
     fn new(path: P) -> Self {
         Self {
+            local: path.local(),
             path,
             outbox: VecDeque::new(),
             inbox: VecDeque::new(),
@@ -136,7 +148,7 @@ impl<P: Path> End<P> {
                 break;
             }
             let Some(frame) = self.outbox.pop_front() else { break };
-            read(mem, room, &frame);
+            read(self.local.as_deref().unwrap_or(mem), room, &frame);
             self.drops.extend(self.path.sent(mem, frame.len()).unwrap());
             frames += 1;
         }
@@ -152,7 +164,8 @@ impl<P: Path> End<P> {
                 Inward::Empty => break,
                 Inward::Dropped(reason) => self.drops.push(reason),
                 Inward::Frame { prefix, tail, len } => {
-                    self.inbox.push_back(written(mem, prefix, tail, len));
+                    let table = self.local.as_deref().unwrap_or(mem);
+                    self.inbox.push_back(written(table, prefix, tail, len));
                 }
             }
             self.path.received(mem).unwrap();

@@ -28,7 +28,7 @@ fn settle(mem: &BusMemory, (driver, device): &mut Pair, random: &mut Random) {
     }
 }
 
-fn compare(got: &mut VecDeque<Vec<u8>>, sent: &mut VecDeque<Vec<u8>>) {
+pub(super) fn compare(got: &mut VecDeque<Vec<u8>>, sent: &mut VecDeque<Vec<u8>>) {
     assert_eq!(got.len(), sent.len(), "frames that came out, of those sent");
     for (i, (got, sent)) in got.drain(..).zip(sent.drain(..)).enumerate() {
         // `num_buffers` is the ring's own business.
