@@ -172,7 +172,7 @@ fn size(text: &str) -> Result<u64, String> {
 fn dma(text: &str) -> Result<String, String> {
     match text {
         "auto" | "direct" | "engine" => Ok(text.into()),
-        _ => Err("write auto or direct".into()),
+        _ => Err("write auto, direct or engine".into()),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct LinkConfig {
     pub netns: Option<Netns>,
     /// Who copies the payload.
     pub dma: Dma,
+    /// What the engine is like, where one copies.
+    pub engine: EngineConfig,
     /// What the two ends of the link speak.
     pub dialect: Dialect,
     /// Feature names that are neither offered nor accepted.
@@ -145,6 +147,27 @@ impl fmt::Display for Dma {
             Self::Direct => "direct",
             Self::Engine => "engine",
         })
+    }
+}
+
+/// What the built-in DMA engine is like, and how it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Transfers that may be under way at once.
+    pub depth: u16,
+    /// Time that a transfer takes beyond its copy, in microseconds.
+    pub latency_us: u32,
+    /// Megabytes (10⁶ bytes) per second; 0: as fast as the CPU copies.
+    pub bandwidth_mb_s: u32,
+    /// Of a million transfers, how many fail.
+    pub error_ppm: u32,
+    /// Frames shorter than this many bytes, virtio-net header included, are copied by the CPU.
+    pub cpu_below: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { depth: 32, latency_us: 0, bandwidth_mb_s: 0, error_ppm: 0, cpu_below: 256 }
     }
 }
 

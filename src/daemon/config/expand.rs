@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::link::FIXED;
-use super::{Config, LinkConfig, Route};
+use super::{Config, Dma, EngineConfig, LinkConfig, Route};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
@@ -46,6 +46,10 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# netns", "the daemon's".into()),
     }
     line("dma", string(link.dma));
+    match link.dma {
+        Dma::Engine => line("engine", engine(&link.engine)),
+        Dma::Auto | Dma::Direct => line("# engine", "none".into()),
+    }
     line("dialect", string(link.dialect));
     for choice in FIXED {
         line(choice.key, string(choice.now[0]));
@@ -60,6 +64,14 @@ fn route(route: &Route) -> String {
     keys.extend(route.via.map(|via| format!("via = {}", string(via))));
     keys.extend(route.metric.map(|metric| format!("metric = {metric}")));
     format!("{{ {} }}", keys.join(", "))
+}
+
+fn engine(engine: &EngineConfig) -> String {
+    let EngineConfig { depth, latency_us, bandwidth_mb_s, error_ppm, cpu_below } = engine;
+    format!(
+        "{{ depth = {depth}, latency_us = {latency_us}, bandwidth_mb_s = {bandwidth_mb_s}, \
+         error_ppm = {error_ppm}, cpu_below = {cpu_below} }}"
+    )
 }
 
 /// `value` as TOML writes a string.

@@ -8,8 +8,8 @@ use super::ip;
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    Dialect, Dma, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6, Netns, Route,
-    Transport,
+    Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
+    Netns, Route, Transport,
 };
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
@@ -67,6 +67,7 @@ pub(super) fn read(
         Some("engine") => Dma::Engine,
         _ => Dma::Auto,
     };
+    let engine = read_engine(reader, table, dma);
     let dialect = match read_choice(reader, table, &DIALECT) {
         Some("v1") => Dialect::V1,
         _ => Dialect::V2,
@@ -85,6 +86,7 @@ pub(super) fn read(
         mtu,
         netns,
         dma,
+        engine,
         dialect,
         features_off,
         keep,
@@ -134,6 +136,30 @@ fn read_choice(
     };
     reader.problem(place, what, format!("write {}", now.join(" or ")));
     None
+}
+
+/// What the engine is like; the defaults where there is no table.
+fn read_engine(reader: &mut Reader<'_>, table: &DeTable<'_>, dma: Dma) -> EngineConfig {
+    let default = EngineConfig::default();
+    let Some(value) = table.get("engine") else { return default };
+    let DeValue::Table(engine) = value.get_ref() else {
+        reader.wrong_type("engine", value.get_ref(), value.span());
+        return default;
+    };
+    reader.known_keys(engine, reader::ENGINE);
+    if dma != Dma::Engine {
+        let what = "engine speaks of an engine that this link does not use";
+        reader.problem(value.span(), what, r#"write dma = "engine", or take this line out"#);
+    }
+    let mut number = |key, most, or| reader.number(engine, key, most).unwrap_or(or);
+    let depth = number("depth", 1..=1024, default.depth.into());
+    EngineConfig {
+        depth: u16::try_from(depth).unwrap_or(default.depth),
+        latency_us: number("latency_us", 0..=1_000_000, default.latency_us),
+        bandwidth_mb_s: number("bandwidth_mb_s", 0..=1_000_000, default.bandwidth_mb_s),
+        error_ppm: number("error_ppm", 0..=1_000_000, default.error_ppm),
+        cpu_below: number("cpu_below", 0..=65_536, default.cpu_below),
+    }
 }
 
 fn read_name(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<String> {

@@ -31,6 +31,7 @@ pub(super) const LINK: Keys = &[
     ("vlan", ""),
     ("vrf", ""),
     ("dma", r#"dma = "auto""#),
+    ("engine", "engine = { depth = 32, latency_us = 0 }"),
     ("port", r#"port = "tap""#),
     ("features_off", r#"features_off = ["MRG_RXBUF"]"#),
     ("keep", "keep = true"),
@@ -49,6 +50,15 @@ pub(super) const ROUTE: Keys = &[
     ("to", r#"to = "10.80.0.0/24""#),
     ("via", r#"via = "10.77.0.2""#),
     ("metric", "metric = 100"),
+];
+
+/// Keys of a link's engine.
+pub(super) const ENGINE: Keys = &[
+    ("depth", "depth = 32"),
+    ("latency_us", "latency_us = 0"),
+    ("bandwidth_mb_s", "bandwidth_mb_s = 0"),
+    ("error_ppm", "error_ppm = 0"),
+    ("cpu_below", "cpu_below = 256"),
 ];
 
 /// Longest path of a Unix socket: `sun_path` is 108 bytes with its terminator (unix(7)).
@@ -165,7 +175,7 @@ impl<'t> Reader<'t> {
 
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
-        let example = [LINK, ROUTE, TOP].iter().find_map(|keys| example(keys, key));
+        let example = [LINK, ROUTE, ENGINE, TOP].iter().find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

@@ -23,7 +23,8 @@ mac = "02:00:00:00:00:AB"
 mtu = 9000
 queues = 1
 netns = "board0"
-dma = "direct"
+dma = "engine"
+engine = { depth = 8, latency_us = 1000, bandwidth_mb_s = 2000, error_ppm = 5, cpu_below = 0 }
 port = "tap"
 features_off = ["MRG_RXBUF", "HOST_TSO4"]
 keep = true
@@ -66,7 +67,14 @@ fn a_full_config_means_what_it_says() {
         mac: Some([2, 0, 0, 0, 0, 0xab]),
         mtu: Some(9000),
         netns: Some(Netns::Name("board0".into())),
-        dma: Dma::Direct,
+        dma: Dma::Engine,
+        engine: EngineConfig {
+            depth: 8,
+            latency_us: 1000,
+            bandwidth_mb_s: 2000,
+            error_ppm: 5,
+            cpu_below: 0,
+        },
         dialect: Dialect::V1,
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],
         keep: true,
@@ -85,6 +93,7 @@ fn a_short_config_has_defaults_by_role() {
         let link = &config.links[0];
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
+        assert_eq!(link.engine, EngineConfig::default());
         assert_eq!(link.dialect, Dialect::V2);
     }
     assert_eq!(Role::of_file(Path::new("/etc/agents/board-agent.toml")), Role::Agent);
@@ -127,6 +136,11 @@ fn good_values_at_their_limits_are_taken() {
         "netns = 1",
         "heartbeat_ms = 10",
         "queues = 1",
+        "dma = \"direct\"",
+        "dma = \"engine\"",
+        "dma = \"engine\"\nengine = {}",
+        "dma = \"engine\"\nengine = { depth = 1024, latency_us = 1_000_000, error_ppm = 1_000_000 }",
+        "dma = \"engine\"\nengine = { bandwidth_mb_s = 1_000_000, cpu_below = 65536 }",
         "features_off = []",
     ] {
         assert!(parse(&format!("{HEAD}{line}\n")).is_ok(), "{line}");

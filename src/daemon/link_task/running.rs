@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
-use crate::daemon::config::{Dma, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
+use crate::daemon::config::{Dma, EngineConfig, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
 use crate::daemon::worker::{Job, Worker};
@@ -24,8 +24,6 @@ use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
 
-/// Frames shorter than this, in bytes, are copied by the CPU though there is an engine.
-const CPU_BELOW: usize = 256;
 /// The MTU that a device offers where nothing says less.
 const MTU_ANY: u16 = 65521;
 
@@ -119,7 +117,8 @@ impl<'a> Running<'a> {
             features_off: task.features_off,
             mac: task.other_mac,
             mtu: task.config.mtu.unwrap_or(MTU_ANY),
-            engine: engine.then_some(EngineUse { cpu_below: CPU_BELOW }),
+            engine: engine
+                .then_some(EngineUse { cpu_below: task.config.engine.cpu_below as usize }),
             version: VERSION.to_owned(),
             seed: random(),
         };
@@ -382,7 +381,7 @@ impl<'a> Running<'a> {
             doorbell: doorbell.ok_or("the slot has no doorbell")?.clone(),
             peer,
             stats: self.task.view.borrow().stats.clone(),
-            engine: EngineModel::default(),
+            engine: model(&self.task.config.engine),
             heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
         };
         let broken = self.broken.clone();
@@ -432,6 +431,15 @@ async fn search(task: &LinkTask) -> Box<ShmLink> {
         if let Ok(shm) = task.connect().await {
             return Box::new(shm);
         }
+    }
+}
+
+fn model(engine: &EngineConfig) -> EngineModel {
+    EngineModel {
+        depth: engine.depth,
+        latency: Duration::from_micros(engine.latency_us.into()),
+        bandwidth: u64::from(engine.bandwidth_mb_s) * 1_000_000,
+        error_ppm: engine.error_ppm,
     }
 }
 

@@ -198,11 +198,10 @@ fn what_a_later_version_does_is_refused_by_name() {
         ("queues = 2", "4:10: queues = 2 is not in this version", "write 1, or take this line out"),
         ("queues = 0", "4:10: queues 0 is out of range", "write 1 to 65535"),
         (
-            "dma = \"engine\"",
-            "4:7: dma \"engine\" is not in this version",
-            "write \"auto\" or \"direct\"",
+            "dma = \"drect\"",
+            "4:7: dma has no \"drect\"",
+            "write \"auto\" or \"direct\" or \"engine\"",
         ),
-        ("dma = \"drect\"", "4:7: dma has no \"drect\"", "write \"auto\" or \"direct\""),
         ("port = \"echo\"", "4:8: port \"echo\" is not in this version", "write \"tap\""),
         ("dialect = \"v3\"", "4:11: dialect has no \"v3\"", "write \"v2\" or \"v1\""),
         (
@@ -218,6 +217,42 @@ fn what_a_later_version_does_is_refused_by_name() {
         let what = format!("f.toml:3:13: transport {kind}: is not in this version\n");
         assert!(said.starts_with(&what), "{said}");
         assert!(said.ends_with("^ use shm:PATH, the socket of a backplane's slot"), "{said}");
+    }
+}
+
+#[test]
+fn an_engine_out_of_its_range_or_without_its_mode_is_refused() {
+    let needs = "write dma = \"engine\", or take this line out";
+    let what = "4:10: engine speaks of an engine that this link does not use";
+    assert_complaints(&[
+        ("engine = { depth = 8 }", what, needs),
+        ("engine = {}\ndma = \"direct\"", what, needs),
+    ]);
+    for (keys, what, remedy) in [
+        (
+            "= 5",
+            "5:10: engine is a whole number",
+            "write it as engine = { depth = 32, latency_us = 0 }",
+        ),
+        ("= { depth = 0 }", "5:20: depth 0 is out of range", "write 1 to 1024"),
+        ("= { depth = 1025 }", "5:20: depth 1025 is out of range", "write 1 to 1024"),
+        ("= { depth = true }", "5:20: depth is true or false", "write it as depth = 32"),
+        (
+            "= { latency_us = 1000001 }",
+            "5:25: latency_us 1000001 is out of range",
+            "write 0 to 1000000",
+        ),
+        ("= { error_ppm = -1 }", "5:24: error_ppm -1 is out of range", "write 0 to 1000000"),
+        ("= { cpu_below = 65537 }", "5:24: cpu_below 65537 is out of range", "write 0 to 65536"),
+        (
+            "= { bandwidth_mb_s = 1000001 }",
+            "5:29: bandwidth_mb_s 1000001 is out of range",
+            "write 0 to 1000000",
+        ),
+        ("= { latency = 5 }", "5:12: unknown key \"latency\"", "did you mean latency_us?"),
+        ("= { detph = 5 }", "5:12: unknown key \"detph\"", "did you mean depth?"),
+    ] {
+        assert_complaints(&[(&format!("dma = \"engine\"\nengine {keys}"), what, remedy)]);
     }
 }
 
