@@ -129,7 +129,7 @@ fn wrong_usage_is_status_2_and_one_line() {
     for (arguments, said) in [
         (&["demo", "--bords", "3"][..], "'--bords' found, a similar argument exists: '--boards'"),
         (&["demo", "--boards", "65"], "65 is not in 1..=64"),
-        (&["demo", "--dma", "engine"], "engine is not in this version"),
+        (&["demo", "--dma", "drect"], "write auto, direct or engine"),
         (&["demo", "--mtu", "67"], "67 is not in 68..=65521"),
         (&["backplane", "--dir", "/x"], "not provided: --slots <N>"),
         (&["backplane", "--dir", "/x", "--slots", "0"], "0 is not in 1..=256"),
