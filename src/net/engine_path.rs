@@ -3,7 +3,7 @@
 //! Outward, a frame is read from the netdev into local memory, receive chains are taken for it, and
 //! its copy joins the open transfer; inward, a chain is popped, local memory is taken for it, and its
 //! copy joins the other open transfer. A transfer is closed, and so given to the engine, when it has
-//! [`MOST_BYTES`] or at the end of a batch: small frames share transfers, large ones have their own.
+//! 64 KiB or at the end of a batch: small frames share transfers, large ones have their own.
 //!
 //! Frames are *flights*, oldest first. A flight lands when its transfer has completed; only landed
 //! flights at the front go on, so frames keep their order whatever the engine does, and a used entry
