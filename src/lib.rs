@@ -34,10 +34,10 @@
 //! |---|---|---|
 //! | 7 | the binary | arguments |
 //! | 6 | `daemon` (feature `cli`) | config, supervisor, link tasks, workers, control socket, demo |
-//! | 5 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling; backplane and transport |
+//! | 5 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling, DMA engine; backplane and transport |
 //! | 4 | [`link`], [`plan`] | one end of one link; what netlink has to change |
 //! | 3 | [`net`] | frames and chains, offloads, the device model |
-//! | 2 | [`virtqueue`], [`tunnel`] | rings, driver and device half; configuration messages |
+//! | 2 | [`virtqueue`], [`tunnel`], [`dma`] | rings, driver and device half; configuration messages; copies as values |
 //! | 1 | [`memory`] | bus addresses, regions, access to shared memory |
 //! | 0 | [`spec`] | numbers and octets of the standards |
 //!
