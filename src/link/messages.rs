@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Core, Link, Work};
+use super::{Core, Link, State, Work};
 use crate::spec::{msg, window};
 use crate::tunnel::fifo::FifoError;
 use crate::tunnel::message::{self, DecodeError, Dialect};
@@ -47,7 +47,12 @@ impl Link {
             match core {
                 Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
                 Core::Device { tunnel, model } => {
+                    let was_refused = model.refused().is_some();
                     tunnel.handle_message(now, &slot, model.as_mut());
+                    let refused = model.refused().filter(|_| !was_refused).map(ToString::to_string);
+                    if let Some(why) = refused {
+                        self.say(State::Negotiating, format!("FEATURES_OK is refused: {why}"));
+                    }
                 }
             }
         }

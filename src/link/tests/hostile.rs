@@ -9,7 +9,7 @@ use super::*;
 use crate::tunnel::arbitrary::{driver_message, nearly_a_message};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{self, DriverTunnel};
-use crate::tunnel::message::{self, Hello};
+use crate::tunnel::message::{self, Blocks, Body, Hello};
 
 const LEN: u64 = 1 << 20;
 const RAW: u32 = 66;
@@ -209,6 +209,46 @@ fn the_carrier_follows_the_device_s_link_status_where_that_was_negotiated() {
         }
         assert_eq!(pair.last_state(), State::Up);
     }
+}
+
+#[test]
+fn a_board_says_why_it_refuses_a_driver_s_features() {
+    let mut pair = Pair::new(Role::Device, Features::NONE);
+    let config = DriverConfig {
+        dialect: Dialect::default(),
+        hello: hello(&pair),
+        wanted: Features::OFFER.bits(),
+        required: 0,
+        clean: |bits| bits,
+        queues: 2,
+        request_timeout: SECOND,
+        attempts: 3,
+    };
+    let mut tunnel = DriverTunnel::new(pair.now, config);
+    let mut out = [0; msg::MAX_LEN];
+    for _ in 0..100 {
+        while let Some(octets) = pair.take() {
+            tunnel.handle_message(pair.now, &octets);
+        }
+        while let Some(len) = tunnel.poll_message(&mut out) {
+            // On its way the accepted set loses VERSION_1, as that of a legacy driver.
+            let mut message = message::decode(Dialect::default(), &out[..len]).unwrap();
+            if let Body::SetDriverFeatures(Blocks { index: 0, blocks }) = &mut message.body {
+                blocks[1] &= !(1 << (virtio::F_VERSION_1 - 32));
+            }
+            let len = message::encode(Dialect::default(), &message, &mut out);
+            assert!(pair.send(&out[..len]));
+        }
+        pair.pass(MS);
+    }
+    let why = "FEATURES_OK is refused: the driver does not accept VERSION_1; a driver of virtio 1.0 or later is needed";
+    let said: Vec<_> = pair.states().filter(|(_, text)| *text == why).collect();
+    assert_eq!(said, [(State::Negotiating, why)]);
+    assert!(pair.path.is_none());
+    let failed = std::iter::from_fn(|| tunnel.poll_event()).any(
+        |event| matches!(event, driver::Event::Failed(e) if e.to_string().contains("refused")),
+    );
+    assert!(failed, "and the driver is told");
 }
 
 #[test]
