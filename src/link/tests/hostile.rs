@@ -158,6 +158,21 @@ fn hello(pair: &Pair) -> Hello {
     }
 }
 
+/// A driver by hand, which accepts all that is offered.
+fn raw_driver(pair: &Pair) -> DriverTunnel {
+    let config = DriverConfig {
+        dialect: Dialect::default(),
+        hello: hello(pair),
+        wanted: Features::OFFER.bits(),
+        required: 0,
+        clean: |bits| bits,
+        queues: 2,
+        request_timeout: SECOND,
+        attempts: 3,
+    };
+    DriverTunnel::new(pair.now, config)
+}
+
 /// A device by hand, as far as it is set up.
 struct RawDevice {
     tunnel: DeviceTunnel,
@@ -214,17 +229,7 @@ fn the_carrier_follows_the_device_s_link_status_where_that_was_negotiated() {
 #[test]
 fn a_board_says_why_it_refuses_a_driver_s_features() {
     let mut pair = Pair::new(Role::Device, Features::NONE);
-    let config = DriverConfig {
-        dialect: Dialect::default(),
-        hello: hello(&pair),
-        wanted: Features::OFFER.bits(),
-        required: 0,
-        clean: |bits| bits,
-        queues: 2,
-        request_timeout: SECOND,
-        attempts: 3,
-    };
-    let mut tunnel = DriverTunnel::new(pair.now, config);
+    let mut tunnel = raw_driver(&pair);
     let mut out = [0; msg::MAX_LEN];
     for _ in 0..100 {
         while let Some(octets) = pair.take() {
@@ -254,17 +259,7 @@ fn a_board_says_why_it_refuses_a_driver_s_features() {
 #[test]
 fn a_driver_may_reset_the_device_and_set_it_up_again_in_one_session() {
     let mut pair = Pair::new(Role::Device, Features::NONE);
-    let config = DriverConfig {
-        dialect: Dialect::default(),
-        hello: hello(&pair),
-        wanted: Features::OFFER.bits(),
-        required: 0,
-        clean: |bits| bits,
-        queues: 2,
-        request_timeout: SECOND,
-        attempts: 3,
-    };
-    let mut tunnel = DriverTunnel::new(pair.now, config);
+    let mut tunnel = raw_driver(&pair);
     let mut out = [0; msg::MAX_LEN];
     for round in 0..3 {
         pair.events.clear();
