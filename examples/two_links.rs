@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use boardlane::link::{Event, Link, LinkParams};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::features::Features;
-use boardlane::net::path::{Inward, Path, Room};
+use boardlane::net::path::{Inward, Path};
 use boardlane::tunnel::message::Dialect;
 use boardlane::tunnel::part::Role;
 
@@ -56,7 +56,9 @@ impl End {
             heartbeat: Duration::from_millis(250),
             features_off: Features::NONE,
             mac: [2, 0, 0, 0, 0, 9],
+            own_mac: [2, 0, 0, 0, 0, 8],
             mtu: 1500,
+            pairs: 1,
             version: "example".to_owned(),
             engine: None,
             seed: owner.into(),
@@ -81,15 +83,18 @@ impl End {
                 Event::State(state, why) => println!("{name}: {state:?} {why}"),
                 Event::Peer(hello) => println!("{name}: the other end is {}", hello.version),
                 Event::Carrier(up) => println!("{name}: carrier {up}"),
-                Event::Start(start) => {
-                    println!("{name}: negotiated {}", start.features);
-                    self.path = Some(start.path);
+                Event::Start(start) => println!("{name}: negotiated {}", start.features),
+                Event::StartPair(start) => self.path = Some(start.path),
+                Event::StopPair(pair) => {
+                    let path = self.path.take();
+                    self.link.handle_pair_stopped(now, pair, path);
                 }
+                Event::Announce => println!("{name}: asked to announce its address"),
                 Event::Stop => {
                     self.path = None;
                     self.link.handle_stopped(now);
                 }
-                Event::Wake => {}
+                Event::Wake | Event::Offloads(_) => {}
             }
         }
         ring | self.breathe()
@@ -100,17 +105,8 @@ impl End {
         let Some(path) = &mut self.path else { return false };
         let mem = &self.mem;
         while let Some(frame) = self.outbox.front() {
-            match path.room(mem).expect("rings are sound") {
-                Room::Nowhere => break,
-                Room::Private(buffer) => buffer[..frame.len()].copy_from_slice(frame),
-                Room::Shared(spans) => {
-                    let mut rest = &frame[..];
-                    for span in spans {
-                        let (now, later) = rest.split_at(rest.len().min(span.len()));
-                        mem.view(*span).expect("mapped").copy_from(0, now);
-                        rest = later;
-                    }
-                }
+            if !path.room(mem).expect("rings are sound").fill(mem, frame) {
+                break;
             }
             let dropped = path.sent(mem, frame.len()).expect("rings are sound");
             assert_eq!(dropped, None);

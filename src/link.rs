@@ -20,7 +20,10 @@
 //! ends negotiate as often as the header is before they meet.
 
 mod again;
+mod control;
+mod event;
 mod messages;
+mod pairs;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -31,11 +34,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::memory::{BusMemory, MemoryError};
+use crate::net::control::ControlPath;
+use crate::net::control_driver::ControlDriver;
 use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
 use crate::net::model::{NetDevice, Offer};
-use crate::net::path::Path;
-use crate::spec::{msg, net, virtio, window};
+use crate::spec::{msg, virtio, window};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{DriverConfig, DriverTunnel};
 use crate::tunnel::fifo::{Fifo, FifoError};
@@ -43,7 +47,10 @@ use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
 use again::QUARANTINE;
+pub use event::{Event, Start, StartPair};
 use messages::KEEPALIVE;
+use pairs::Pair;
+pub use pairs::pair_vector;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
@@ -82,8 +89,12 @@ pub struct LinkParams {
     /// Device: the MAC address that config space offers to the driver. Driver: the one meant for the
     /// board's netdev.
     pub mac: [u8; 6],
+    /// Driver: the MAC address of its own netdev.
+    pub own_mac: [u8; 6],
     /// Device: the greatest MTU.
     pub mtu: u16,
+    /// Most queue pairs.
+    pub pairs: u16,
     /// Device: payload goes by engine, used like this.
     pub engine: Option<EngineUse>,
     /// This program's version.
@@ -92,51 +103,14 @@ pub struct LinkParams {
     pub seed: u64,
 }
 
-/// What the owner of the link must do or learn.
-#[derive(Debug)]
-pub enum Event {
-    /// The state, and why.
-    State(State, String),
-    /// Ring this peer's doorbell.
-    Ring {
-        /// Its id on the transport.
-        owner: u32,
-        /// The vector.
-        vector: u16,
-    },
-    /// The data path is set up: give it to a worker.
-    Start(Start),
-    /// Take the data path back, then call [`Link::handle_stopped`].
-    Stop,
-    /// An in-band notification came: wake the worker.
-    Wake,
-    /// What the other end says it is.
-    Peer(Hello),
-    /// The config space says that the link is up or down.
-    Carrier(bool),
-}
-
-/// A data path and what was negotiated for it.
-#[derive(Debug)]
-pub struct Start {
-    /// The data path.
-    pub path: Box<dyn Path>,
-    /// The negotiated features.
-    pub features: Features,
-    /// The device's config space.
-    pub config: net::Config,
-    /// The peer whose doorbell the worker rings, and the vector; `None` if it polls.
-    pub doorbell: Option<(u32, u16)>,
-}
-
-/// Who has the data path.
+/// Who has the data paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     /// No worker.
     Idle,
-    /// A worker, since the event `Start`.
+    /// Workers, since the event `Start`.
     Running,
-    /// A worker still, until it is said to have stopped; the event `Stop` is out.
+    /// Workers still, until they are said to have stopped; the event `Stop` is out.
     Stopping,
 }
 
@@ -145,7 +119,7 @@ enum Work {
 enum Core {
     Driver {
         tunnel: Box<DriverTunnel>,
-        path: Option<Box<dyn Path>>,
+        control: Option<ControlDriver>,
         next_ping: Instant,
         /// Negotiated, once the device runs.
         features: Features,
@@ -153,6 +127,7 @@ enum Core {
     Device {
         tunnel: Box<DeviceTunnel>,
         model: Box<NetDevice>,
+        control: Option<ControlPath>,
     },
 }
 
@@ -167,6 +142,10 @@ pub struct Link {
     peer: Option<Peer>,
     alive: BTreeSet<u32>,
     work: Work,
+    /// The queue pairs of this session.
+    pairs: Vec<Pair>,
+    /// How many of them are used.
+    used_pairs: u16,
     /// When the session starts anew, once no worker runs.
     restart_at: Option<Instant>,
     /// Rules broken since the link was last up for long.
@@ -237,6 +216,8 @@ impl Link {
             peer: None,
             alive: BTreeSet::new(),
             work: Work::Idle,
+            pairs: Vec::new(),
+            used_pairs: 1,
             restart_at: Some(now),
             offences: 0,
             started: now,
@@ -279,30 +260,36 @@ impl Link {
         self.turn(now);
     }
 
-    /// The worker has given the data path back.
+    /// All workers have stopped.
     pub fn handle_stopped(&mut self, now: Instant) {
         self.work = Work::Idle;
+        self.pairs.clear();
         self.rest();
         self.release();
         self.turn(now);
     }
 
-    /// The worker found a ring broken, or lost its netdev. `Event::Stop` follows, unless it is out
+    /// A worker found a ring broken, or lost its netdev. `Event::Stop` follows, unless it is out
     /// already.
     pub fn handle_broken(&mut self, now: Instant, reason: &str) {
+        self.broken(now, reason);
+        self.turn(now);
+    }
+
+    fn broken(&mut self, now: Instant, reason: &str) {
         match &mut self.core {
             _ if self.work != Work::Running => {}
             // The driver is told, and resets the device.
-            Some(Core::Device { tunnel, model }) => {
+            Some(Core::Device { tunnel, model, control }) => {
+                *control = None;
                 model.needs_reset(reason);
                 tunnel.notify_status_changed(model.as_ref());
                 self.say(State::Down, reason.to_owned());
-                self.stop_worker(now);
+                self.stop_workers(now);
             }
             Some(Core::Driver { .. }) => self.offend(now, reason.to_owned()),
             None => {}
         }
-        self.turn(now);
     }
 
     /// Stops for good in an orderly way: the other end is told. `Event::Stop` and `Event::Ring` may
@@ -323,8 +310,10 @@ impl Link {
         let running = self.work == Work::Running;
         let restart = self.restart_at.filter(|_| self.work == Work::Idle);
         let core = match &self.core {
-            Some(Core::Driver { tunnel, next_ping, .. }) => {
-                tunnel.poll_timeout().into_iter().chain(running.then_some(*next_ping)).min()
+            Some(Core::Driver { tunnel, next_ping, control, .. }) => {
+                let answer = control.as_ref().and_then(ControlDriver::poll_timeout);
+                let ping = running.then_some(*next_ping);
+                tunnel.poll_timeout().into_iter().chain(ping).chain(answer).min()
             }
             _ => None,
         };
@@ -362,6 +351,7 @@ impl Link {
         if let Err(e) = self.turn_messages(now) {
             self.offend(now, e.to_string());
         }
+        self.turn_control(now);
     }
 
     fn turn_session(&mut self, now: Instant) {
@@ -405,11 +395,13 @@ impl Link {
                     mtu: self.params.mtu,
                     rx_size: QUEUE_SIZE,
                     tx_size: QUEUE_SIZE,
+                    pairs: self.params.pairs,
                 }));
                 model.set_link(true);
                 Core::Device {
                     tunnel: Box::new(DeviceTunnel::new(self.params.dialect, hello)),
                     model,
+                    control: None,
                 }
             }
             Role::Driver => Core::Driver {
@@ -421,12 +413,12 @@ impl Link {
                         wanted: self.features().bits(),
                         required: 1 << virtio::F_VERSION_1,
                         clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),
-                        queues: 2,
+                        pairs: self.params.pairs,
                         request_timeout: Duration::from_secs(1),
                         attempts: 3,
                     },
                 )),
-                path: None,
+                control: None,
                 next_ping: now + KEEPALIVE,
                 features: Features::NONE,
             },
@@ -447,11 +439,11 @@ impl Link {
         self.peer = None;
         self.restart_at = Some(now + self.pause(now));
         self.say(state, reason);
-        self.stop_worker(now);
+        self.stop_workers(now);
     }
 
-    /// Takes the data path back, if a worker has it and was not told yet.
-    fn stop_worker(&mut self, now: Instant) {
+    /// Takes the data paths back, if workers have them and were not told yet.
+    fn stop_workers(&mut self, now: Instant) {
         if self.work != Work::Running {
             return;
         }

@@ -10,7 +10,7 @@ use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::device_path::DevicePath;
 use boardlane::net::driver_path::DriverPath;
 use boardlane::net::features::Features;
-use boardlane::net::path::{Inward, Path, Room};
+use boardlane::net::path::{Inward, Path};
 use boardlane::net::placement::place;
 use boardlane::spec::{net, virtio};
 use boardlane::virtqueue::{Buffer, DriverQueue, QueueConfig};
@@ -60,10 +60,8 @@ fn memory(kind: Kind) -> BusMemory {
 
 /// Sends a frame of `len` bytes, header included, if there is room.
 fn send(path: &mut dyn Path, mem: &BusMemory, len: usize) -> bool {
-    match path.room(mem).expect("a sound ring") {
-        Room::Nowhere => return false,
-        Room::Private(buffer) => buffer[..12].fill(0),
-        Room::Shared(spans) => mem.view(spans[0]).expect("mapped").copy_from(0, &[0; 12]),
+    if !path.room(mem).expect("a sound ring").fill(mem, &[0; 12]) {
+        return false;
     }
     assert_eq!(path.sent(mem, len).expect("a sound ring"), None);
     true

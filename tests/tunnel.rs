@@ -98,6 +98,7 @@ impl World {
             mtu: 1500,
             rx_size: 256,
             tx_size: 128,
+            pairs: 2,
         };
         let config = DriverConfig {
             dialect,
@@ -105,7 +106,7 @@ impl World {
             wanted: Features::OFFER.bits() & !(1 << net::F_CSUM),
             required: 1 << virtio::F_VERSION_1,
             clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),
-            queues: 2,
+            pairs: 1,
             request_timeout: Duration::from_secs(1),
             attempts: 3,
         };
@@ -170,9 +171,10 @@ impl World {
         while let Some(event) = self.driver.poll_event() {
             match event {
                 driver::Event::Hello(theirs) => assert_eq!(theirs.epoch, 0xDE),
-                driver::Event::QueuesNeeded { max_sizes, .. } => {
-                    assert_eq!(max_sizes, [256, 128]);
-                    self.driver.set_queues(self.now, vec![queue(0), queue(1)]);
+                driver::Event::QueuesNeeded { queues, .. } => {
+                    assert_eq!(queues, [(0, 256), (1, 128), (4, 64)], "the control queue is last");
+                    let setups = queues.iter().map(|(index, most)| queue(*index, *most)).collect();
+                    self.driver.set_queues(self.now, setups);
                 }
                 driver::Event::Running { features, config } => self.told = Some((features, config)),
                 driver::Event::ConfigChanged { config } => {
@@ -227,9 +229,7 @@ impl World {
                     assert!(self.active.take().is_some(), "reset without queues");
                     self.quiet_at = Some(self.now + Duration::from_millis(self.rng.next() % 60));
                 }
-                model::Event::ResetQueue(_) | model::Event::EnableQueue(_) => {
-                    panic!("our driver resets no queue")
-                }
+                event => panic!("our driver asks for no {event:?}"),
             }
         }
     }
@@ -270,16 +270,16 @@ impl World {
         self.device.read_config(0, &mut truth);
         assert_eq!(*config, truth);
         let asked: Vec<_> =
-            [queue(0), queue(1)].map(|q| (q.index, q.size, q.desc, q.driver, q.device)).into();
+            [queue(0, 256), queue(1, 128), queue(4, 64)].map(|q| (q.index, q.size, q.desc, q.driver, q.device)).into();
         let got: Vec<_> =
             queues.iter().map(|q| (q.index, q.size, q.desc, q.driver, q.device)).collect();
         assert_eq!(got, asked);
     }
 }
 
-fn queue(index: u16) -> QueueSetup {
+fn queue(index: u16, most: u16) -> QueueSetup {
     let at = 0x1_0000 * u64::from(index + 1);
-    QueueSetup { index, size: 128, desc: at, driver: at + 0x1000, device: at + 0x2000 }
+    QueueSetup { index, size: most.min(128), desc: at, driver: at + 0x1000, device: at + 0x2000 }
 }
 
 #[test]

@@ -76,7 +76,8 @@ pub(crate) fn a_link_comes_up_and_carries_v4_and_v6_both_ways() {
 
 /// The usual IPv4 address alone.
 fn only_v4(machine: &str) -> String {
-    format!("address = [\"10.77.0.{}/30\"]", if machine == "master" { 1 } else { 2 })
+    let host = if machine == "master" { 1 } else { 2 };
+    format!("address = [\"10.77.0.{host}/30\"]\nfeatures_off = [\"GUEST_ANNOUNCE\"]")
 }
 
 /// Frames and bytes that a netdev received and sent.

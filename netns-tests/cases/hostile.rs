@@ -9,7 +9,7 @@ use boardlane::daemon::status::LinkState;
 use boardlane::link::{Event, Link, LinkParams, Start, State};
 use boardlane::memory::{BusMemory, Region, Side, View};
 use boardlane::net::features::Features;
-use boardlane::net::placement::{Placement, place};
+use boardlane::net::placement::{Placement, place_all};
 use boardlane::os::doorbell::ring_full_or_not;
 use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
@@ -162,7 +162,9 @@ impl Impostor {
             // The deeds are done to split rings.
             features_off: Features::of(&[virtio::F_RING_PACKED, virtio::F_IN_ORDER]),
             mac: [2, 0, 0, 0, 0, 9],
+            own_mac: [2, 0, 0, 0, 0, 8],
             mtu: 1500,
+            pairs: 1,
             version: "impostor".to_owned(),
             engine: None,
             seed: u64::from(slot.id) + 1,
@@ -208,13 +210,14 @@ impl Impostor {
         let (window, driver) = regions(self.intruder.shm.slot().len);
         let own = u64::from(window::mailbox_len(window::SLOTS));
         let features = self.start.as_ref().unwrap().features;
-        place(
+        let placed = place_all(
             u64::from(window::HEADER_LEN) + own..window.end,
             driver.start + own..driver.end,
-            [256, 256],
+            &[[256, 256]],
+            Some(64),
             features,
-        )
-        .unwrap()
+        );
+        placed.unwrap().pairs.remove(0)
     }
 
     /// The master's mailbox, into which an agent writes.

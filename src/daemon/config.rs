@@ -67,6 +67,8 @@ pub struct LinkConfig {
     pub mac: Option<[u8; 6]>,
     /// The netdev's MTU, in bytes, [`MTU_MIN`] to [`MTU_MAX`]; otherwise the operator's.
     pub mtu: Option<u16>,
+    /// Most queue pairs, 1 to [`QUEUES_MAX`].
+    pub queues: u16,
     /// The network namespace that the netdev lives in; otherwise the daemon's.
     pub netns: Option<Netns>,
     /// Who copies the payload.
@@ -82,6 +84,9 @@ pub struct LinkConfig {
     /// Interval of the heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
 }
+
+/// Greatest number of queue pairs.
+pub const QUEUES_MAX: u16 = 16;
 
 /// How the other end of a link is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -153,7 +153,7 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.stop_worker().await;
+        running.stop_workers().await;
         // A netdev that is lost has none.
         let _ = netdev.tap().set_carrier(false);
         self.view.borrow_mut().link_down();

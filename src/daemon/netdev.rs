@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::{LinkConfig, Netns};
+use crate::net::announce;
 use crate::net::frame::Offloads;
+use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Offload, Tap, TapError};
@@ -34,6 +36,7 @@ const BURST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
+    namespace: Option<Namespace>,
     netlink: Netlink,
     watch: Watch,
     desired: Desired,
@@ -93,10 +96,12 @@ impl Netdev {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
+        let watch = Watch::new(netns).map_err(|e| e.to_string())?;
         let mut netdev = Self {
             tap: Arc::new(tap),
+            namespace,
             netlink: netlink.map_err(|e| e.to_string())?,
-            watch: Watch::new(netns).map_err(|e| e.to_string())?,
+            watch,
             desired,
             owned: Owned::beside(control, &config.name),
             mtu_before: None,
@@ -138,6 +143,39 @@ impl Netdev {
         &self.tap
     }
 
+    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself;
+    /// `done` is dropped then.
+    pub async fn announce(&self, done: impl Send + 'static) -> Result<(), String> {
+        let observed = self.observe().await?.ok_or("the netdev has gone away")?;
+        let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
+        let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
+        let frames = announce::frames(observed.mac, &addresses);
+        let namespace = self.namespace.as_ref().map(Namespace::try_clone).transpose();
+        let namespace = namespace.map_err(|e| e.to_string())?;
+        let name = self.desired.name.clone();
+        let work = move || {
+            let sent = match namespace {
+                None => send(observed.index, &frames),
+                Some(ns) => ns.run(|| send(observed.index, &frames)).and_then(|sent| sent),
+            };
+            if let Err(e) = sent {
+                tracing::warn!("{name}: announcing the address: {e}");
+            }
+            drop(done);
+        };
+        let thread = std::thread::Builder::new().name("bl-announce".to_owned()).spawn(work);
+        thread.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Opens another queue of the TAP.
+    pub fn another_queue(&self) -> Result<Tap, String> {
+        let opened = match &self.namespace {
+            None => self.tap.another_queue(),
+            Some(ns) => ns.run(|| self.tap.another_queue()).map_err(|e| e.to_string())?,
+        };
+        opened.map_err(|e| e.to_string())
+    }
+
     /// Whether its admin state is up, as last seen.
     pub fn is_up(&self) -> bool {
         self.up
@@ -177,8 +215,8 @@ impl Netdev {
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
     pub fn set_offloads(&self, allowed: Offloads) -> Result<(), TapError> {
-        let Offloads { csum, tso4, tso6 } = allowed;
-        self.tap.set_offload(Offload { csum, tso4, tso6, ecn: false, uso: false })
+        let Offloads { csum, tso4, tso6, ecn, uso } = allowed;
+        self.tap.set_offload(Offload { csum, tso4, tso6, ecn, uso })
     }
 
     /// Waits until somebody has changed something in the netdev's namespace; a burst is one change.

@@ -11,73 +11,49 @@
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::dma::Transfer;
-use crate::memory::{BusMemory, Span};
+use crate::memory::BusMemory;
 use crate::net::frame::Drop as FrameDrop;
-use crate::net::path::{Inward, MOST_SPANS, Path, PathError, Room};
+use crate::net::owed::Owed;
+use crate::net::path::{Inward, Path, PathError, Room};
+use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
+use crate::os::tap::{IoSpanMut, LostTap, Tap, Write};
 use crate::spec::net::HEADER_LEN;
+
+mod frames;
+mod stats;
+
+pub use frames::drop_stale;
+use frames::{read_shared, write};
+pub use stats::{DirectionStats, QueueStats};
 
 /// Frames a direction may move before the other has its turn.
 const BATCH: usize = 64;
 /// Frames and bytes after which a batch is published, so that the other end can begin.
 const PUBLISH_FRAMES: usize = 16;
 const PUBLISH_BYTES: usize = 128 << 10;
-/// Spans of nearly every frame.
-const FEW_SPANS: usize = 4;
+/// How long what an engine has under way is waited for before a data path changes hands.
+const FINISH_TIME: Duration = Duration::from_secs(5);
+/// The two ways of a pair: by the queue that frames go out by, and by the one that they come by.
+const OUT: usize = 0;
+const IN: usize = 1;
 
 const TAG_STOP: u64 = 0;
 const TAG_TAP: u64 = 1;
 const TAG_DOORBELL: u64 = 2;
 const TAG_ENGINE: u64 = 3;
 
-/// Counters of one direction; written by one worker, read by anyone.
-#[derive(Debug, Default)]
-pub struct DirectionStats {
-    /// Frames.
-    pub frames: AtomicU64,
-    /// Bytes from the Ethernet header on.
-    pub bytes: AtomicU64,
-    /// Frames dropped, by `net::frame::Drop as usize`.
-    pub drops: [AtomicU64; FrameDrop::ALL.len()],
-}
-
-impl DirectionStats {
-    fn frame(&self, bytes: usize) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn dropped(&self, reason: FrameDrop) {
-        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Counters of a queue pair. `rx` is what the netdev received.
-#[derive(Debug, Default)]
-pub struct QueueStats {
-    /// Ring to netdev.
-    pub rx: DirectionStats,
-    /// Netdev to ring.
-    pub tx: DirectionStats,
-    /// Doorbells rung.
-    pub notifications_sent: AtomicU64,
-    /// Doorbells heard.
-    pub notifications_received: AtomicU64,
-    /// Work found at a heartbeat without a doorbell.
-    pub rescues: AtomicU64,
-    /// Transfers given to the engine, and their bytes.
-    pub transfers: AtomicU64,
-    /// As above.
-    pub transfer_bytes: AtomicU64,
-}
+// What a worker is to do.
+const GO_ON: u8 = 0;
+const GIVE_BACK: u8 = 1;
+const END: u8 = 2;
 
 /// What a worker works on.
 #[derive(Debug)]
@@ -98,13 +74,15 @@ pub struct Job {
     pub heartbeat: Duration,
     /// What the engine is like, for a path that needs one.
     pub engine: EngineModel,
+    /// What the driver sets at run time; a device's.
+    pub settings: Option<Arc<Settings>>,
 }
 
 /// A running worker. Dropping it stops it.
 #[derive(Debug)]
 pub struct Worker {
-    thread: Option<JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Option<Box<dyn Path>>>>,
+    stop: Arc<AtomicU8>,
     waker: Waker,
     peer: Option<Arc<OwnedFd>>,
 }
@@ -117,7 +95,6 @@ impl Worker {
         job: Job,
         broken: impl FnOnce(String, bool) + Send + 'static,
     ) -> std::io::Result<Self> {
-        drop_stale(&job.tap, &job.stats)?;
         let poll = Poll::new()?;
         let waker = Waker::new(&poll, TAG_STOP)?;
         poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
@@ -131,26 +108,31 @@ impl Worker {
         if let Some(engine) = &engine {
             poll.add_doorbell(engine, TAG_ENGINE)?;
         }
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicU8::new(GO_ON));
         let flag = stop.clone();
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
                 let events = Events::with_capacity(4);
+                let settings = job.settings.as_ref().map(Settings::watch);
+                let owed = [Owed::default(), Owed::default()];
+                let refused = None;
                 let mut turn =
-                    Turn { job, frames, engine, refused: None, poll, stop: flag, events };
+                    Turn { job, frames, engine, refused, settings, owed, poll, stop: flag, events };
                 // A bug must not leave a link that looks alive; the panic itself has been printed.
                 let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
                 // Nothing may be copied any more once anybody hears of the end.
-                drop(turn);
+                let Turn { job, engine, .. } = turn;
+                drop(engine);
                 match end {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => return Some(job.path),
                     Ok(Err(fault)) => {
                         let lost = matches!(fault, Fault::Tap(LostTap::Deleted | LostTap::Os(_)));
                         broken(fault.to_string(), lost);
                     }
                     Err(_) => broken("the worker panicked".to_owned(), false),
                 }
+                None
             })?;
         Ok(Self { thread: Some(thread), stop, waker, peer })
     }
@@ -162,11 +144,16 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+impl Worker {
+    /// Ends the thread, with no copy under way; gives its data path back if that is still good.
+    pub fn stop(mut self) -> Option<Box<dyn Path>> {
+        self.end(GIVE_BACK)
+    }
+
+    fn end(&mut self, how: u8) -> Option<Box<dyn Path>> {
+        self.stop.store(how, Ordering::Relaxed);
         self.wake();
-        let Some(thread) = self.thread.take() else { return };
+        let thread = self.thread.take()?;
         let since = Instant::now();
         while !thread.is_finished() {
             // The other end may have filled its doorbell, and the worker then hangs in ringing it.
@@ -176,7 +163,13 @@ impl Drop for Worker {
             std::thread::sleep(Duration::from_micros(200));
         }
         // Its panics have been reported.
-        let _ = thread.join();
+        thread.join().ok().flatten()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end(END);
     }
 }
 
@@ -219,8 +212,11 @@ struct Turn {
     engine: Option<Engine>,
     /// A transfer for which the engine had no room.
     refused: Option<Transfer>,
+    settings: Option<Watch>,
+    /// Notifications that wait, by way.
+    owed: [Owed; 2],
     poll: Poll,
-    stop: Arc<AtomicBool>,
+    stop: Arc<AtomicU8>,
     events: Events,
 }
 
@@ -228,10 +224,13 @@ impl Turn {
     fn run(&mut self) -> Result<(), Fault> {
         let mut next_tick = Instant::now() + self.job.heartbeat;
         loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
+            match self.stop.load(Ordering::Relaxed) {
+                GO_ON => {}
+                GIVE_BACK => return self.finish(),
+                _ => return Ok(()),
             }
             let now = Instant::now();
+            self.ring_what_is_due(now);
             if now >= next_tick {
                 next_tick = now + self.job.heartbeat;
                 while let Some(reason) = self.job.path.tick() {
@@ -254,12 +253,62 @@ impl Turn {
         }
     }
 
+    /// Leaves the data path with nothing under way, so that it can change hands.
+    fn finish(&mut self) -> Result<(), Fault> {
+        let until = Instant::now() + FINISH_TIME;
+        loop {
+            let done = self.copies()?;
+            let engine = self.engine.as_ref();
+            if self.refused.is_none() && engine.is_none_or(|engine| engine.under_way() == 0) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(Fault::Engine);
+            }
+            if done == 0 {
+                let wait = Some(Duration::from_millis(10));
+                self.poll.wait(&mut self.events, wait).map_err(Fault::Poll)?;
+            }
+        }
+        // Nobody would send them later.
+        self.ring_what_is_due(until);
+        Ok(())
+    }
+
+    /// Sends the notifications that are due at this time.
+    fn ring_what_is_due(&mut self, at: Instant) {
+        for owed in &mut self.owed {
+            if owed.is_due(at) {
+                ring_peer(&self.job.stats, self.job.peer.as_ref());
+                owed.settle();
+            }
+        }
+    }
+
+    /// So many frames were published one way; `ring`: the other end wants to be told.
+    fn published(&mut self, way: usize, frames: usize, ring: bool) {
+        let asked = self.settings.as_mut().map_or(Coalesce::default(), |settings| {
+            settings.refresh();
+            let current = &settings.current;
+            if way == OUT { current.receive } else { current.transmit }
+        });
+        let owed = &mut self.owed[way];
+        if asked.max_usecs == 0 && ring || owed.handle(Instant::now(), frames, ring, asked) {
+            ring_peer(&self.job.stats, self.job.peer.as_ref());
+            owed.settle();
+        }
+    }
+
     /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
     fn sleep(&mut self) -> Result<bool, Fault> {
-        self.poll.wait(&mut self.events, Some(self.job.heartbeat)).map_err(Fault::Poll)?;
+        let due = self.owed.iter().filter_map(Owed::poll_timeout).min();
+        let until = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let longest = self.job.heartbeat;
+        let timeout = until.map_or(longest, |until| until.min(longest));
+        self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
         self.job.stats.notifications_received.fetch_add(rung.into(), Ordering::Relaxed);
-        Ok(self.events.iter().next().is_none())
+        Ok(due.is_none() && self.events.iter().next().is_none())
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.
@@ -301,16 +350,17 @@ impl Turn {
 
     /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
     fn outward(&mut self) -> Result<(usize, bool), Fault> {
-        let Job { path, mem, tap, stats, peer, .. } = &mut self.job;
         let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
         while frames < BATCH {
+            let Job { path, mem, tap, stats, .. } = &mut self.job;
             let read = match path.room(mem)? {
                 Room::Nowhere => {
                     blocked = true;
                     break;
                 }
                 Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)])?,
-                Room::Shared(spans) => read_shared(tap, &self.frames, spans)?,
+                Room::Shared(spans) => read_shared(tap, &self.frames, &mut [], spans)?,
+                Room::Split { head, rest } => read_shared(tap, &self.frames, head, rest)?,
             };
             let Some(len) = read else { break };
             match path.sent(mem, len)? {
@@ -319,21 +369,19 @@ impl Turn {
             }
             (frames, unpublished, bytes) = (frames + 1, unpublished + 1, bytes + len);
             if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
-                if path.flush(mem) {
-                    ring_peer(stats, peer.as_ref());
-                }
+                let ring = path.flush(mem);
+                self.published(OUT, unpublished, ring);
                 (unpublished, bytes) = (0, 0);
             }
         }
-        if path.flush(mem) {
-            ring_peer(stats, peer.as_ref());
-        }
+        let ring = self.job.path.flush(&self.job.mem);
+        self.published(OUT, unpublished, ring);
         Ok((frames, blocked))
     }
 
     /// A batch from the ring to the netdev: how many frames.
     fn inward(&mut self) -> Result<usize, Fault> {
-        let Job { path, mem, tap, stats, peer, .. } = &mut self.job;
+        let Job { path, mem, tap, stats, .. } = &mut self.job;
         let mut frames = 0;
         while frames < BATCH {
             match path.receive(mem)? {
@@ -354,9 +402,8 @@ impl Turn {
             path.received(mem)?;
             frames += 1;
         }
-        if path.release(mem) {
-            ring_peer(stats, peer.as_ref());
-        }
+        let ring = path.release(mem);
+        self.published(IN, frames, ring);
         Ok(frames)
     }
 }
@@ -365,68 +412,4 @@ fn ring_peer(stats: &QueueStats, peer: Option<&Arc<OwnedFd>>) {
     let Some(peer) = peer else { return };
     stats.notifications_sent.fetch_add(1, Ordering::Relaxed);
     ring_full_or_not(peer);
-}
-
-/// Frames that waited in the netdev's queue since before the link came up may carry offloads that
-/// are off now, and are late in any case. The netdev has no carrier yet, so no new ones come.
-fn drop_stale(tap: &Tap, stats: &QueueStats) -> std::io::Result<()> {
-    let mut scratch = [0; 2048];
-    // The queue has a bound of its own; this one is for a kernel that refills it meanwhile.
-    for _ in 0..4096 {
-        let mut spans = [IoSpanMut::private(&mut scratch)];
-        if tap.read_into(&mut spans).map_err(std::io::Error::other)?.is_none() {
-            break;
-        }
-        stats.tx.dropped(FrameDrop::Stale);
-    }
-    Ok(())
-}
-
-fn read_shared(tap: &Tap, mem: &BusMemory, spans: &[Span]) -> Result<Option<usize>, LostTap> {
-    let shared = |span: &Span| mem.view(*span).and_then(IoSpanMut::shared);
-    if let [span] = spans {
-        return match shared(span) {
-            Some(span) => tap.read_into(&mut [span]),
-            None => Ok(None),
-        };
-    }
-    // What is left over has no length, and takes nothing.
-    let mut list: [_; MOST_SPANS] = std::array::from_fn(|_| IoSpanMut::private(&mut []));
-    for (to, from) in list.iter_mut().zip(spans.iter().filter_map(shared)) {
-        *to = from;
-    }
-    tap.read_into(&mut list[..spans.len().min(MOST_SPANS)])
-}
-
-/// Writes a frame: the private prefix, then the shared tail. Only a tail in more pieces than any
-/// driver has a reason for takes an allocation.
-fn write<'m>(
-    tap: &Tap,
-    mem: &'m BusMemory,
-    prefix: &'m [u8],
-    tail: &[Span],
-) -> Result<Write, LostTap> {
-    match tail.len() {
-        0..FEW_SPANS => write_list(tap, mem, &mut [IoSpan::private(prefix); FEW_SPANS], tail),
-        FEW_SPANS..MOST_SPANS => {
-            write_list(tap, mem, &mut [IoSpan::private(prefix); MOST_SPANS], tail)
-        }
-        n => write_list(tap, mem, &mut vec![IoSpan::private(prefix); n + 1], tail),
-    }
-}
-
-/// Puts the tail behind the first entry of `list`, which has room for it, and writes both.
-fn write_list<'m>(
-    tap: &Tap,
-    mem: &'m BusMemory,
-    list: &mut [IoSpan<'m>],
-    tail: &[Span],
-) -> Result<Write, LostTap> {
-    for (to, from) in list[1..].iter_mut().zip(tail) {
-        let Some(span) = mem.view(*from).and_then(IoSpan::shared) else {
-            return Ok(Write::BadFrame);
-        };
-        *to = span;
-    }
-    tap.write_from(&list[..=tail.len()])
 }

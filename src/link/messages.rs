@@ -46,7 +46,7 @@ impl Link {
             }
             match core {
                 Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
-                Core::Device { tunnel, model } => {
+                Core::Device { tunnel, model, .. } => {
                     let was_refused = model.refused().is_some();
                     tunnel.handle_message(now, &slot, model.as_mut());
                     let refused = model.refused().filter(|_| !was_refused).map(ToString::to_string);

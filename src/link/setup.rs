@@ -1,19 +1,23 @@
 //! From messages to a data path: what the link does when the tunnel or the device model speaks.
 
+use std::fmt;
 use std::time::Instant;
 
 use zerocopy::FromBytes;
 
 use super::messages::Broken;
+use super::pairs::Pair;
 use super::{Core, Event, Link, Start, State, Work};
 use crate::memory::Kind;
+use crate::net::control::ControlPath;
+use crate::net::control_driver::{Command, ControlDriver};
 use crate::net::device_path::DevicePath;
 use crate::net::driver_path::DriverPath;
 use crate::net::engine_path::EnginePath;
 use crate::net::features::Features;
 use crate::net::model;
-use crate::net::path::{Path, PathError};
-use crate::net::placement::place;
+use crate::net::path::{Path, PathError, Which};
+use crate::net::placement::place_all;
 use crate::spec::{net, virtio, window};
 use crate::tunnel::device;
 use crate::tunnel::driver::{self, QueueSetup};
@@ -22,11 +26,18 @@ use crate::tunnel::part::Role;
 use crate::virtqueue::QueueConfig;
 
 impl Link {
-    /// What this end offers or accepts. Packed rings are for cached memory only.
+    /// What this end offers or accepts. Packed rings are for cached memory only,
+    /// and one pair needs no command to choose it.
     pub(super) fn features(&self) -> Features {
         let cached = self.mem.regions().iter().all(|r| r.kind() == Kind::Cached);
-        let unfit = if cached { Features::NONE } else { Features::of(&[virtio::F_RING_PACKED]) };
-        Features::OFFER.without(self.params.features_off.union(unfit))
+        let mut off = self.params.features_off;
+        if !cached {
+            off = off.union(Features::of(&[virtio::F_RING_PACKED]));
+        }
+        if self.params.pairs == 1 {
+            off = off.union(Features::of(&[net::F_MQ]));
+        }
+        Features::OFFER.without(off)
     }
 
     /// Acts on what the tunnel and the model say.
@@ -38,7 +49,7 @@ impl Link {
                     let Some(event) = tunnel.poll_event() else { return Ok(()) };
                     self.driver_event(now, event)?;
                 }
-                Some(Core::Device { tunnel, model }) => {
+                Some(Core::Device { tunnel, model, .. }) => {
                     if let Some(event) = tunnel.poll_event() {
                         self.device_event(event)?;
                     } else if let Some(event) = model.poll_event() {
@@ -54,17 +65,11 @@ impl Link {
     fn driver_event(&mut self, now: Instant, event: driver::Event) -> Result<(), Broken> {
         match event {
             driver::Event::Hello(hello) => self.events.push_back(Event::Peer(hello)),
-            driver::Event::QueuesNeeded { max_sizes, features, .. } => {
-                self.set_up_queues(now, &max_sizes, Features::from_bits(features))?;
+            driver::Event::QueuesNeeded { queues, features, .. } => {
+                self.set_up_queues(now, &queues, Features::from_bits(features))?;
             }
             driver::Event::Running { features, config } => {
-                let Some(Core::Driver { path, features: used, .. }) = &mut self.core else {
-                    return Ok(());
-                };
-                *used = Features::from_bits(features);
-                if let Some(path) = path.take() {
-                    self.start(path, Features::from_bits(features), config_of(&config), now);
-                }
+                self.start(Features::from_bits(features), config_of(&config), now);
             }
             driver::Event::ConfigChanged { config } => {
                 let has_status = matches!(
@@ -72,7 +77,7 @@ impl Link {
                     Some(Core::Driver { features, .. }) if features.has(net::F_STATUS)
                 );
                 if has_status {
-                    self.carrier(&config_of(&config));
+                    self.configured(&config_of(&config));
                 }
             }
             driver::Event::UsedNotified(_) => self.events.push_back(Event::Wake),
@@ -82,39 +87,52 @@ impl Link {
         Ok(())
     }
 
-    /// Makes the driver's data path, and only then tells the device of the queues.
+    /// Makes the driver's data paths, and only then tells the device of the queues.
     fn set_up_queues(
         &mut self,
         now: Instant,
-        max_sizes: &[u16],
+        queues: &[(u16, u16)],
         features: Features,
     ) -> Result<(), Broken> {
-        let &[receive, transmit, ..] = max_sizes else {
-            return Err(Broken("the device has fewer than two queues".to_owned()));
+        let broken = |e: &dyn fmt::Display| Broken(e.to_string());
+        let (control, pairs) = match queues.split_last() {
+            Some((last, pairs)) if features.has(net::F_CTRL_VQ) => (Some(*last), pairs),
+            _ => (None, queues),
         };
+        let sizes: Vec<[u16; 2]> =
+            pairs.chunks_exact(2).map(|pair| [pair[0].1, pair[1].1]).collect();
         let own = u64::from(window::mailbox_len(window::SLOTS));
         let after_header = self.params.window.start + u64::from(window::HEADER_LEN);
-        let placement = place(
+        let placed = place_all(
             after_header + own..self.params.window.end,
             self.params.driver_memory.start + own..self.params.driver_memory.end,
-            [receive, transmit],
+            &sizes,
+            control.map(|(_, size)| size),
             features,
         )
         .ok_or_else(|| Broken("the slot is too small for queues and buffers".to_owned()))?;
-        let (rx, tx) = (&placement.receiveq, &placement.transmitq);
-        let new_path = DriverPath::new(&self.mem, features, rx, tx, &placement.buffers)
-            .map_err(|e| Broken(e.to_string()))?;
-        if let Some(Core::Driver { tunnel, path, .. }) = &mut self.core {
-            *path = Some(Box::new(new_path));
-            let setup = |index, q: &QueueConfig| QueueSetup {
-                index,
-                size: q.size,
-                desc: q.desc,
-                driver: q.driver,
-                device: q.device,
-            };
-            tunnel.set_queues(now, vec![setup(net::RECEIVEQ, rx), setup(net::TRANSMITQ, tx)]);
+        // What a session that failed before it ran has left goes.
+        self.pairs.clear();
+        let mut setups = Vec::new();
+        for p in &placed.pairs {
+            let path = DriverPath::new(&self.mem, features, &p.receiveq, &p.transmitq, &p.buffers)
+                .map_err(|e| broken(&e))?;
+            self.pairs.push(Pair::new(Box::new(path)));
+            setups.extend([&p.receiveq, &p.transmitq]);
         }
+        let mut setups: Vec<_> =
+            (0..).zip(setups).map(|(index, queue)| setup_of(index, queue)).collect();
+        let Some(Core::Driver { tunnel, control: driver, features: used, .. }) = &mut self.core
+        else {
+            return Ok(());
+        };
+        *used = features;
+        if let (Some((index, _)), Some(p)) = (control, placed.control) {
+            let new = ControlDriver::new(&self.mem, &p.queue, p.command, p.answer);
+            *driver = Some(new.map_err(|e| broken(&e))?);
+            setups.push(setup_of(index, &p.queue));
+        }
+        tunnel.set_queues(now, setups);
         Ok(())
     }
 
@@ -132,53 +150,91 @@ impl Link {
 
     fn model_event(&mut self, now: Instant, event: model::Event) -> Result<(), Broken> {
         match event {
-            model::Event::Activate { features, queues } => {
-                let config = |index: u16| {
-                    queues
-                        .iter()
-                        .find(|q| q.index == index)
-                        .map(|q| QueueConfig {
-                            size: q.size,
-                            desc: q.desc,
-                            driver: q.driver,
-                            device: q.device,
-                            packed: features.has(virtio::F_RING_PACKED),
-                            in_order: features.has(virtio::F_IN_ORDER),
-                            event_idx: features.has(virtio::F_EVENT_IDX),
-                            indirect: features.has(virtio::F_INDIRECT_DESC),
-                        })
-                        .ok_or_else(|| Broken(format!("DRIVER_OK without queue {index}")))
-                };
-                let (rx, tx) = (config(net::RECEIVEQ)?, config(net::TRANSMITQ)?);
-                let broken = |e: PathError| Broken(e.to_string());
-                let path: Box<dyn Path> = match self.params.engine {
-                    None => {
-                        Box::new(DevicePath::new(&self.mem, features, &rx, &tx).map_err(broken)?)
-                    }
-                    Some(engine) => Box::new(
-                        EnginePath::new(&self.mem, features, &rx, &tx, engine).map_err(broken)?,
-                    ),
-                };
-                let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
-                let mut octets = [0; size_of::<net::Config>()];
-                model.read_config(0, &mut octets);
-                self.start(path, features, config_of(&octets), now);
-            }
+            model::Event::Activate { features, queues } => self.activate(now, features, &queues)?,
             model::Event::Reset => self.take_back(now, "the driver reset the device".to_owned()),
-            // Not negotiated: whoever does this is about to take the device down.
+            model::Event::ResetQueue(index) if self.resets_queue(index) => {
+                self.reset_queue(now, index);
+            }
+            // Whoever does this without RING_RESET, or to the control queue, takes the device down.
             model::Event::ResetQueue(index) => {
                 self.take_back(now, format!("the driver reset queue {index}"));
             }
             model::Event::EnableQueue(queue) => {
-                return Err(Broken(format!("queue {} was set up after DRIVER_OK", queue.index)));
+                let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
+                let features = model.negotiated().unwrap_or_default();
+                if !self.enable_queue(now, queue.index, config_from(&queue, features)) {
+                    let index = queue.index;
+                    return Err(Broken(format!("queue {index} was set up after DRIVER_OK")));
+                }
             }
+            model::Event::UsePairs(pairs) => self.use_pairs(pairs),
+            model::Event::Offloads(offloads) => self.events.push_back(Event::Offloads(offloads)),
         }
+        Ok(())
+    }
+
+    /// Whether this queue can be reset while the others run.
+    fn resets_queue(&self, index: u16) -> bool {
+        let Some(Core::Device { model, .. }) = &self.core else { return false };
+        let negotiated = model.negotiated().is_some_and(|f| f.has(virtio::F_RING_RESET));
+        negotiated && usize::from(Which::of(index).0) < self.pairs.len()
+    }
+
+    /// Makes the device's data paths.
+    fn activate(
+        &mut self,
+        now: Instant,
+        features: Features,
+        queues: &[model::QueueSetup],
+    ) -> Result<(), Broken> {
+        let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
+        let settings = model.settings().clone();
+        let broken = |e: PathError| Broken(e.to_string());
+        let config = |index: u16| {
+            let queue = queues.iter().find(|q| q.index == index);
+            queue.map(|queue| config_from(queue, features))
+        };
+        let there = if features.has(net::F_MQ) { model.offer().pairs } else { 1 };
+        self.pairs.clear();
+        for pair in 0..there {
+            let [receive, transmit] = [2 * pair, 2 * pair + 1];
+            let (rx, tx) = match (config(receive), config(transmit)) {
+                (Some(rx), Some(tx)) => (rx, tx),
+                // It may leave pairs out, and can use only those before.
+                _ if pair > 0 => break,
+                (None, _) => return Err(Broken(format!("DRIVER_OK without queue {receive}"))),
+                _ => return Err(Broken(format!("DRIVER_OK without queue {transmit}"))),
+            };
+            let path: Box<dyn Path> = match self.params.engine {
+                None => {
+                    let path = DevicePath::new(&self.mem, features, &rx, &tx).map_err(broken)?;
+                    Box::new(path.obeying(&settings))
+                }
+                Some(engine) => {
+                    let path = EnginePath::new(&self.mem, features, &rx, &tx, engine);
+                    Box::new(path.map_err(broken)?.obeying(&settings))
+                }
+            };
+            self.pairs.push(Pair::new(path));
+        }
+        let new = match config(net::controlq(there)).filter(|_| features.has(net::F_CTRL_VQ)) {
+            None => None,
+            Some(queue) => {
+                let new = ControlPath::new(&self.mem, &queue);
+                Some(new.map_err(|e| Broken(format!("controlq: {e}")))?)
+            }
+        };
+        let Some(Core::Device { model, control, .. }) = &mut self.core else { return Ok(()) };
+        *control = new;
+        let mut octets = [0; size_of::<net::Config>()];
+        model.read_config(0, &mut octets);
+        self.start(features, config_of(&octets), now);
         Ok(())
     }
 
     /// No worker has the data path any more.
     pub(super) fn rest(&mut self) {
-        if let Some(Core::Device { tunnel, model }) = &mut self.core {
+        if let Some(Core::Device { tunnel, model, .. }) = &mut self.core {
             model.quiesced();
             tunnel.notify_at_rest(model.as_ref());
         }
@@ -186,39 +242,63 @@ impl Link {
 
     /// Takes the data path back from the worker.
     fn take_back(&mut self, now: Instant, why: String) {
+        if let Some(Core::Device { control, .. }) = &mut self.core {
+            *control = None;
+        }
         if self.work == Work::Idle {
             self.rest();
         } else {
             self.say(State::Negotiating, why);
-            self.stop_worker(now);
+            self.stop_workers(now);
         }
     }
 
-    fn start(
-        &mut self,
-        path: Box<dyn Path>,
-        features: Features,
-        config: net::Config,
-        now: Instant,
-    ) {
+    fn start(&mut self, features: Features, config: net::Config, now: Instant) {
         self.work = Work::Running;
         self.up_since = Some(now);
-        let doorbell = self.peer.as_ref().and_then(|p| match p.vectors {
-            0 => None,
-            1 => Some((p.owner, 0)),
-            _ => Some((p.owner, 1)),
-        });
-        self.events.push_back(Event::Start(Start { path, features, config, doorbell }));
+        self.events.push_back(Event::Start(Start { features, config }));
+        self.use_pairs(1);
         self.say(State::Up, String::new());
-        if self.params.role == Role::Driver && features.has(net::F_STATUS) {
-            self.carrier(&config);
+        if self.params.role == Role::Device {
+            self.events.push_back(Event::Carrier(true));
+            // The driver's address may have been behind another port of this network before.
+            if let Some(Core::Device { tunnel, model, .. }) = &mut self.core {
+                if model.ask_to_announce() {
+                    tunnel.notify_config_changed(model.as_ref());
+                }
+            }
+            return;
+        }
+        self.command(net::F_CTRL_RX, Command::Promiscuous(true));
+        if config.mac != self.params.own_mac {
+            self.command(net::F_CTRL_MAC_ADDR, Command::MacAddress(self.params.own_mac));
+        }
+        if let Ok(pairs @ 2..) = u16::try_from(self.pairs.len()) {
+            self.command(net::F_MQ, Command::UsePairs(pairs));
+        }
+        if features.has(net::F_STATUS) {
+            self.configured(&config);
         } else {
             self.events.push_back(Event::Carrier(true));
         }
     }
+}
 
-    fn carrier(&mut self, config: &net::Config) {
-        self.events.push_back(Event::Carrier(config.status.get() & net::S_LINK_UP != 0));
+fn setup_of(index: u16, queue: &QueueConfig) -> QueueSetup {
+    let QueueConfig { size, desc, driver, device, .. } = *queue;
+    QueueSetup { index, size, desc, driver, device }
+}
+
+fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
+    QueueConfig {
+        size: queue.size,
+        desc: queue.desc,
+        driver: queue.driver,
+        device: queue.device,
+        packed: features.has(virtio::F_RING_PACKED),
+        in_order: features.has(virtio::F_IN_ORDER),
+        event_idx: features.has(virtio::F_EVENT_IDX),
+        indirect: features.has(virtio::F_INDIRECT_DESC),
     }
 }
 

@@ -6,10 +6,18 @@
 //! frame that needs more chains than there are waits for them (mergeable buffers), for one whole
 //! heartbeat and less than two; one that is larger than a lone buffer, or than all chains that the
 //! queue can have, is dropped (virtio 1.4 §5.1.6.4).
+//!
+//! Where the driver filters, or takes fewer offloads than were negotiated, a frame's start is read to
+//! private memory and judged there: receive buffers may be far, and are never read.
+//!
+//! A queue that the driver resets is gone until it is set up anew; its held chains go with it.
+
+use std::sync::Arc;
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room};
+use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which};
+use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
@@ -25,11 +33,24 @@ struct Pending {
     seen: bool,
 }
 
+/// Where `room` had the frame read to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lent {
+    /// All of it to `private`.
+    Private,
+    /// The start to `private`, the rest to ring memory.
+    Split,
+    /// All of it to ring memory.
+    Shared,
+}
+
 /// The device's end of a queue pair.
 #[derive(Debug)]
 pub struct DevicePath {
-    receiveq: DeviceQueue,
-    transmitq: DeviceQueue,
+    /// `None` after a reset.
+    receiveq: Option<DeviceQueue>,
+    transmitq: Option<DeviceQueue>,
+    settings: Watch,
     mergeable: bool,
     allowed: Offloads,
     /// Popped receive chains that wait for a frame: the first `held` of these, in order.
@@ -38,8 +59,7 @@ pub struct DevicePath {
     held_len: usize,
     /// The held chains' spans.
     spans: Vec<Span>,
-    /// `room` lent ring memory, so `sent` has nothing to copy.
-    lent: bool,
+    lent: Lent,
     private: Box<[u8]>,
     /// A frame in `private` that waits for more chains.
     pending: Option<Pending>,
@@ -58,8 +78,8 @@ impl DevicePath {
         receiveq: &QueueConfig,
         transmitq: &QueueConfig,
     ) -> Result<Self, PathError> {
-        let receiveq = receiveq.activate_device(mem).map_err(PathError::Receiveq)?;
-        let transmitq = transmitq.activate_device(mem).map_err(PathError::Transmitq)?;
+        let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
+        let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
         Ok(Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
@@ -67,32 +87,41 @@ impl DevicePath {
             held: 0,
             held_len: 0,
             spans: Vec::new(),
-            lent: false,
+            lent: Lent::Private,
+            settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
             private: vec![0; LARGEST].into(),
             pending: None,
             dropped: 0,
             transmit: Chain::with_capacity(transmitq.size().into()),
             inward: vec![0; LARGEST].into(),
             tail: Vec::with_capacity(transmitq.size().into()),
-            receiveq,
-            transmitq,
+            receiveq: Some(receiveq),
+            transmitq: Some(transmitq),
         })
+    }
+
+    /// The same, with a driver that sets things at run time.
+    #[must_use]
+    pub fn obeying(mut self, settings: &Arc<Settings>) -> Self {
+        self.settings = settings.watch();
+        self
     }
 
     /// Whether more chains than are held cannot come, or would not count.
     fn holds_all(&self) -> bool {
-        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
-        self.held == most
+        let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
+        self.held == if self.mergeable { size.into() } else { 1 }
     }
 
     /// Pops receive chains until they can take the largest frame, or there are none left.
     fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         while self.held_len < LARGEST && !self.holds_all() {
+            let Some(receiveq) = &mut self.receiveq else { break };
             if self.held == self.chains.len() {
-                self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
+                self.chains.push(Chain::with_capacity(receiveq.size().into()));
             }
             let chain = &mut self.chains[self.held];
-            if !self.receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
+            if !receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
                 break;
             }
             let len = chain.writable_len();
@@ -106,8 +135,8 @@ impl DevicePath {
         Ok(())
     }
 
-    /// Puts a frame of `len` bytes, of which `private` holds a copy if it was not read in place,
-    /// into the held chains, which are long enough.
+    /// Puts a frame of `len` bytes, of which `private` holds what was not read in place, into the held
+    /// chains, which are long enough.
     fn deliver(&mut self, mem: &BusMemory, len: usize) {
         let mut left = len;
         let mut used = 0;
@@ -116,18 +145,25 @@ impl DevicePath {
             used += 1;
         }
         let count = u16::try_from(used).expect("at most the queue size").to_le_bytes();
-        if self.lent {
+        let private = match self.lent {
+            Lent::Private => len,
+            Lent::Split => len.min(JUDGED_LEN),
+            Lent::Shared => 0,
+        };
+        if private == 0 {
             path::copy_in(mem, &self.spans, NUM_BUFFERS, &count);
         } else {
             self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
-            path::copy_in(mem, &self.spans, 0, &self.private[..len]);
+            path::copy_in(mem, &self.spans, 0, &self.private[..private]);
         }
         left = len;
         for chain in &self.chains[..used] {
             let part = left.min(chain.writable_len() as usize);
             left -= part;
             let part = u32::try_from(part).expect("at most a u32's worth");
-            self.receiveq.push(mem, chain.head, part);
+            if let Some(receiveq) = &mut self.receiveq {
+                receiveq.push(mem, chain.head, part);
+            }
         }
         self.chains[..self.held].rotate_left(used);
         self.held -= used;
@@ -142,10 +178,11 @@ impl DevicePath {
 
 impl Path for DevicePath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.settings.refresh();
         self.gather(mem)?;
         if let Some(Pending { len, .. }) = self.pending {
             if len <= self.held_len {
-                self.lent = false;
+                self.lent = Lent::Private;
                 self.deliver(mem, len);
                 self.gather(mem)?;
             } else if self.holds_all() {
@@ -158,15 +195,35 @@ impl Path for DevicePath {
         if self.held == 0 {
             return Ok(Room::Nowhere);
         }
-        self.lent = self.held_len >= LARGEST
+        let lend = self.held_len >= LARGEST
             && self.spans.len() <= MOST_SPANS
             && path::all_cached(mem, &self.spans);
-        Ok(if self.lent { Room::Shared(&self.spans) } else { Room::Private(&mut self.private) })
+        self.lent = match (lend, self.settings.current.judges()) {
+            (false, _) => Lent::Private,
+            (true, true) => Lent::Split,
+            (true, false) => Lent::Shared,
+        };
+        Ok(match self.lent {
+            Lent::Private => Room::Private(&mut self.private),
+            Lent::Shared => Room::Shared(&self.spans),
+            Lent::Split => {
+                self.tail.clear();
+                self.tail.extend_from_slice(&self.spans);
+                path::skip(&mut self.tail, JUDGED_LEN);
+                Room::Split { head: &mut self.private[..JUDGED_LEN], rest: &self.tail }
+            }
+        })
     }
 
     fn sent(&mut self, mem: &BusMemory, len: usize) -> Result<Option<Drop>, PathError> {
         if let Some(reason) = frame::wrong_length(len) {
             return Ok(Some(reason));
+        }
+        if self.lent != Lent::Shared {
+            if let Some(reason) = self.settings.current.judge(&self.private[..len.min(JUDGED_LEN)])
+            {
+                return Ok(Some(reason));
+            }
         }
         if len <= self.held_len {
             self.deliver(mem, len);
@@ -179,11 +236,12 @@ impl Path for DevicePath {
     }
 
     fn flush(&mut self, mem: &BusMemory) -> bool {
-        self.receiveq.publish(mem)
+        self.receiveq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
 
     fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError> {
-        if !self.transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
+        let Some(transmitq) = &mut self.transmitq else { return Ok(Inward::Empty) };
+        if !transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
             return Ok(Inward::Empty);
         }
         let total = self.transmit.readable_len() as usize;
@@ -204,23 +262,52 @@ impl Path for DevicePath {
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
-        self.transmitq.push(mem, self.transmit.head, 0);
+        if let Some(transmitq) = &mut self.transmitq {
+            transmitq.push(mem, self.transmit.head, 0);
+        }
         Ok(())
     }
 
     fn release(&mut self, mem: &BusMemory) -> bool {
-        self.transmitq.publish(mem)
+        self.transmitq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
 
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
-        let frames = self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
-        let room = for_room && self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
+        let frames = path::arm(self.transmitq.as_mut(), mem).map_err(PathError::Transmitq)?;
+        let receiveq = self.receiveq.as_mut().filter(|_| for_room);
+        let room = path::arm(receiveq, mem).map_err(PathError::Receiveq)?;
         Ok(frames || room)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {
-        self.transmitq.disarm(mem);
-        self.receiveq.disarm(mem);
+        for queue in [&mut self.transmitq, &mut self.receiveq].into_iter().flatten() {
+            queue.disarm(mem);
+        }
+    }
+
+    fn reset_queue(&mut self, which: Which) {
+        match which {
+            Which::Receiveq => {
+                self.receiveq = None;
+                (self.held, self.held_len) = (0, 0);
+                self.spans.clear();
+            }
+            Which::Transmitq => self.transmitq = None,
+        }
+    }
+
+    fn enable_queue(
+        &mut self,
+        mem: &BusMemory,
+        which: Which,
+        config: &QueueConfig,
+    ) -> Result<(), PathError> {
+        let queue = path::activate(mem, which, config)?;
+        match which {
+            Which::Receiveq => self.receiveq = Some(queue),
+            Which::Transmitq => self.transmitq = Some(queue),
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> Option<Drop> {

@@ -11,97 +11,30 @@
 //! it can reach the memory, and then have landed at once.
 //!
 //! Local memory is private: what has landed in it is checked there, and cannot change any more.
+//!
+//! A queue that the driver resets is gone until it is set up anew. Frames on their way to it or from
+//! it are dropped when their copies are over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::arena::{Arena, SLOT};
+use super::arena::SLOT;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room};
+use super::path::{self, Inward, Path, PathError, Room, Which};
+use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+use lane::{Flight, LOCAL, Lane};
 
-/// Bytes after which a transfer is given to the engine.
-const MOST_BYTES: usize = 64 << 10;
-/// Pieces after which a transfer is given to the engine: an end that cuts its frames into single
-/// bytes shall not make lists grow.
-const MOST_PIECES: usize = 4096;
-/// Frames in flight, each way.
-const MOST_FLIGHTS: u16 = 256;
-/// Local memory for each direction, in bytes: 16 of the largest frames.
-const LOCAL: u32 = 16 * SLOT;
+mod lane;
+
 /// Errors in a row after which the engine is given up.
 const MOST_ERRORS: u32 = 16;
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
-
-/// A frame on its way.
-#[derive(Debug)]
-struct Flight {
-    /// Its local memory, of its own length.
-    local: Span,
-    token: u16,
-    /// The transfer that carries it; `None` once it has landed.
-    transfer: Option<u32>,
-    /// Why it does not go on.
-    bad: Option<Drop>,
-    /// Outward: how many chains it took. Inward: its chain's head.
-    chains: usize,
-    head: u16,
-}
-
-/// One direction: flights, their memory, and the transfer that is being filled.
-#[derive(Debug)]
-struct Lane {
-    base: u64,
-    arena: Arena,
-    flights: VecDeque<Flight>,
-    open: Transfer,
-    open_len: usize,
-}
-
-impl Lane {
-    fn new(base: u64, token: u32) -> Self {
-        Self {
-            base,
-            arena: Arena::new(LOCAL, MOST_FLIGHTS),
-            flights: VecDeque::with_capacity(MOST_FLIGHTS.into()),
-            open: Transfer { token, pieces: Vec::new() },
-            open_len: 0,
-        }
-    }
-
-    /// Local memory for any frame, and its place in the arena.
-    fn room(&mut self, local: &BusMemory) -> Option<(u32, Span)> {
-        let at = self.arena.room()?;
-        Some((at, local.resolve(self.base + u64::from(at), SLOT).ok()?))
-    }
-
-    fn landed(&self) -> bool {
-        self.flights.front().is_some_and(|f| f.transfer.is_none())
-    }
-
-    /// Whether the open transfer shall go to the engine.
-    fn is_full(&self) -> bool {
-        self.open_len >= MOST_BYTES || self.open.pieces.len() >= MOST_PIECES
-    }
-
-    /// The open transfer, with `next` in its place.
-    fn close(&mut self, next: Transfer) -> Transfer {
-        self.open_len = 0;
-        std::mem::replace(&mut self.open, next)
-    }
-
-    /// Takes the oldest flight out and its memory back.
-    fn pop(&mut self) -> Option<Flight> {
-        let flight = self.flights.pop_front()?;
-        self.arena.done(flight.token);
-        Some(flight)
-    }
-}
 
 /// How an [`EnginePath`] uses its engine.
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +46,10 @@ pub struct EngineUse {
 /// The device's end of a queue pair, with an engine.
 #[derive(Debug)]
 pub struct EnginePath {
-    receiveq: DeviceQueue,
-    transmitq: DeviceQueue,
+    /// `None` after a reset.
+    receiveq: Option<DeviceQueue>,
+    transmitq: Option<DeviceQueue>,
+    settings: Watch,
     mergeable: bool,
     allowed: Offloads,
     cpu_below: usize,
@@ -150,8 +85,8 @@ impl EnginePath {
         transmitq: &QueueConfig,
         engine: EngineUse,
     ) -> Result<Self, PathError> {
-        let receiveq = receiveq.activate_device(mem).map_err(PathError::Receiveq)?;
-        let transmitq = transmitq.activate_device(mem).map_err(PathError::Transmitq)?;
+        let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
+        let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
         let len = 2 * LOCAL as usize;
         let bytes = Arc::new(Mapping::anonymous(len, Kind::Cached));
         let region = Region::mapped(0, len as u64, Side::Near, bytes, 0);
@@ -179,25 +114,34 @@ impl EnginePath {
             drops: VecDeque::new(),
             prefix: Box::new([0; PREFIX_LEN]),
             tail: Vec::with_capacity(1),
-            receiveq,
-            transmitq,
+            settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
+            receiveq: Some(receiveq),
+            transmitq: Some(transmitq),
         })
+    }
+
+    /// The same, with a driver that sets things at run time.
+    #[must_use]
+    pub fn obeying(mut self, settings: &Arc<Settings>) -> Self {
+        self.settings = settings.watch();
+        self
     }
 
     /// Whether more chains than are held cannot come, or would not count.
     fn holds_all(&self) -> bool {
-        let most = if self.mergeable { usize::from(self.receiveq.size()) } else { 1 };
-        self.held == most
+        let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
+        self.held == if self.mergeable { size.into() } else { 1 }
     }
 
     /// Pops receive chains until they can take any frame, or there are none left.
     fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         while self.held_len < LARGEST && !self.holds_all() {
+            let Some(receiveq) = &mut self.receiveq else { break };
             if self.held == self.chains.len() {
-                self.chains.push(Chain::with_capacity(self.receiveq.size().into()));
+                self.chains.push(Chain::with_capacity(receiveq.size().into()));
             }
             let chain = &mut self.chains[self.held];
-            if !self.receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
+            if !receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
                 break;
             }
             let len = chain.writable_len();
@@ -261,7 +205,8 @@ impl EnginePath {
     /// Takes up what waits in the transmitq, as far as there is local memory for it.
     fn take_up(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         while let Some((at, slot)) = self.inward.room(&self.local) {
-            if !self.transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
+            let Some(transmitq) = &mut self.transmitq else { break };
+            if !transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
                 break;
             }
             let total = self.transmit.readable_len() as usize;
@@ -350,6 +295,7 @@ impl Path for EnginePath {
     }
 
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.settings.refresh();
         self.gather(mem)?;
         if let Some((len, _)) = self.pending {
             if len <= self.held_len {
@@ -375,6 +321,13 @@ impl Path for EnginePath {
         if let Some(reason) = frame::wrong_length(len) {
             return Ok(Some(reason));
         }
+        if self.settings.current.judges() {
+            let start = &mut self.prefix[..len.min(JUDGED_LEN)];
+            path::copy_out(&self.local, &self.lent, 0, start);
+            if let Some(reason) = self.settings.current.judge(start) {
+                return Ok(Some(reason));
+            }
+        }
         if len <= self.held_len {
             self.depart(mem, len);
         } else if self.holds_all() {
@@ -392,11 +345,13 @@ impl Path for EnginePath {
             for _ in 0..flight.chains {
                 let Some((head, len)) = self.taken.pop_front() else { break };
                 let len = if flight.bad.is_none() { len } else { 0 };
-                self.receiveq.push(mem, head, len);
+                if let Some(receiveq) = &mut self.receiveq {
+                    receiveq.push(mem, head, len);
+                }
             }
             self.drops.extend(flight.bad);
         }
-        self.receiveq.publish(mem)
+        self.receiveq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
 
     fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError> {
@@ -422,32 +377,69 @@ impl Path for EnginePath {
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
-        if let Some(flight) = self.inward.pop() {
-            self.transmitq.push(mem, flight.head, 0);
+        if let (Some(flight), Some(transmitq)) = (self.inward.pop(), &mut self.transmitq) {
+            transmitq.push(mem, flight.head, 0);
         }
         Ok(())
     }
 
     fn release(&mut self, mem: &BusMemory) -> bool {
-        self.transmitq.publish(mem)
+        self.transmitq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
 
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
         let landed = self.out.landed() || self.inward.landed();
         // Without local memory the rings cannot be served; a completion comes before more is needed.
         let full = self.inward.arena.room().is_none();
-        let frames = !full && self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
+        let transmitq = self.transmitq.as_mut().filter(|_| !full);
+        let frames = path::arm(transmitq, mem).map_err(PathError::Transmitq)?;
         let want = for_room && self.out.arena.room().is_some();
         // Local memory may have come back since `room` found none, with chains in hand all the while.
         let held = want && self.pending.is_none() && self.held > 0;
-        let room = want && self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
+        let receiveq = self.receiveq.as_mut().filter(|_| want);
+        let room = path::arm(receiveq, mem).map_err(PathError::Receiveq)?;
         // Transfers that wait for the engine are no reason to stay awake: it completes others first.
         Ok(landed || frames || held || room)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {
-        self.transmitq.disarm(mem);
-        self.receiveq.disarm(mem);
+        for queue in [&mut self.transmitq, &mut self.receiveq].into_iter().flatten() {
+            queue.disarm(mem);
+        }
+    }
+
+    /// No copy is under way: the engine has ended, and what it had done has been handled.
+    fn reset_queue(&mut self, which: Which) {
+        match which {
+            Which::Receiveq => {
+                self.receiveq = None;
+                (self.held, self.held_len) = (0, 0);
+                self.taken.clear();
+                while self.out.pop().is_some() {
+                    self.drops.push_back(Drop::QueueReset);
+                }
+            }
+            Which::Transmitq => {
+                self.transmitq = None;
+                while self.inward.pop().is_some() {
+                    self.drops.push_back(Drop::QueueReset);
+                }
+            }
+        }
+    }
+
+    fn enable_queue(
+        &mut self,
+        mem: &BusMemory,
+        which: Which,
+        config: &QueueConfig,
+    ) -> Result<(), PathError> {
+        let queue = path::activate(mem, which, config)?;
+        match which {
+            Which::Receiveq => self.receiveq = Some(queue),
+            Which::Transmitq => self.transmitq = Some(queue),
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> Option<Drop> {

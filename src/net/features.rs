@@ -15,17 +15,20 @@ pub struct Features(u128);
 type Row = (u8, &'static str, &'static [&'static [u8]]);
 
 const CTRL_VQ: &[u8] = &[net::F_CTRL_VQ];
+const GUEST_USO4: &[u8] = &[net::F_GUEST_USO4];
+const GUEST_USO6: &[u8] = &[net::F_GUEST_USO6];
 const CSUM: &[u8] = &[net::F_CSUM];
 const GUEST_CSUM: &[u8] = &[net::F_GUEST_CSUM];
 const HOST_TSO: &[u8] = &[net::F_HOST_TSO4, net::F_HOST_TSO6];
 const GUEST_TSO: &[u8] = &[net::F_GUEST_TSO4, net::F_GUEST_TSO6];
 
 /// Every bit that has a name. The standard's list of requirements leaves out that `CTRL_RX_EXTRA`
-/// and `HASH_REPORT` are used through the control queue; they are nothing without it.
+/// and `HASH_REPORT` are used through the control queue; they are nothing without it. It lets
+/// `GUEST_USO4` and `GUEST_USO6` go alone; a TAP takes only both.
 const TABLE: &[Row] = &[
     (net::F_CSUM, "CSUM", &[]),
     (net::F_GUEST_CSUM, "GUEST_CSUM", &[]),
-    (2, "CTRL_GUEST_OFFLOADS", &[]),
+    (net::F_CTRL_GUEST_OFFLOADS, "CTRL_GUEST_OFFLOADS", &[CTRL_VQ]),
     (net::F_MTU, "MTU", &[]),
     (net::F_MAC, "MAC", &[]),
     (6, "GSO", &[]),
@@ -40,12 +43,12 @@ const TABLE: &[Row] = &[
     (net::F_MRG_RXBUF, "MRG_RXBUF", &[]),
     (net::F_STATUS, "STATUS", &[]),
     (net::F_CTRL_VQ, "CTRL_VQ", &[]),
-    (18, "CTRL_RX", &[CTRL_VQ]),
-    (19, "CTRL_VLAN", &[CTRL_VQ]),
+    (net::F_CTRL_RX, "CTRL_RX", &[CTRL_VQ]),
+    (net::F_CTRL_VLAN, "CTRL_VLAN", &[CTRL_VQ]),
     (20, "CTRL_RX_EXTRA", &[CTRL_VQ]),
-    (21, "GUEST_ANNOUNCE", &[CTRL_VQ]),
+    (net::F_GUEST_ANNOUNCE, "GUEST_ANNOUNCE", &[CTRL_VQ]),
     (net::F_MQ, "MQ", &[CTRL_VQ]),
-    (23, "CTRL_MAC_ADDR", &[CTRL_VQ]),
+    (net::F_CTRL_MAC_ADDR, "CTRL_MAC_ADDR", &[CTRL_VQ]),
     (24, "NOTIFY_ON_EMPTY", &[]),
     (27, "ANY_LAYOUT", &[]),
     (virtio::F_INDIRECT_DESC, "INDIRECT_DESC", &[]),
@@ -64,20 +67,24 @@ const TABLE: &[Row] = &[
     (50, "DEVICE_STATS", &[]),
     (51, "HASH_TUNNEL", &[CTRL_VQ, &[57, 60]]),
     (52, "VQ_NOTF_COAL", &[CTRL_VQ]),
-    (53, "NOTF_COAL", &[CTRL_VQ]),
-    (54, "GUEST_USO4", &[GUEST_CSUM]),
-    (55, "GUEST_USO6", &[GUEST_CSUM]),
-    (56, "HOST_USO", &[CSUM]),
+    (net::F_NOTF_COAL, "NOTF_COAL", &[CTRL_VQ]),
+    (net::F_GUEST_USO4, "GUEST_USO4", &[GUEST_CSUM, GUEST_USO6]),
+    (net::F_GUEST_USO6, "GUEST_USO6", &[GUEST_CSUM, GUEST_USO4]),
+    (net::F_HOST_USO, "HOST_USO", &[CSUM]),
     (57, "HASH_REPORT", &[CTRL_VQ]),
     (59, "GUEST_HDRLEN", &[]),
     (60, "RSS", &[CTRL_VQ]),
     (61, "RSC_EXT", &[HOST_TSO]),
     (62, "STANDBY", &[]),
-    (63, "SPEED_DUPLEX", &[]),
+    (net::F_SPEED_DUPLEX, "SPEED_DUPLEX", &[]),
     (64, "RSS_CONTEXT", &[CTRL_VQ, &[60]]),
-    (65, "GUEST_UDP_TUNNEL_GSO", &[&[net::F_GUEST_TSO4], &[net::F_GUEST_TSO6], &[54], &[55]]),
+    (
+        65,
+        "GUEST_UDP_TUNNEL_GSO",
+        &[&[net::F_GUEST_TSO4], &[net::F_GUEST_TSO6], GUEST_USO4, GUEST_USO6],
+    ),
     (66, "GUEST_UDP_TUNNEL_GSO_CSUM", &[&[65]]),
-    (67, "HOST_UDP_TUNNEL_GSO", &[&[net::F_HOST_TSO4], &[net::F_HOST_TSO6], &[56]]),
+    (67, "HOST_UDP_TUNNEL_GSO", &[&[net::F_HOST_TSO4], &[net::F_HOST_TSO6], &[net::F_HOST_USO]]),
     (68, "HOST_UDP_TUNNEL_GSO_CSUM", &[&[67]]),
     (69, "OUT_NET_HEADER", &[]),
     (70, "IPSEC", &[]),
@@ -106,6 +113,21 @@ impl Features {
         net::F_HOST_TSO6,
         net::F_GUEST_TSO4,
         net::F_GUEST_TSO6,
+        net::F_HOST_ECN,
+        net::F_GUEST_ECN,
+        net::F_HOST_USO,
+        net::F_GUEST_USO4,
+        net::F_GUEST_USO6,
+        virtio::F_RING_RESET,
+        net::F_SPEED_DUPLEX,
+        net::F_CTRL_VQ,
+        net::F_CTRL_RX,
+        net::F_CTRL_MAC_ADDR,
+        net::F_CTRL_VLAN,
+        net::F_CTRL_GUEST_OFFLOADS,
+        net::F_GUEST_ANNOUNCE,
+        net::F_MQ,
+        net::F_NOTF_COAL,
     ]);
 
     /// The set of these bits, each below 128.
@@ -314,8 +336,8 @@ mod tests {
     fn the_offer_holds_together() {
         assert_eq!(check(Features::OFFER, Features::OFFER), Ok(()));
         assert_eq!(Features::OFFER.blocks(), 2);
-        assert_eq!(Features::OFFER.block(1), 0b1_1111, "VERSION_1 to ORDER_PLATFORM");
-        assert_eq!(Features::OFFER.block(0), 0x3001_99AB);
+        assert_eq!(Features::OFFER.block(1), 0x81e0_011f);
+        assert_eq!(Features::OFFER.block(0), 0x30ef_bbaf);
     }
 
     #[test]
@@ -368,16 +390,18 @@ mod tests {
     #[test]
     fn turning_a_feature_off_takes_along_what_needs_it() {
         let off = |names: &[&str]| Features::OFFER.minus(Features::OFFER.without(named(names)));
-        assert_eq!(off(&["CSUM"]), named(&["CSUM", "HOST_TSO4", "HOST_TSO6"]));
-        assert_eq!(off(&["GUEST_CSUM"]), named(&["GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6"]));
+        let host = ["CSUM", "HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_USO"];
+        assert_eq!(off(&["CSUM"]), named(&host));
+        let guest = ["GUEST_CSUM", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN"];
+        let uso = ["GUEST_USO4", "GUEST_USO6"];
+        assert_eq!(off(&["GUEST_CSUM"]), named(&guest).union(named(&uso)));
+        for one in uso {
+            assert_eq!(off(&[one]), named(&uso), "a TAP takes only both");
+        }
         assert_eq!(off(&["HOST_TSO4"]), named(&["HOST_TSO4"]));
         assert_eq!(off(&["MRG_RXBUF", "EVENT_IDX"]), named(&["MRG_RXBUF", "EVENT_IDX"]));
-        let all = Features::OFFER.union(named(&[
-            "HOST_ECN",
-            "HOST_USO",
-            "HOST_UDP_TUNNEL_GSO",
-            "HOST_UDP_TUNNEL_GSO_CSUM",
-        ]));
+        let all =
+            Features::OFFER.union(named(&["HOST_UDP_TUNNEL_GSO", "HOST_UDP_TUNNEL_GSO_CSUM"]));
         let left = all.without(named(&["CSUM"]));
         assert_eq!(left, Features::OFFER.without(named(&["CSUM"])), "needs of needs go too");
     }

@@ -51,11 +51,15 @@ pub enum Drop {
     Stale,
     /// The DMA engine reported an error.
     DmaError,
+    /// The driver asked for no frames of this address or VLAN.
+    Filtered,
+    /// It was on its way to or from a queue that the driver reset.
+    QueueReset,
 }
 
 impl Drop {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::TooShort,
         Self::TooLong,
         Self::BadFlags,
@@ -69,6 +73,8 @@ impl Drop {
         Self::NoMemory,
         Self::Stale,
         Self::DmaError,
+        Self::Filtered,
+        Self::QueueReset,
     ];
 
     /// Its name in `status`.
@@ -87,6 +93,8 @@ impl Drop {
             Self::NoMemory => "no_memory",
             Self::Stale => "stale",
             Self::DmaError => "dma_error",
+            Self::Filtered => "filtered",
+            Self::QueueReset => "queue_reset",
         }
     }
 }
@@ -100,6 +108,10 @@ pub struct Offloads {
     pub tso4: bool,
     /// TCP over IPv6 may be unsegmented.
     pub tso6: bool,
+    /// Such TCP packets may have ECN set.
+    pub ecn: bool,
+    /// UDP over IPv4 and IPv6 may be unsegmented.
+    pub uso: bool,
 }
 
 impl Offloads {
@@ -109,6 +121,8 @@ impl Offloads {
             csum: f.has(net::F_CSUM),
             tso4: f.has(net::F_HOST_TSO4),
             tso6: f.has(net::F_HOST_TSO6),
+            ecn: f.has(net::F_HOST_ECN),
+            uso: f.has(net::F_HOST_USO),
         }
     }
 
@@ -118,6 +132,21 @@ impl Offloads {
             csum: f.has(net::F_GUEST_CSUM),
             tso4: f.has(net::F_GUEST_TSO4),
             tso6: f.has(net::F_GUEST_TSO6),
+            ecn: f.has(net::F_GUEST_ECN),
+            uso: f.has(net::F_GUEST_USO4) && f.has(net::F_GUEST_USO6),
+        }
+    }
+}
+
+impl Offloads {
+    /// Whether packets of this GSO type may come; ECN is for TCP.
+    fn has_gso(self, gso_type: u8) -> bool {
+        let ecn = gso_type & net::GSO_ECN != 0;
+        match gso_type & !net::GSO_ECN {
+            net::GSO_TCPV4 => self.tso4 && (self.ecn || !ecn),
+            net::GSO_TCPV6 => self.tso6 && (self.ecn || !ecn),
+            net::GSO_UDP_L4 => self.uso && !ecn,
+            _ => false,
         }
     }
 }
@@ -145,10 +174,25 @@ pub fn check(prefix: &[u8], total: usize, allowed: Offloads) -> Result<(), Drop>
     if needs_csum {
         check_csum(&header, frame_len, allowed)?;
     }
+    if header.gso_type == net::GSO_NONE {
+        return Ok(());
+    }
+    if !allowed.has_gso(header.gso_type) {
+        return Err(Drop::GsoNotNegotiated);
+    }
+    check_gso(&header, frame_len, needs_csum)
+}
+
+/// Judges the header of a frame that our own kernel handed to us: it may have been made before the
+/// other end asked for fewer offloads.
+pub fn check_own(prefix: &[u8], allowed: Offloads) -> Result<(), Drop> {
+    let (header, _) = Header::read_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
+    if header.flags & net::HDR_F_NEEDS_CSUM != 0 && !allowed.csum {
+        return Err(Drop::CsumNotNegotiated);
+    }
     match header.gso_type {
         net::GSO_NONE => Ok(()),
-        net::GSO_TCPV4 if allowed.tso4 => check_gso(&header, frame_len, needs_csum),
-        net::GSO_TCPV6 if allowed.tso6 => check_gso(&header, frame_len, needs_csum),
+        gso_type if allowed.has_gso(gso_type) => Ok(()),
         _ => Err(Drop::GsoNotNegotiated),
     }
 }
@@ -177,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true };
+    const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true, ecn: true, uso: true };
 
     fn header(flags: u8, gso_type: u8, fields: [u16; 4]) -> [u8; HEADER_LEN] {
         let [hdr_len, gso_size, csum_start, csum_offset] = fields.map(Into::into);
@@ -223,7 +267,19 @@ mod tests {
         assert_eq!(check(&tso4, 3000, only_csum), Err(Drop::GsoNotNegotiated));
         let no_v6 = Offloads { tso6: false, ..ALL };
         assert_eq!(check(&tso6, 3000, no_v6), Err(Drop::GsoNotNegotiated));
-        for gso_type in [2, 3, 5, 6, 0x21, 0x41, 0x81, 0x80, 0xff] {
+        for (gso_type, without) in [
+            (0x81, Offloads { ecn: false, ..ALL }),
+            (0x84, Offloads { ecn: false, ..ALL }),
+            (5, Offloads { uso: false, ..ALL }),
+        ] {
+            let h = header(1, gso_type, [66, 1448, 34, 16]);
+            assert_eq!(check(&h, 3000, ALL), Ok(()), "{gso_type:#x}");
+            assert_eq!(check(&h, 3000, without), Err(Drop::GsoNotNegotiated), "{gso_type:#x}");
+            assert_eq!(check_own(&h, ALL), Ok(()));
+            assert_eq!(check_own(&h, without), Err(Drop::GsoNotNegotiated));
+        }
+        assert_eq!(check_own(&csum, none), Err(Drop::CsumNotNegotiated));
+        for gso_type in [2, 3, 6, 0x21, 0x41, 0x85, 0x80, 0xff] {
             let h = header(1, gso_type, [66, 1448, 34, 16]);
             assert_eq!(check(&h, 3000, ALL), Err(Drop::GsoNotNegotiated), "{gso_type:#x}");
         }

@@ -12,24 +12,34 @@
 //! has not negotiated `RING_RESET` must not reset a queue. If it does, it takes the ring's memory away as
 //! surely as one that has: the queue stops all the same, and stays so until the device is reset.
 //!
+//! The control queue's commands ([`NetDevice::control`]) change [`Settings`], which the data paths look at,
+//! and what the link has to do becomes an event. Where the control queue stands is known at `FEATURES_OK`:
+//! behind the pairs that are negotiated (virtio 1.4 §5.1.2).
+//!
 //! Status bits that the driver sets stay set until a reset. Three things keep a bit clear: `FEATURES_OK`
 //! needs `DRIVER` and a set of features that [`features::check`] accepts; `DRIVER_OK` needs
 //! `FEATURES_OK` and a device that works; `DEVICE_NEEDS_RESET` is the device's own.
 
 use std::mem;
+use std::sync::Arc;
 
 use zerocopy::IntoBytes;
-use zerocopy::byteorder::little_endian::U16;
+use zerocopy::byteorder::little_endian::{U16, U32};
 
 use super::features::{self, FeatureError, Features};
+use super::frame::Offloads;
+use super::settings::{Current, Settings};
 use crate::spec::net::{self, Config};
 use crate::spec::split;
 use crate::spec::virtio::{self, status};
 use crate::tunnel::model::{Device, DeviceInfo, QueueError, QueueState, QueueUpdate};
 use queue::Queue;
 
+mod control;
 mod queue;
 
+/// Greatest size of the control queue; a driver sends one command at a time.
+const CONTROLQ_SIZE: u16 = 64;
 /// Whose device it is; stands in the device's info and is of no consequence.
 const VENDOR_ID: u32 = u32::from_le_bytes(*b"BRDL");
 /// The bits of the status that are the driver's to set.
@@ -49,6 +59,8 @@ pub struct Offer {
     pub rx_size: u16,
     /// Greatest size of the transmitq, likewise.
     pub tx_size: u16,
+    /// Queue pairs, at least one; of more the driver uses the first, unless `MQ` is offered.
+    pub pairs: u16,
 }
 
 /// What the link is to do.
@@ -68,6 +80,10 @@ pub enum Event {
     ResetQueue(u16),
     /// The driver has set up a queue while the others run: it runs too.
     EnableQueue(QueueSetup),
+    /// The driver uses so many queue pairs from now on: its queues are enabled. It begins with one.
+    UsePairs(u16),
+    /// The driver takes these offloads from now on.
+    Offloads(Offloads),
 }
 
 /// What the link is to be told of the whole device.
@@ -104,7 +120,12 @@ pub struct NetDevice {
     beyond_all: bool,
     refused: Option<FeatureError>,
     broken: Option<String>,
-    queues: [Queue; 2],
+    queues: Vec<Queue>,
+    settings: Arc<Settings>,
+    /// Queue pairs that the driver uses, and whether the link knows.
+    used_pairs: u16,
+    pairs_changed: bool,
+    offloads_changed: Option<Offloads>,
     pending: Option<Pending>,
     /// The link has the queues: an `Activate` was taken, and they have not been given back.
     running: bool,
@@ -116,13 +137,14 @@ impl NetDevice {
     ///
     /// # Panics
     ///
-    /// If the offer does not hold together or a queue's greatest size is no power of two.
+    /// If the offer does not hold together, a queue's greatest size is no power of two, or there is no pair.
     pub fn new(offer: Offer) -> Self {
         let held = features::check(offer.features, offer.features);
         assert!(held.is_ok(), "an offer that no driver can accept: {held:?}");
         for size in [offer.rx_size, offer.tx_size] {
             assert!(size.is_power_of_two() && size <= split::MAX_SIZE, "queue size {size}");
         }
+        assert!((1..=net::MAX_PAIRS).contains(&offer.pairs), "{} queue pairs", offer.pairs);
         let shown = |bit| offer.features.has(bit);
         let mut config = Config::default();
         if shown(net::F_MAC) {
@@ -132,7 +154,12 @@ impl NetDevice {
             config.mtu = U16::new(offer.mtu);
         }
         if shown(net::F_MQ) {
-            config.max_virtqueue_pairs = U16::new(1);
+            config.max_virtqueue_pairs = U16::new(offer.pairs);
+        }
+        if shown(net::F_SPEED_DUPLEX) {
+            // Memory has no line rate.
+            config.speed = U32::new(net::SPEED_UNKNOWN);
+            config.duplex = net::DUPLEX_FULL;
         }
         Self {
             offer,
@@ -143,7 +170,11 @@ impl NetDevice {
             beyond_all: false,
             refused: None,
             broken: None,
-            queues: [offer.rx_size, offer.tx_size].map(Queue::new),
+            queues: queues(&offer, offer.features),
+            settings: Settings::new(Current::at_first(Features::NONE, offer.mac)),
+            used_pairs: 1,
+            pairs_changed: false,
+            offloads_changed: None,
             pending: None,
             running: false,
             resetting: false,
@@ -160,6 +191,11 @@ impl NetDevice {
         (self.status & status::FEATURES_OK != 0).then_some(self.accepted)
     }
 
+    /// What the driver sets at run time, from `FEATURES_OK` to the next reset.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// Why the driver's last try at `FEATURES_OK` was refused.
     pub fn refused(&self) -> Option<&FeatureError> {
         self.refused.as_ref()
@@ -172,11 +208,24 @@ impl NetDevice {
 
     /// Sets the link's state; true if the driver is to be told that config space has changed.
     pub fn set_link(&mut self, up: bool) -> bool {
-        let status = U16::new(if up { net::S_LINK_UP } else { 0 });
-        if !self.offer.features.has(net::F_STATUS) || self.config.status == status {
+        let shown = self.offer.features.has(net::F_STATUS);
+        shown && self.set_status_bit(net::S_LINK_UP, up)
+    }
+
+    /// Asks the driver to announce its address; true if it is to be told that config space has changed.
+    pub fn ask_to_announce(&mut self) -> bool {
+        let can = self.negotiated().is_some_and(|f| f.has(net::F_GUEST_ANNOUNCE));
+        can && self.set_status_bit(net::S_ANNOUNCE, true)
+    }
+
+    /// Sets a bit of the config space's status; whether that changed it.
+    fn set_status_bit(&mut self, bit: u16, on: bool) -> bool {
+        let was = self.config.status.get();
+        let is = if on { was | bit } else { was & !bit };
+        if is == was {
             return false;
         }
-        self.config.status = status;
+        self.config.status = U16::new(is);
         self.generation = self.generation.wrapping_add(1);
         true
     }
@@ -203,6 +252,12 @@ impl NetDevice {
             Some(Pending::Reset) => return Some(Event::Reset),
             None if self.resetting || !self.running => return None,
             None => {}
+        }
+        if let Some(offloads) = self.offloads_changed.take() {
+            return Some(Event::Offloads(offloads));
+        }
+        if mem::take(&mut self.pairs_changed) {
+            return Some(Event::UsePairs(self.used_pairs));
         }
         (0_u16..).zip(&mut self.queues).find_map(|(index, queue)| queue.poll_event(index))
     }
@@ -237,12 +292,19 @@ impl NetDevice {
 
     /// The state after a reset. The link's state and the generation are no affair of the driver's.
     fn forget(&mut self) {
+        self.set_status_bit(net::S_ANNOUNCE, false);
+        if self.offer.features.has(net::F_MAC) {
+            self.config.mac = self.offer.mac;
+        }
         self.status = 0;
         self.accepted = Features::NONE;
         self.beyond_all = false;
         self.refused = None;
         self.broken = None;
-        self.queues = [self.offer.rx_size, self.offer.tx_size].map(Queue::new);
+        self.queues = queues(&self.offer, self.offer.features);
+        self.used_pairs = 1;
+        self.pairs_changed = false;
+        self.offloads_changed = None;
         self.pending = None;
         self.resetting = false;
     }
@@ -256,6 +318,14 @@ impl NetDevice {
     }
 }
 
+/// The queues of a device whose driver accepts `features`.
+fn queues(offer: &Offer, features: Features) -> Vec<Queue> {
+    let pairs = if features.has(net::F_MQ) { offer.pairs } else { 1 };
+    let control = features.has(net::F_CTRL_VQ).then_some(CONTROLQ_SIZE);
+    let sizes = (0..pairs).flat_map(|_| [offer.rx_size, offer.tx_size]).chain(control);
+    sizes.map(Queue::new).collect()
+}
+
 impl Device for NetDevice {
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
@@ -263,7 +333,8 @@ impl Device for NetDevice {
             vendor_id: VENDOR_ID,
             num_feature_blocks: self.offer.features.blocks(),
             config_size: net::CONFIG_LEN,
-            max_virtqueues: u32::try_from(self.queues.len()).unwrap_or(0),
+            max_virtqueues: u32::try_from(queues(&self.offer, self.offer.features).len())
+                .unwrap_or(0),
         }
     }
 
@@ -319,6 +390,8 @@ impl Device for NetDevice {
             self.refused = self.check_features().err();
             if self.refused.is_none() {
                 self.status |= status::FEATURES_OK;
+                self.queues = queues(&self.offer, self.accepted);
+                self.settings = Settings::new(Current::at_first(self.accepted, self.offer.mac));
             }
         }
         let may_run = self.status & (status::FEATURES_OK | status::DEVICE_NEEDS_RESET);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::frame::Drop;
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span};
-use crate::virtqueue::QueueError;
+use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
 /// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
@@ -55,8 +55,32 @@ pub enum Room<'a> {
     Shared(&'a [Span]),
     /// Into this private buffer, which holds any frame.
     Private(&'a mut [u8]),
+    /// The first bytes into the private `head`, what follows into ring memory; both hold any frame.
+    Split {
+        /// Filled first.
+        head: &'a mut [u8],
+        /// At most [`MOST_SPANS`] pieces.
+        rest: &'a [Span],
+    },
     /// Nowhere: stop reading the netdev until the other end has made room.
     Nowhere,
+}
+
+impl Room<'_> {
+    /// Puts a frame there, header included, as a netdev's read would. `false`: there is no room.
+    pub fn fill(self, mem: &BusMemory, frame: &[u8]) -> bool {
+        match self {
+            Self::Nowhere => return false,
+            Self::Private(buffer) => buffer[..frame.len()].copy_from_slice(frame),
+            Self::Shared(spans) => copy_in(mem, spans, 0, frame),
+            Self::Split { head, rest } => {
+                let (first, last) = frame.split_at(frame.len().min(head.len()));
+                head[..first.len()].copy_from_slice(first);
+                copy_in(mem, rest, 0, last);
+            }
+        }
+        true
+    }
 }
 
 /// What came out of the ring.
@@ -75,6 +99,22 @@ pub enum Inward<'a> {
     Dropped(Drop),
     /// Nothing is there.
     Empty,
+}
+
+/// A queue of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The receiveq.
+    Receiveq,
+    /// The transmitq.
+    Transmitq,
+}
+
+impl Which {
+    /// The queue of this index in its pair, and the pair's number.
+    pub fn of(index: u16) -> (u16, Self) {
+        (index / 2, if index % 2 == 0 { Self::Receiveq } else { Self::Transmitq })
+    }
 }
 
 /// One end's data path; see the module.
@@ -119,6 +159,34 @@ pub trait Path: Send + fmt::Debug {
     fn poll_drop(&mut self) -> Option<Drop> {
         None
     }
+    /// Device: the driver resets this queue. It is not touched any more; the other one goes on.
+    fn reset_queue(&mut self, _which: Which) {}
+    /// Device: the driver has set up a queue that it had reset.
+    fn enable_queue(
+        &mut self,
+        _mem: &BusMemory,
+        _which: Which,
+        _config: &QueueConfig,
+    ) -> Result<(), PathError> {
+        Ok(())
+    }
+}
+
+/// Starts the device half of a queue.
+pub(super) fn activate(
+    mem: &BusMemory,
+    which: Which,
+    config: &QueueConfig,
+) -> Result<DeviceQueue, PathError> {
+    config.activate_device(mem).map_err(|e| match which {
+        Which::Receiveq => PathError::Receiveq(e),
+        Which::Transmitq => PathError::Transmitq(e),
+    })
+}
+
+/// Asks to be notified of more in a queue, if there is one. `true`: there is more already.
+pub(super) fn arm(queue: Option<&mut DeviceQueue>, mem: &BusMemory) -> Result<bool, QueueError> {
+    queue.map_or(Ok(false), |queue| queue.arm(mem))
 }
 
 /// Copies `data` into the spans, starting `at` bytes into them.
@@ -158,6 +226,11 @@ pub(super) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut
             break;
         }
     }
+}
+
+/// Whether the CPU can reach all of these spans.
+pub(super) fn all_mapped(mem: &BusMemory, spans: &[Span]) -> bool {
+    spans.iter().all(|s| mem.kind(*s) != Kind::DmaOnly)
 }
 
 /// Whether system calls may copy to and from all of these spans.

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::control_driver::COMMAND_LEN;
 use super::driver_path::{Buffers, MIN_ARENA, RECEIVE_BUFFER};
 use super::features::Features;
 use crate::spec::{packed, split, virtio, window};
@@ -31,6 +32,29 @@ pub struct Placement {
     pub buffers: Buffers,
 }
 
+/// The control queue's entries: one command is under way at a time.
+const CONTROL_ENTRIES: u16 = 16;
+
+/// A control queue and the memory of its commands.
+#[derive(Clone, Debug)]
+pub struct ControlPlacement {
+    /// The queue.
+    pub queue: QueueConfig,
+    /// Where a command goes, [`COMMAND_LEN`] bytes near the device.
+    pub command: u64,
+    /// Where its answer comes, as many bytes near the driver.
+    pub answer: u64,
+}
+
+/// All queues of a device.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// The pairs, at least one.
+    pub pairs: Vec<Placement>,
+    /// The control queue, if there is one.
+    pub control: Option<ControlPlacement>,
+}
+
 /// Hands out lines of a range.
 struct Lines(Range<u64>);
 
@@ -43,6 +67,14 @@ impl Lines {
             at
         })
     }
+
+    /// What is left, in `count` equal parts.
+    fn shares(&self, count: usize) -> impl Iterator<Item = Range<u64>> + use<> {
+        let Range { start, end } = self.0;
+        let count = count as u64;
+        let each = end.saturating_sub(start) / count;
+        (0..count).map(move |i| start + i * each..start + (i + 1) * each)
+    }
 }
 
 /// Lengths of a queue's descriptor, driver and device area.
@@ -54,8 +86,57 @@ fn area_lens(packed: bool, size: u16) -> [u64; 3] {
     [split::desc_len(size), split::avail_len(size) + 2, split::used_len(size) + 2].map(u64::from)
 }
 
-/// Places a pair in what is free of the window and of driver memory, both as bus addresses; the
-/// greatest queue sizes are the device's. `None` if there is too little memory.
+/// Places the control queue, if there is one, and as many of the pairs as there is memory for, at
+/// least one, in what is free of the window and of driver memory, both as bus addresses. The greatest
+/// queue sizes are the device's. `None` if there is too little memory.
+pub fn place_all(
+    free_window: Range<u64>,
+    free_driver: Range<u64>,
+    pairs: &[[u16; 2]],
+    control: Option<u16>,
+    features: Features,
+) -> Option<Queues> {
+    let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
+    let control = match control {
+        None => None,
+        Some(greatest) => {
+            let size = greatest.min(CONTROL_ENTRIES);
+            Some(ControlPlacement {
+                queue: place_queue(&mut window, &mut driver, size, features)?,
+                command: window.take(COMMAND_LEN.into())?,
+                answer: driver.take(COMMAND_LEN.into())?,
+            })
+        }
+    };
+    (1..=pairs.len()).rev().find_map(|count| {
+        let shares = window.shares(count).zip(driver.shares(count)).zip(pairs);
+        let placed =
+            shares.map(|((window, driver), greatest)| place(window, driver, *greatest, features));
+        Some(Queues { pairs: placed.collect::<Option<_>>()?, control: control.clone() })
+    })
+}
+
+fn place_queue(
+    window: &mut Lines,
+    driver: &mut Lines,
+    size: u16,
+    features: Features,
+) -> Option<QueueConfig> {
+    let packed = features.has(virtio::F_RING_PACKED);
+    let [desc_len, driver_len, device_len] = area_lens(packed, size);
+    Some(QueueConfig {
+        size,
+        desc: window.take(desc_len)?,
+        driver: window.take(driver_len)?,
+        device: driver.take(device_len)?,
+        packed,
+        in_order: features.has(virtio::F_IN_ORDER),
+        event_idx: features.has(virtio::F_EVENT_IDX),
+        indirect: features.has(virtio::F_INDIRECT_DESC),
+    })
+}
+
+/// Places a pair, as [`place_all`] does.
 pub fn place(
     free_window: Range<u64>,
     free_driver: Range<u64>,
@@ -63,21 +144,8 @@ pub fn place(
     features: Features,
 ) -> Option<Placement> {
     let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
-    let packed = features.has(virtio::F_RING_PACKED);
-    let mut queue = |greatest: u16| {
-        let size = greatest.min(MOST_ENTRIES);
-        let [desc_len, driver_len, device_len] = area_lens(packed, size);
-        Some(QueueConfig {
-            size,
-            desc: window.take(desc_len)?,
-            driver: window.take(driver_len)?,
-            device: driver.take(device_len)?,
-            packed,
-            in_order: features.has(virtio::F_IN_ORDER),
-            event_idx: features.has(virtio::F_EVENT_IDX),
-            indirect: features.has(virtio::F_INDIRECT_DESC),
-        })
-    };
+    let mut queue =
+        |greatest: u16| place_queue(&mut window, &mut driver, greatest.min(MOST_ENTRIES), features);
     let (receiveq, transmitq) = (queue(greatest[0])?, queue(greatest[1])?);
     let one = u64::from(RECEIVE_BUFFER);
     let arena = (window.0.end.saturating_sub(window.0.start.next_multiple_of(64))).min(MOST_ARENA);
@@ -142,6 +210,31 @@ mod tests {
             areas(&p)[..3].iter().map(|a| a.end - a.start).collect::<Vec<_>>(),
             [4096, 520, 2056]
         );
+    }
+
+    #[test]
+    fn as_many_pairs_are_placed_as_there_is_memory_for() {
+        let offered = [[256, 256]; 4];
+        for (mib, count) in [(1u64, 1), (2, 3), (16, 4)] {
+            let len = mib << 20;
+            let (window, driver) = (0x3000..len / 4, len / 4 + 0x2000..len);
+            let all = place_all(window.clone(), driver, &offered, Some(64), PACKED).unwrap();
+            assert_eq!(all.pairs.len(), count, "{mib} MiB");
+            let control = all.control.unwrap();
+            let mut taken: Vec<_> = all.pairs.iter().flat_map(areas).collect();
+            let queue = control.queue;
+            let event = |at| at..at + 4;
+            let ring = queue.desc..queue.desc + 256;
+            taken.extend([ring, event(queue.driver), event(queue.device)]);
+            taken.extend([control.command, control.answer].map(|at| at..at + 64));
+            assert!(window.contains(&control.command) && control.answer >= len / 4);
+            for (i, a) in taken.iter().enumerate() {
+                assert!(a.end <= len);
+                for b in &taken[i + 1..] {
+                    assert!(a.end <= b.start || b.end <= a.start, "{a:x?} {b:x?}");
+                }
+            }
+        }
     }
 
     #[test]

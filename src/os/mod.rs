@@ -1,5 +1,6 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
+pub mod announce;
 pub mod child;
 pub mod dma;
 pub mod doorbell;

@@ -104,6 +104,11 @@ impl Namespace {
         remove_path(&path).map_err(|e| explain(e, &format!("removing network namespace {name}")))
     }
 
+    /// Another handle of the same namespace.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
     /// Runs `f` on a fresh thread inside the namespace and gives its value; a panic of `f` goes on
     /// here. It blocks: an async task calls it through `spawn_blocking`.
     ///

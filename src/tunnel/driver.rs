@@ -63,8 +63,8 @@ pub struct DriverConfig {
     pub required: u128,
     /// Takes out bits whose dependencies are not met (virtio 1.4 §2.2, §5.1.3.1).
     pub clean: fn(u128) -> u128,
-    /// How many queues are set up, from index 0.
-    pub queues: u16,
+    /// Most queue pairs that are set up, at least 1; the control queue follows them where there is one.
+    pub pairs: u16,
     /// How long each attempt of a request is waited for.
     pub request_timeout: Duration,
     /// Attempts of a request.
@@ -93,8 +93,9 @@ pub enum Event {
     Hello(Hello),
     /// Features are settled; answer with [`DriverTunnel::set_queues`].
     QueuesNeeded {
-        /// Greatest size of each queue, a power of two.
-        max_sizes: Vec<u16>,
+        /// The queues that can be set up, by index, and the greatest size of each, a power of two: two of
+        /// each pair, then the control queue, if it is negotiated.
+        queues: Vec<(u16, u16)>,
         /// The features in use.
         features: u128,
         /// The config space, up to 1024 bytes of it; it may be shorter than a type's layout.
@@ -150,7 +151,11 @@ struct Session {
     features: u128,
     /// The status that the device has taken from us since its reset.
     status: u32,
-    max_sizes: Vec<u16>,
+    /// How many queues the device has.
+    max_virtqueues: u32,
+    /// The queues to be set up, by index, and the greatest size of each that has been looked at.
+    wanted: Vec<u16>,
+    queues: Vec<(u16, u16)>,
     setups: Vec<QueueSetup>,
     /// The config space, once it is read.
     config: Option<Vec<u8>>,

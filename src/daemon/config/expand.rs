@@ -39,7 +39,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         Some(mtu) => line("mtu", mtu.to_string()),
         None => line("# mtu", "1500 until the operator changes it".into()),
     }
-    line("queues", "1".into());
+    line("queues", link.queues.to_string());
     match &link.netns {
         Some(super::Netns::Pid(pid)) => line("netns", pid.to_string()),
         Some(netns) => line("netns", string(netns)),

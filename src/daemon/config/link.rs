@@ -9,7 +9,7 @@ use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
-    Netns, Route, Transport,
+    Netns, QUEUES_MAX, Route, Transport,
 };
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
@@ -74,6 +74,7 @@ pub(super) fn read(
     };
     let mac = read_mac(reader, table);
     let features_off = read_features(reader, table);
+    let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let keep = reader.boolean(table, "keep").unwrap_or(false);
     let heartbeat_ms = reader.number(table, "heartbeat_ms", 10..=10_000).unwrap_or(HEARTBEAT_MS);
     Some(LinkConfig {
@@ -84,6 +85,7 @@ pub(super) fn read(
         slot,
         mac,
         mtu,
+        queues: u16::try_from(queues).unwrap_or(1),
         netns,
         dma,
         engine,
@@ -110,11 +112,6 @@ fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
             let what = format!("{word} is not in this version");
             reader.problem(key.span(), what, "take this line out");
         }
-    }
-    let queues = reader.number(table, "queues", 1..=u32::from(u16::MAX)).unwrap_or(1);
-    if let (2.., Some(value)) = (queues, table.get("queues")) {
-        let what = format!("queues = {queues} is not in this version");
-        reader.problem(value.span(), what, "write 1, or take this line out");
     }
 }
 

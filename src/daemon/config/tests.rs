@@ -21,7 +21,7 @@ route = [
 slot = 3
 mac = "02:00:00:00:00:AB"
 mtu = 9000
-queues = 1
+queues = 4
 netns = "board0"
 dma = "engine"
 engine = { depth = 8, latency_us = 1000, bandwidth_mb_s = 2000, error_ppm = 5, cpu_below = 0 }
@@ -66,6 +66,7 @@ fn a_full_config_means_what_it_says() {
         slot: Some(3),
         mac: Some([2, 0, 0, 0, 0, 0xab]),
         mtu: Some(9000),
+        queues: 4,
         netns: Some(Netns::Name("board0".into())),
         dma: Dma::Engine,
         engine: EngineConfig {
@@ -136,6 +137,7 @@ fn good_values_at_their_limits_are_taken() {
         "netns = 1",
         "heartbeat_ms = 10",
         "queues = 1",
+        "queues = 16",
         "dma = \"direct\"",
         "dma = \"engine\"",
         "dma = \"engine\"\nengine = {}",

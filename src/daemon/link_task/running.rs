@@ -8,21 +8,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
-use crate::daemon::config::{Dma, EngineConfig, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
+use crate::daemon::config::{Dma, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
-use crate::daemon::worker::{Job, Worker};
+use crate::daemon::worker::{Worker, drop_stale};
 use crate::daemon::{Role, VERSION};
 use crate::link::{Event, Link, LinkParams, Start, State};
 use crate::memory::{BusMemory, Region, Side};
 use crate::net::engine_path::EngineUse;
 use crate::net::frame::Offloads;
-use crate::os::dma::EngineModel;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
+use crate::os::tap::Tap;
 use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
+
+mod workers;
 
 /// The MTU that a device offers where nothing says less.
 const MTU_ANY: u16 = 65521;
@@ -73,8 +75,12 @@ pub(super) struct Running<'a> {
     peers: BTreeMap<u16, Peer>,
     doorbell: Doorbell,
     ringer: Ringer,
-    worker: Option<Worker>,
-    /// Number of the worker, so that a report of an earlier one is not taken for its own.
+    /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
+    workers: BTreeMap<u16, Worker>,
+    queues: BTreeMap<u16, Arc<Tap>>,
+    /// Held while the netdev's address is being announced.
+    announcing: Arc<()>,
+    /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
     broken_rx: mpsc::UnboundedReceiver<Report>,
@@ -116,6 +122,8 @@ impl<'a> Running<'a> {
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
             features_off: task.features_off,
             mac: task.other_mac,
+            own_mac: task.mac,
+            pairs: task.config.queues,
             mtu: task.config.mtu.unwrap_or(MTU_ANY),
             engine: engine
                 .then_some(EngineUse { cpu_below: task.config.engine.cpu_below as usize }),
@@ -139,7 +147,9 @@ impl<'a> Running<'a> {
             peers,
             doorbell,
             ringer: Ringer::default(),
-            worker: None,
+            workers: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            announcing: Arc::new(()),
             generation: 0,
             broken,
             broken_rx,
@@ -177,8 +187,8 @@ impl<'a> Running<'a> {
                 Input::Doorbell => {
                     self.link.handle_doorbell(now());
                     // With one vector there is one doorbell for everything.
-                    if let (1, Some(worker)) = (self.slot.doorbells.len(), &self.worker) {
-                        worker.wake();
+                    if self.slot.doorbells.len() == 1 {
+                        self.workers.values().for_each(Worker::wake);
                     }
                 }
                 Input::Peer(event) => self.peer_event(event),
@@ -231,7 +241,7 @@ impl<'a> Running<'a> {
             () = self.netdev.changed() => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
             Some(report) = self.broken_rx.recv() => {
-                if self.worker.is_some() && report.generation == self.generation {
+                if report.generation == self.generation {
                     Input::Broken(report.reason, report.lost)
                 } else {
                     Input::Nothing
@@ -243,7 +253,7 @@ impl<'a> Running<'a> {
     /// Without its backplane a link goes on; it moves when it has nothing to lose, or when the other
     /// end is on the new one.
     fn may_move(&self, found: Option<&ShmLink>) -> bool {
-        found.is_some_and(|shm| self.worker.is_none() || !shm.peers().is_empty())
+        found.is_some_and(|shm| self.workers.is_empty() || !shm.peers().is_empty())
     }
 
     fn peer_event(&mut self, event: Result<PeerEvent, String>) {
@@ -300,18 +310,28 @@ impl<'a> Running<'a> {
                         return Some(Ended::NetdevLost);
                     }
                 }
+                Event::StartPair(start) => {
+                    if let Err(e) = self.start_pair(start) {
+                        tracing::warn!("{}: {e}", self.task.config.name);
+                        return Some(Ended::NetdevLost);
+                    }
+                }
+                Event::StopPair(pair) => self.stop_pair(pair).await,
+                Event::Offloads(offloads) => {
+                    if let Err(e) = self.netdev.set_offloads(offloads) {
+                        tracing::warn!("{}: offloads: {e}", self.task.config.name);
+                    }
+                }
+                Event::Announce => self.announce().await,
                 Event::Stop => {
-                    self.stop_worker().await;
+                    self.stop_workers().await;
                     self.task.view.borrow_mut().link_down();
                     self.link.handle_stopped(Instant::now());
                 }
-                Event::Wake => {
-                    if let Some(worker) = &self.worker {
-                        worker.wake();
-                    }
-                }
+                Event::Wake => self.workers.values().for_each(Worker::wake),
             }
         }
+        self.close_queues();
         let (epoch, peer_epoch) = self.link.epochs();
         let mut view = self.task.view.borrow_mut();
         view.epoch = Some(epoch).filter(|e| *e != 0);
@@ -338,7 +358,7 @@ impl<'a> Running<'a> {
     }
 
     fn carrier(&self, up: bool) {
-        let up = up && self.worker.is_some();
+        let up = up && !self.workers.is_empty();
         if let Err(e) = self.netdev.tap().set_carrier(up) {
             tracing::warn!("{}: carrier: {e}", self.task.config.name);
         }
@@ -368,33 +388,12 @@ impl<'a> Running<'a> {
             tracing::warn!("{}: {e}", self.task.config.name);
         }
         let mtu = self.netdev.observed_mtu().await;
-        let peer = start.doorbell.and_then(|(owner, vector)| {
-            let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
-            peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
-        });
-        let doorbell = self.slot.doorbells.get(1).or(self.slot.doorbells.first());
-        let engine = start.path.local().is_some();
-        let job = Job {
-            path: start.path,
-            mem: self.mem.clone(),
-            tap: self.netdev.tap().clone(),
-            doorbell: doorbell.ok_or("the slot has no doorbell")?.clone(),
-            peer,
-            stats: self.task.view.borrow().stats.clone(),
-            engine: model(&self.task.config.engine),
-            heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
-        };
-        let broken = self.broken.clone();
-        // The receiver outlives every worker, and a stopping daemon does not want to know.
-        self.generation += 1;
-        let generation = self.generation;
-        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
-        let worker = Worker::start(&self.task.config.name, job, report);
-        self.worker = Some(worker.map_err(|e| format!("starting the worker: {e}"))?);
+        let tap = self.netdev.tap();
         let mut view = self.task.view.borrow_mut();
-        view.engine = engine;
+        drop_stale(tap, &view.stats(0)).map_err(|e| e.to_string())?;
         view.features = start.features;
         view.mtu = mtu;
+        self.generation += 1;
         Ok(())
     }
 
@@ -414,14 +413,6 @@ impl<'a> Running<'a> {
         }
         own.iter().copied().chain(usable).min()
     }
-
-    /// Stops the worker, on a thread that may wait for it.
-    pub(super) async fn stop_worker(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            // A panic of that thread has been printed.
-            let _ = tokio::task::spawn_blocking(move || drop(worker)).await;
-        }
-    }
 }
 
 /// Looks for a backplane until there is one.
@@ -431,15 +422,6 @@ async fn search(task: &LinkTask) -> Box<ShmLink> {
         if let Ok(shm) = task.connect().await {
             return Box::new(shm);
         }
-    }
-}
-
-fn model(engine: &EngineConfig) -> EngineModel {
-    EngineModel {
-        depth: engine.depth,
-        latency: Duration::from_micros(engine.latency_us.into()),
-        bandwidth: u64::from(engine.bandwidth_mb_s) * 1_000_000,
-        error_ppm: engine.error_ppm,
     }
 }
 

@@ -28,7 +28,8 @@ pub struct View {
     pub(super) mac: Option<[u8; 6]>,
     pub(super) mtu: Option<u16>,
     pub(super) features: Features,
-    pub(super) stats: Arc<QueueStats>,
+    /// Of each queue pair that there has been; at least one.
+    pub(super) stats: Vec<Arc<QueueStats>>,
     /// An engine copies.
     pub(super) engine: bool,
 }
@@ -50,7 +51,7 @@ impl View {
             mac: None,
             mtu: config.mtu,
             features: Features::NONE,
-            stats: Arc::default(),
+            stats: vec![Arc::default()],
             engine: false,
         }
     }
@@ -64,9 +65,18 @@ impl View {
         self.features = Features::NONE;
     }
 
+    /// The counters of a queue pair.
+    pub(super) fn stats(&mut self, pair: u16) -> Arc<QueueStats> {
+        let pair = usize::from(pair);
+        self.stats.resize_with(self.stats.len().max(pair + 1), Arc::default);
+        self.stats[pair].clone()
+    }
+
     /// As `status` shows it.
     pub fn status(&self) -> LinkStatus {
-        let stats = &self.stats;
+        let sum = |of: fn(&QueueStats) -> &AtomicU64| {
+            self.stats.iter().map(|stats| count(of(stats))).fold(0, u64::wrapping_add)
+        };
         LinkStatus {
             name: self.name.clone(),
             transport: self.transport.clone(),
@@ -80,17 +90,11 @@ impl View {
             mac: self.mac.map(|mac| mac.map(|b| format!("{b:02x}")).join(":")),
             mtu: self.mtu,
             features: self.features.names().map(str::to_owned).collect(),
-            queues: vec![QueueStatus {
-                rx: traffic(&stats.rx),
-                tx: traffic(&stats.tx),
-                notifications_sent: count(&stats.notifications_sent),
-                notifications_received: count(&stats.notifications_received),
-                rescues: count(&stats.rescues),
-            }],
+            queues: self.stats.iter().map(|stats| queue(stats)).collect(),
             dma: DmaStatus {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
-                transfers: count(&stats.transfers),
-                bytes: count(&stats.transfer_bytes),
+                transfers: sum(|stats| &stats.transfers),
+                bytes: sum(|stats| &stats.transfer_bytes),
             },
         }
     }
@@ -108,6 +112,16 @@ fn link_state(state: State) -> LinkState {
         State::Up => LinkState::Up,
         State::Down => LinkState::Down,
         State::Quarantined => LinkState::Quarantined,
+    }
+}
+
+fn queue(stats: &QueueStats) -> QueueStatus {
+    QueueStatus {
+        rx: traffic(&stats.rx),
+        tx: traffic(&stats.tx),
+        notifications_sent: count(&stats.notifications_sent),
+        notifications_received: count(&stats.notifications_received),
+        rescues: count(&stats.rescues),
     }
 }
 

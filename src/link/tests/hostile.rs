@@ -103,10 +103,8 @@ impl Pair {
         input(&mut self.link);
         while let Some(event) = self.link.poll_event() {
             match event {
-                Event::Start(start) => {
-                    assert!(self.path.is_none());
-                    self.path = Some(start.path);
-                }
+                Event::Start(_) => assert!(self.path.is_none()),
+                Event::StartPair(start) => self.path = Some(start.path),
                 Event::Stop => {
                     assert!(self.path.take().is_some(), "Stop without Start");
                     self.events.push(Event::Stop);
@@ -166,7 +164,7 @@ fn raw_driver(pair: &Pair) -> DriverTunnel {
         wanted: Features::OFFER.bits(),
         required: 0,
         clean: |bits| bits,
-        queues: 2,
+        pairs: 1,
         request_timeout: SECOND,
         attempts: 3,
     };
@@ -182,11 +180,12 @@ struct RawDevice {
 impl RawDevice {
     fn new(pair: &Pair) -> Self {
         let offer = Offer {
-            features: Features::OFFER,
+            features: Features::OFFER.without(Features::of(&[net::F_MQ])),
             mac: [2; 6],
             mtu: 1500,
             rx_size: QUEUE_SIZE,
             tx_size: QUEUE_SIZE,
+            pairs: 1,
         };
         let mut model = NetDevice::new(offer);
         model.set_link(true);

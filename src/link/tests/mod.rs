@@ -8,6 +8,7 @@
 //! * the clock goes on: no link wants to be called again and again at the same moment.
 
 mod hostile;
+mod pairs;
 mod stories;
 mod storm;
 mod traffic;
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::memory::{Kind, Mapping, Region, Side};
+use crate::net::path::Path;
+use crate::spec::net;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,6 +40,9 @@ impl Random {
         Duration::from_millis(self.below(most.as_millis() as u64 + 1))
     }
 }
+
+/// What is in use between two ends of one queue pair.
+const ONE_PAIR: Features = Features::OFFER.minus(Features::of(&[net::F_MQ]));
 
 /// What happens to doorbells and notices on their way.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +101,9 @@ fn params(role: Role, owner: u32, len: u64, features_off: Features) -> LinkParam
         heartbeat: HEARTBEAT,
         features_off,
         mac: [2, 0, 0, 0, 0, 7],
+        own_mac: [2, 0, 0, 0, 0, 6],
         mtu: 1500,
+        pairs: 1,
         version: format!("{role:?}"),
         engine: None,
         seed: u64::from(owner) * 0x9e37_79b9,
@@ -124,6 +132,8 @@ struct End {
     state: State,
     reason: String,
     carrier: bool,
+    negotiated: Features,
+    announced: u64,
     peer: Option<Hello>,
     epoch: u32,
     frozen_until: Option<Instant>,
@@ -187,6 +197,8 @@ impl World {
             state: State::Waiting,
             reason: String::new(),
             carrier: false,
+            negotiated: Features::NONE,
+            announced: 0,
             peer: None,
             epoch: 0,
             frozen_until: None,
@@ -274,7 +286,9 @@ impl World {
                 assert!(vector < 2, "a vector that the peer listens on");
                 self.ring(owner);
             }
-            Event::Start(start) => self.start(id, start),
+            Event::Start(start) => end.negotiated = start.features,
+            Event::StartPair(start) => self.start(id, start),
+            Event::StopPair(pair) => panic!("nobody asked to stop pair {pair}"),
             Event::Stop => {
                 let worker = end.worker.as_mut().expect("there is a worker to be stopped");
                 assert!(!worker.stopping, "it was told already");
@@ -293,10 +307,12 @@ impl World {
             Event::Wake => assert!(end.worker.is_some() || end.state != State::Up),
             Event::Peer(hello) => end.peer = Some(hello),
             Event::Carrier(up) => end.carrier = up,
+            Event::Announce => end.announced += 1,
+            Event::Offloads(offloads) => panic!("nobody asked for {offloads:?}"),
         }
     }
 
-    fn start(&mut self, id: u32, start: Start) {
+    fn start(&mut self, id: u32, start: StartPair) {
         let epochs = self.ends[&id].link.epochs();
         for (other_id, other) in &self.ends {
             let Some(worker) = &other.worker else { continue };
@@ -308,7 +324,7 @@ impl World {
         let worker = Worker {
             path: start.path,
             session: epochs,
-            features: start.features,
+            features: self.ends[&id].negotiated,
             stopping: false,
             broken: false,
         };

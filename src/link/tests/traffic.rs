@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::net::path::{Inward, PathError, Room};
+use crate::net::path::{Inward, PathError};
 
 impl World {
     /// Sends frames each way and wants them all.
@@ -62,12 +62,8 @@ fn breath(
 ) -> Result<(), PathError> {
     let path = &mut worker.path;
     while let Some(frame) = outbox.front() {
-        match path.room(mem)? {
-            Room::Nowhere => break,
-            Room::Private(buffer) => buffer[..frame.len()].copy_from_slice(frame),
-            Room::Shared(spans) => {
-                mem.view(spans[0]).unwrap().copy_from(0, frame);
-            }
+        if !path.room(mem)?.fill(mem, frame) {
+            break;
         }
         assert_eq!(path.sent(mem, frame.len())?, None);
         outbox.pop_front();

@@ -1,6 +1,7 @@
 use super::*;
 use crate::tunnel::model::QueueOperation;
 
+mod control;
 mod queue_reset;
 mod through_tunnel;
 
@@ -10,15 +11,16 @@ const OFFER: Offer = Offer {
     mtu: 1500,
     rx_size: 256,
     tx_size: 128,
+    pairs: 1,
 };
 
 const DRIVER: u8 = status::ACKNOWLEDGE | status::DRIVER;
 const FEATURES_OK: u8 = DRIVER | status::FEATURES_OK;
 const DRIVER_OK: u8 = FEATURES_OK | status::DRIVER_OK;
 
-/// One that lets its driver reset one queue.
-const WITH_RING_RESET: Offer =
-    Offer { features: Features::OFFER.union(Features::of(&[virtio::F_RING_RESET])), ..OFFER };
+/// One whose driver must not reset one queue.
+const WITHOUT_RING_RESET: Offer =
+    Offer { features: Features::OFFER.minus(Features::of(&[virtio::F_RING_RESET])), ..OFFER };
 
 /// A device whose driver accepts `features` and asks for `FEATURES_OK`.
 fn after(features: Features) -> NetDevice {
@@ -140,6 +142,7 @@ fn a_refused_driver_may_try_again_with_less() {
     assert!(device.refused().is_some());
     let less = Features::OFFER.without(Features::of(&[net::F_CSUM]));
     device.set_driver_features(0, less.block(0));
+    device.set_driver_features(1, less.block(1));
     device.set_status(u32::from(FEATURES_OK));
     assert_eq!((device.negotiated(), device.refused()), (Some(less), None));
 }
@@ -159,7 +162,7 @@ fn status_bits_come_in_order_and_stay_until_a_reset() {
     let mut device = NetDevice::new(OFFER);
     device.set_status(u32::from(status::DRIVER_OK));
     assert_eq!(device.status(), 0, "no DRIVER_OK before FEATURES_OK");
-    device.set_driver_features(1, Features::OFFER.block(1));
+    device.set_driver_features(1, Features::of(&[virtio::F_VERSION_1]).block(1));
     device.set_status(u32::from(status::FEATURES_OK));
     assert_eq!(device.status(), 0, "no FEATURES_OK before DRIVER");
     device.set_status(u32::from(DRIVER_OK | status::DEVICE_NEEDS_RESET));
@@ -194,7 +197,8 @@ fn driver_ok_hands_over_the_enabled_queues() {
 fn a_queue_reads_back_as_it_was_set_up() {
     let mut device = negotiated();
     assert_eq!(device.queue(0), QueueState { max_size: 256, ..QueueState::default() });
-    assert_eq!(device.queue(2), QueueState::default());
+    assert_eq!(device.queue(2), QueueState { max_size: 64, ..QueueState::default() }, "control");
+    assert_eq!(device.queue(3), QueueState::default());
     assert_eq!(device.queue(u32::MAX), QueueState::default());
     device.set_queue(0, &enable(64)).unwrap();
     let state = QueueState {
@@ -227,7 +231,7 @@ fn a_queue_may_be_set_up_in_pieces_and_then_enabled() {
 #[test]
 fn a_request_that_is_repeated_word_by_word_is_no_change() {
     let mut device = set_up();
-    let before = device.queues;
+    let before = device.queues.clone();
     assert_eq!(device.set_queue(0, &enable(256)), Ok(()), "the answer was lost");
     assert_eq!(device.set_queue(1, &QueueUpdate { desc: Some(0x1000), ..NOTHING }), Ok(()));
     device.set_status(u32::from(DRIVER_OK));
@@ -238,7 +242,7 @@ fn a_request_that_is_repeated_word_by_word_is_no_change() {
 /// The update is refused with this sentence, and nothing changes.
 #[track_caller]
 fn refused(device: &mut NetDevice, index: u32, update: QueueUpdate, sentence: &str) {
-    let before = device.queues;
+    let before = device.queues.clone();
     let error = device.set_queue(index, &update).unwrap_err();
     assert_eq!(error.to_string(), sentence);
     assert_eq!(device.queues, before, "all or nothing");
@@ -248,14 +252,14 @@ fn refused(device: &mut NetDevice, index: u32, update: QueueUpdate, sentence: &s
 fn each_rule_for_setting_up_a_queue_has_its_sentence() {
     let mut early = NetDevice::new(OFFER);
     refused(&mut early, 0, enable(64), "queues are set up after FEATURES_OK");
-    let mut late = running();
+    let mut late = running_with(WITHOUT_RING_RESET);
     refused(&mut late, 0, enable(64), "queues are set up before DRIVER_OK");
     late.set_status(0);
     refused(&mut late, 0, enable(64), "the device is still being reset");
 
     let d = &mut negotiated();
-    refused(d, 2, enable(64), "there are 2 queues, from 0");
-    refused(d, u32::MAX, enable(64), "there are 2 queues, from 0");
+    refused(d, 3, enable(64), "there are 3 queues, from 0");
+    refused(d, u32::MAX, enable(64), "there are 3 queues, from 0");
     for size in [0, 3, 512, 0x1_0040, u32::MAX] {
         let sentence = format!("size {size} is not a power of two from 1 to 256");
         refused(d, 0, enable(size), &sentence);
@@ -357,20 +361,20 @@ fn a_device_that_cannot_go_on_says_so_until_it_is_reset() {
 #[test]
 fn config_space_shows_mac_link_and_mtu() {
     let mut device = NetDevice::new(OFFER);
-    assert_eq!(config(&device), [2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xDC, 0x05]);
+    assert_eq!(config(&device), [2, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0xDC, 0x05]);
     device.set_link(true);
     let mut part = [0xEE; 8];
     device.read_config(6, &mut part);
-    assert_eq!(part, [1, 0, 0, 0, 0xDC, 0x05, 0, 0]);
+    assert_eq!(part, [1, 0, 1, 0, 0xDC, 0x05, 255, 255]);
     device.read_config(12, &mut part);
-    assert_eq!(part, [0; 8]);
+    assert_eq!(part, [255, 255, 255, 255, 1, 0, 0, 0], "speed unknown, full duplex");
     device.read_config(u32::MAX, &mut part);
     assert_eq!(part, [0; 8]);
 }
 
 #[test]
 fn config_space_shows_only_what_is_offered() {
-    let named = Features::from_names(["MAC", "MTU", "STATUS"]).unwrap();
+    let named = Features::from_names(["MAC", "MTU", "STATUS", "MQ", "SPEED_DUPLEX"]).unwrap();
     let mut device = NetDevice::new(Offer { features: Features::OFFER.without(named), ..OFFER });
     assert!(!device.set_link(true));
     assert_eq!(config(&device), [0; 12]);
@@ -397,7 +401,7 @@ fn the_generation_changes_whenever_config_space_does() {
 #[test]
 fn what_the_device_is_covers_its_features() {
     let info = NetDevice::new(OFFER).info();
-    assert_eq!((info.device_id, info.config_size, info.max_virtqueues), (1, 12, 2));
+    assert_eq!((info.device_id, info.config_size, info.max_virtqueues), (1, 17, 3));
     assert_eq!(info.num_feature_blocks, 2, "a driver of 64 bits can take it");
     assert_eq!(NetDevice::new(OFFER).features(2), 0);
 }

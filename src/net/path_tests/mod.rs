@@ -83,15 +83,15 @@ fn device_path(mem: &BusMemory, features: Features, p: &Placement) -> DevicePath
 
 /// A netdev that can be read into ring memory as into private memory, and says so if it is cut.
 fn read(mem: &BusMemory, room: Room<'_>, frame: &[u8]) {
-    match room {
+    let spans = match &room {
         Room::Nowhere => panic!("there is no room"),
-        Room::Private(buffer) => buffer[..frame.len()].copy_from_slice(frame),
-        Room::Shared(spans) => {
-            assert!(spans.len() <= MOST_SPANS, "{} spans", spans.len());
-            assert!(spans.iter().map(|s| s.len()).sum::<usize>() >= frame.len(), "frame is cut");
-            path::copy_in(mem, spans, 0, frame);
-        }
-    }
+        Room::Private(_) => &[],
+        Room::Shared(spans) | Room::Split { rest: spans, .. } => *spans,
+    };
+    assert!(spans.len() <= MOST_SPANS, "{} spans", spans.len());
+    let len = spans.iter().map(|s| s.len()).sum::<usize>();
+    assert!(spans.is_empty() || len >= frame.len(), "frame is cut");
+    room.fill(mem, frame);
 }
 
 /// What a netdev would be given: the private start, then the shared rest.

@@ -207,6 +207,21 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Opens another queue of the netdev, of whose flows the kernel gives it a part. To be called in the
+    /// network namespace that the netdev is in.
+    pub fn another_queue(&self) -> Result<Self, TapError> {
+        let name = self.current_name()?;
+        let fd = open_tun()?;
+        // Carrier, header size, byte order and offloads are the device's and stay as they are.
+        set_iff(&fd, Request::new(&name, OURS | IFF_NO_CARRIER)).map_err(|e| refused(&name, e))?;
+        let queue = Self { fd, name, index: self.index };
+        // A netdev that went away in between would have been made anew, and goes with the descriptor.
+        if queue.look()?.index != self.index {
+            return Err(TapError::Missing { name: queue.name });
+        }
+        Ok(queue)
+    }
+
     /// Compares flags, then sets what belongs to the device.
     fn prepare(&self) -> Result<(), TapError> {
         let kept = self.get_iff()?.flags & !IFF_PERSIST;

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use zerocopy::FromBytes;
+
+use crate::spec::net::{self, Config};
 use crate::spec::{msg, split, virtio};
 use crate::tunnel::message::{Blocks, Body, MAX_DATA, VqueueState};
 
@@ -42,8 +45,8 @@ pub(super) enum Step {
     Accept,
     /// A piece of the config space.
     Config,
-    /// What queue `i` can be.
-    Look(u16),
+    /// What the `i`th queue can be.
+    Look(usize),
     /// [`DriverTunnel::set_queues`].
     QueuesWanted,
     /// The device to have noted the configuration of the `i`th queue.
@@ -84,7 +87,7 @@ impl DriverTunnel {
             (_, Body::Config { generation, offset, data }) => {
                 self.config_piece(now, generation, offset, &data)
             }
-            (Step::Look(index), Body::Vqueue(queue)) => self.looked(now, index, &queue),
+            (Step::Look(i), Body::Vqueue(queue)) => self.looked(now, i, &queue),
             (Step::SetQueue(i), Body::VqueueSet) => self.confirm_queue(now, i),
             (Step::ConfirmQueue(i), Body::Vqueue(queue)) => self.queue_confirmed(now, i, &queue),
             (_, Body::Pong { data }) => self.ping_answered(now, *request == Body::Ping { data }),
@@ -137,10 +140,7 @@ impl DriverTunnel {
         if blocks <= u32::from(virtio::F_VERSION_1) / 32 {
             return Err(DriverError::FeatureBlocks(blocks));
         }
-        if queues < u32::from(self.config.queues) {
-            let wanted = self.config.queues;
-            return Err(DriverError::TooFewQueues { device: queues, wanted });
-        }
+        self.session.max_virtqueues = queues;
         self.session.feature_blocks = blocks.min(FEATURE_BLOCKS);
         self.session.config_len = config_size.min(MAX_CONFIG);
         self.begin_reset(now, false);
@@ -208,7 +208,7 @@ impl DriverTunnel {
             }
             FEATURES_OK if self.session.config_len == 0 => {
                 self.session.config = Some(Vec::new());
-                self.look(now, 0)
+                self.look_at_all(now)
             }
             FEATURES_OK => {
                 self.session.step = Step::Config;
@@ -291,7 +291,7 @@ impl DriverTunnel {
                 let changed = self.session.config.as_ref() != Some(&config);
                 self.session.config = Some(config);
                 if self.session.step == Step::Config {
-                    return self.look(now, 0);
+                    return self.look_at_all(now);
                 }
                 if changed {
                     self.tell_config();
@@ -301,23 +301,47 @@ impl DriverTunnel {
         }
     }
 
-    /// Asks what the queue can be, or for the queues once all are known.
-    fn look(&mut self, now: Instant, index: u16) -> Result<(), DriverError> {
-        if index < self.config.queues {
-            let body = Body::GetVqueue { index: index.into() };
-            return self.request(now, Step::Look(index), body);
-        }
+    /// Begins to ask what each queue can be. How many pairs there are, and so where the control queue
+    /// stands, is told by the config space (virtio 1.4 §5.1.2).
+    fn look_at_all(&mut self, now: Instant) -> Result<(), DriverError> {
         let s = &mut self.session;
+        let has = |bit: u8| s.features >> bit & 1 == 1;
+        let mut octets = [0; size_of::<Config>()];
+        for (to, from) in octets.iter_mut().zip(s.config.iter().flatten()) {
+            *to = *from;
+        }
+        let config = Config::read_from_bytes(&octets).unwrap_or_default();
+        let there = if has(net::F_MQ) { config.max_virtqueue_pairs.get() } else { 1 };
+        if !(1..=net::MAX_PAIRS).contains(&there) {
+            return Err(DriverError::Pairs(there));
+        }
+        let control = has(net::F_CTRL_VQ).then_some(net::controlq(there));
+        s.wanted = (0..net::controlq(there.min(self.config.pairs))).chain(control).collect();
+        let wanted = s.wanted.last().map_or(0, |last| last.saturating_add(1));
+        if s.max_virtqueues < u32::from(wanted) {
+            return Err(DriverError::TooFewQueues { device: s.max_virtqueues, wanted });
+        }
+        self.look(now, 0)
+    }
+
+    /// Asks what the `i`th queue can be, or for the queues once all are known.
+    fn look(&mut self, now: Instant, i: usize) -> Result<(), DriverError> {
+        let s = &mut self.session;
+        if let Some(index) = s.wanted.get(i) {
+            let body = Body::GetVqueue { index: u32::from(*index) };
+            return self.request(now, Step::Look(i), body);
+        }
         s.step = Step::QueuesWanted;
         s.events.push_back(Event::QueuesNeeded {
-            max_sizes: s.max_sizes.clone(),
+            queues: s.queues.clone(),
             features: s.features,
             config: s.config.clone().unwrap_or_default(),
         });
         Ok(())
     }
 
-    fn looked(&mut self, now: Instant, index: u16, queue: &VqueueState) -> Result<(), DriverError> {
+    fn looked(&mut self, now: Instant, i: usize, queue: &VqueueState) -> Result<(), DriverError> {
+        let Some(&index) = self.session.wanted.get(i) else { return Ok(()) };
         if queue.index != u32::from(index) {
             return Err(DriverError::BadAnswer { to: "GET_VQUEUE", why: "another queue" });
         }
@@ -327,8 +351,8 @@ impl DriverTunnel {
         // A size is a power of two in the split ring, and up to 32768 in any.
         let most = u16::try_from(queue.max_size).unwrap_or(split::MAX_SIZE).min(split::MAX_SIZE);
         let Some(exponent) = most.checked_ilog2() else { return Err(DriverError::NoQueue(index)) };
-        self.session.max_sizes.push(1 << exponent);
-        self.look(now, index + 1)
+        self.session.queues.push((index, 1 << exponent));
+        self.look(now, i + 1)
     }
 
     /// Configures the `i`th queue, or finishes once all are configured.

@@ -42,6 +42,8 @@ pub enum DriverError {
         /// Queues that the driver sets up.
         wanted: u16,
     },
+    /// The device says so many queue pairs, with MQ.
+    Pairs(u16),
     /// The status did not become 0 after a reset.
     ResetStuck(u32),
     /// The device did not take a status.
@@ -132,6 +134,7 @@ impl fmt::Display for DriverError {
             Self::TooFewQueues { device, wanted } => {
                 write!(f, "device has {device} queues, {wanted} needed")
             }
+            Self::Pairs(n) => write!(f, "device has {n} queue pairs, 1 to 32767 make sense"),
             Self::ResetStuck(status) => {
                 write!(f, "device does not finish its reset: status still {status:#x}")
             }

@@ -47,7 +47,11 @@ fn a_session_runs_the_initialisation_order_and_tells_the_owner() {
             bench.events,
             [
                 Event::Hello(bench.board.hello.clone()),
-                Event::QueuesNeeded { max_sizes: vec![256, 256], features, config: space.clone() },
+                Event::QueuesNeeded {
+                    queues: vec![(0, 256), (1, 256)],
+                    features,
+                    config: space.clone()
+                },
                 Event::Running { features, config: space },
             ]
         );
@@ -381,8 +385,8 @@ fn a_queues_greatest_size_is_rounded_down_to_what_a_ring_can_have() {
         board.queues[1].max_size = max_size;
         let mut bench = Bench::new(board);
         bench.settle();
-        let Event::QueuesNeeded { max_sizes, .. } = &bench.events[1] else { panic!() };
-        assert_eq!(*max_sizes, [256, told]);
+        let Event::QueuesNeeded { queues, .. } = &bench.events[1] else { panic!() };
+        assert_eq!(*queues, [(0, 256), (1, told)]);
     }
 }
 

@@ -195,8 +195,8 @@ fn what_a_later_version_does_is_refused_by_name() {
         assert_complaints(&[(&format!("{key} = 1"), &what, "take this line out")]);
     }
     assert_complaints(&[
-        ("queues = 2", "4:10: queues = 2 is not in this version", "write 1, or take this line out"),
-        ("queues = 0", "4:10: queues 0 is out of range", "write 1 to 65535"),
+        ("queues = 17", "4:10: queues 17 is out of range", "write 1 to 16"),
+        ("queues = 0", "4:10: queues 0 is out of range", "write 1 to 16"),
         (
             "dma = \"drect\"",
             "4:7: dma has no \"drect\"",

@@ -28,7 +28,7 @@ fn a_queue_that_is_reset_before_it_runs_is_as_new() {
 
 #[test]
 fn a_running_queue_is_at_rest_only_when_the_link_has_given_it_back() {
-    for offer in [OFFER, WITH_RING_RESET] {
+    for offer in [OFFER, WITHOUT_RING_RESET] {
         let mut device = running_with(offer);
         device.reset_queue(0);
         device.reset_queue(0);
@@ -45,7 +45,7 @@ fn a_running_queue_is_at_rest_only_when_the_link_has_given_it_back() {
 
 #[test]
 fn a_queue_that_was_reset_is_handed_over_anew_if_ring_reset_is_negotiated() {
-    let mut device = running_with(WITH_RING_RESET);
+    let mut device = running();
     device.reset_queue(0);
     device.poll_event();
     device.queue_quiesced(0);
@@ -63,7 +63,7 @@ fn a_queue_that_was_reset_is_handed_over_anew_if_ring_reset_is_negotiated() {
 
 #[test]
 fn a_queue_that_was_reset_unnegotiated_stays_off_until_the_device_is_reset() {
-    let mut device = running();
+    let mut device = running_with(WITHOUT_RING_RESET);
     device.reset_queue(0);
     device.poll_event();
     device.quiesced();
@@ -78,7 +78,7 @@ fn a_queue_that_was_reset_unnegotiated_stays_off_until_the_device_is_reset() {
 
 #[test]
 fn a_queue_enabled_again_and_reset_before_the_link_looks_was_never_there() {
-    let mut device = running_with(WITH_RING_RESET);
+    let mut device = running();
     device.reset_queue(0);
     device.poll_event();
     device.queue_quiesced(0);
@@ -90,7 +90,7 @@ fn a_queue_enabled_again_and_reset_before_the_link_looks_was_never_there() {
 
 #[test]
 fn a_reset_of_the_device_covers_those_of_its_queues() {
-    let mut device = running_with(WITH_RING_RESET);
+    let mut device = running();
     device.reset_queue(0);
     device.set_status(0);
     device.reset_queue(1);

@@ -300,7 +300,7 @@ pub(super) fn config() -> DriverConfig {
         wanted: VERSION_1 | MAC,
         required: VERSION_1,
         clean: |bits| bits,
-        queues: 2,
+        pairs: 1,
         request_timeout: Duration::from_secs(1),
         attempts: 3,
     }

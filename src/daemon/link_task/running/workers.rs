@@ -1,0 +1,103 @@
+//! The workers of a link: one for each queue pair that is used, with a queue of the TAP.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+
+use super::{Report, Running};
+use crate::daemon::config::EngineConfig;
+use crate::daemon::worker::{Job, Worker, drop_stale};
+use crate::link::{StartPair, pair_vector};
+use crate::os::dma::EngineModel;
+
+impl Running<'_> {
+    /// Announces the netdev's address, unless that is going on.
+    pub(super) async fn announce(&self) {
+        if Arc::strong_count(&self.announcing) > 1 {
+            return;
+        }
+        if let Err(e) = self.netdev.announce(self.announcing.clone()).await {
+            tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
+        }
+    }
+
+    pub(super) fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
+        let StartPair { pair, path, doorbell, settings } = start;
+        let peer = doorbell.and_then(|(owner, vector)| {
+            let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
+            peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
+        });
+        let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
+        let vector = pair_vector(pair, own).map_or(0, usize::from);
+        let tap = match self.queues.get(&pair) {
+            _ if pair == 0 => self.netdev.tap().clone(),
+            Some(tap) => tap.clone(),
+            None => {
+                let tap = Arc::new(self.netdev.another_queue()?);
+                self.queues.entry(pair).or_insert(tap).clone()
+            }
+        };
+        let mut view = self.task.view.borrow_mut();
+        view.engine = path.local().is_some();
+        let job = Job {
+            path,
+            mem: self.mem.clone(),
+            tap,
+            doorbell: self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?.clone(),
+            peer,
+            stats: view.stats(pair),
+            engine: model(&self.task.config.engine),
+            heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
+            settings,
+        };
+        let broken = self.broken.clone();
+        // The receiver outlives every worker, and a stopping daemon does not want to know.
+        let generation = self.generation;
+        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
+        let worker = Worker::start(&self.task.config.name, job, report);
+        self.workers.insert(pair, worker.map_err(|e| format!("starting the worker: {e}"))?);
+        Ok(())
+    }
+
+    /// Closes the TAP's queues that have no worker any more; the kernel then uses the others.
+    pub(super) fn close_queues(&mut self) {
+        let workers = &self.workers;
+        let mut view = self.task.view.borrow_mut();
+        self.queues.retain(|pair, tap| {
+            let used = workers.contains_key(pair);
+            if !used {
+                // A netdev that is lost has none.
+                let _ = drop_stale(tap, &view.stats(*pair));
+            }
+            used
+        });
+    }
+
+    /// Takes a pair's data path back from its worker.
+    pub(super) async fn stop_pair(&mut self, pair: u16) {
+        let path = match self.workers.remove(&pair) {
+            // A panic of that thread has been printed.
+            Some(worker) => spawn_blocking(|| worker.stop()).await.ok().flatten(),
+            None => None,
+        };
+        self.link.handle_pair_stopped(Instant::now(), pair, path);
+    }
+
+    /// Stops the workers, on a thread that may wait for them.
+    pub(in crate::daemon::link_task) async fn stop_workers(&mut self) {
+        let workers = std::mem::take(&mut self.workers);
+        // A panic of that thread has been printed.
+        let _ = spawn_blocking(move || drop(workers)).await;
+        self.close_queues();
+    }
+}
+
+fn model(engine: &EngineConfig) -> EngineModel {
+    EngineModel {
+        depth: engine.depth,
+        latency: Duration::from_micros(engine.latency_us.into()),
+        bandwidth: u64::from(engine.bandwidth_mb_s) * 1_000_000,
+        error_ppm: engine.error_ppm,
+    }
+}

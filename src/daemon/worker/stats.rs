@@ -1,0 +1,46 @@
+//! What a worker counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::net::frame::Drop as FrameDrop;
+
+/// Counters of one direction; written by one worker, read by anyone.
+#[derive(Debug, Default)]
+pub struct DirectionStats {
+    /// Frames.
+    pub frames: AtomicU64,
+    /// Bytes from the Ethernet header on.
+    pub bytes: AtomicU64,
+    /// Frames dropped, by `net::frame::Drop as usize`.
+    pub drops: [AtomicU64; FrameDrop::ALL.len()],
+}
+
+impl DirectionStats {
+    pub(super) fn frame(&self, bytes: usize) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn dropped(&self, reason: FrameDrop) {
+        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counters of a queue pair. `rx` is what the netdev received.
+#[derive(Debug, Default)]
+pub struct QueueStats {
+    /// Ring to netdev.
+    pub rx: DirectionStats,
+    /// Netdev to ring.
+    pub tx: DirectionStats,
+    /// Doorbells rung.
+    pub notifications_sent: AtomicU64,
+    /// Doorbells heard.
+    pub notifications_received: AtomicU64,
+    /// Work found at a heartbeat without a doorbell.
+    pub rescues: AtomicU64,
+    /// Transfers given to the engine, and their bytes.
+    pub transfers: AtomicU64,
+    /// As above.
+    pub transfer_bytes: AtomicU64,
+}

@@ -1,0 +1,82 @@
+//! The control queue: what the driver asks of the device at run time, at either end.
+
+use std::time::Instant;
+
+use super::messages::Broken;
+use super::{Core, Event, Link};
+use crate::net::control_driver::{Command, ControlError};
+use crate::spec::net;
+
+impl Link {
+    /// Carries out the driver's commands, or asks the device and takes its answers.
+    pub(super) fn turn_control(&mut self, now: Instant) {
+        let ring = match &mut self.core {
+            Some(Core::Device { model, control: Some(control), .. }) => {
+                match control.handle(&self.mem, model) {
+                    Ok((ring, more)) => {
+                        self.more |= more;
+                        ring
+                    }
+                    Err(e) => return self.broken(now, &format!("controlq: {e}")),
+                }
+            }
+            Some(Core::Driver { control: Some(_), .. }) => match self.ask(now) {
+                Ok(ring) => ring,
+                Err(e) => return self.offend(now, e.to_string()),
+            },
+            _ => return,
+        };
+        if let (true, Some(peer)) = (ring, &self.peer) {
+            let owner = peer.owner;
+            self.ring(owner, 0);
+        }
+        // What the commands changed.
+        if let Err(e) = self.drain(now) {
+            self.offend(now, e.to_string());
+        }
+    }
+
+    /// Takes the device's answers and asks the next thing. `true`: ring the device.
+    fn ask(&mut self, now: Instant) -> Result<bool, Broken> {
+        let broken = |e: ControlError| Broken(e.to_string());
+        loop {
+            let Some(Core::Driver { control: Some(control), .. }) = &mut self.core else {
+                return Ok(false);
+            };
+            match control.poll(now, &self.mem).map_err(broken)? {
+                None => return Ok(control.send(now, &self.mem)),
+                Some((command, done)) => self.answered(command, done)?,
+            }
+        }
+    }
+
+    fn answered(&mut self, command: Command, done: bool) -> Result<(), Broken> {
+        match command {
+            Command::UsePairs(pairs) if done => self.use_pairs(pairs),
+            // One pair works anyway, and an announcement asks for nothing.
+            Command::UsePairs(_) | Command::Announced => {}
+            _ if done => {}
+            _ => return Err(Broken(format!("controlq: the device refuses {command:?}"))),
+        }
+        Ok(())
+    }
+
+    /// Driver: has the device asked for this, if it has a control queue and the feature.
+    pub(super) fn command(&mut self, feature: u8, command: Command) {
+        if let Some(Core::Driver { control: Some(control), features, .. }) = &mut self.core {
+            if features.has(feature) {
+                control.ask(command);
+            }
+        }
+    }
+
+    /// Driver: config space says something new.
+    pub(super) fn configured(&mut self, config: &net::Config) {
+        let status = config.status.get();
+        self.events.push_back(Event::Carrier(status & net::S_LINK_UP != 0));
+        if status & net::S_ANNOUNCE != 0 {
+            self.events.push_back(Event::Announce);
+            self.command(net::F_GUEST_ANNOUNCE, Command::Announced);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The device's end of the control queue: takes commands, has the model carry them out, says whether it did
+//! (virtio 1.4 §5.1.6.5).
+//!
+//! A command is a class, a command and data in the readable buffers, however the driver has cut them, and
+//! one byte for the answer in a writable one. It is copied to private memory before it is looked at.
+
+use super::model::NetDevice;
+use super::path;
+use crate::memory::BusMemory;
+use crate::spec::net::ctrl;
+use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
+
+/// Longest command: a filter table of 1,300 addresses. A longer one is refused.
+const LONGEST: usize = 8 << 10;
+/// Commands done in one go; a flood waits.
+const MOST_COMMANDS: usize = 16;
+
+/// The device's end of a control queue.
+#[derive(Debug)]
+pub struct ControlPath {
+    queue: DeviceQueue,
+    chain: Chain,
+    command: Box<[u8]>,
+}
+
+impl ControlPath {
+    /// A path over the queue that the driver has set up.
+    pub fn new(mem: &BusMemory, queue: &QueueConfig) -> Result<Self, QueueError> {
+        let queue = queue.activate_device(mem)?;
+        let chain = Chain::with_capacity(queue.size().into());
+        Ok(Self { queue, chain, command: vec![0; LONGEST].into() })
+    }
+
+    /// Carries out the commands that wait. `(ring the driver, more wait)`.
+    pub fn handle(
+        &mut self,
+        mem: &BusMemory,
+        device: &mut NetDevice,
+    ) -> Result<(bool, bool), QueueError> {
+        self.queue.disarm(mem);
+        for _ in 0..MOST_COMMANDS {
+            if !self.queue.pop(mem, &mut self.chain)? {
+                break;
+            }
+            let written = self.carry_out(mem, device);
+            self.queue.push(mem, self.chain.head, written);
+        }
+        let ring = self.queue.publish(mem);
+        Ok((ring, self.queue.arm(mem)?))
+    }
+
+    /// Carries out the command in the chain; how many bytes were written.
+    fn carry_out(&mut self, mem: &BusMemory, device: &mut NetDevice) -> u32 {
+        let len = self.chain.readable_len() as usize;
+        let reachable = path::all_mapped(mem, &self.chain.readable);
+        let done = self.command.get_mut(..len).filter(|_| reachable).and_then(|command| {
+            path::copy_out(mem, &self.chain.readable, 0, command);
+            match command {
+                [class, command, data @ ..] => device.control((*class, *command), data),
+                _ => None,
+            }
+        });
+        let answer = if done.is_some() { ctrl::OK } else { ctrl::ERR };
+        path::copy_in(mem, &self.chain.writable, 0, &[answer]);
+        self.chain.writable_len().min(1)
+    }
+}

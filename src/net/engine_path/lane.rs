@@ -1,0 +1,83 @@
+//! One direction of an engine's path: frames on their way, their memory, the transfer that is being filled.
+
+use std::collections::VecDeque;
+
+use crate::dma::Transfer;
+use crate::memory::{BusMemory, Span};
+use crate::net::arena::{Arena, SLOT};
+use crate::net::frame::Drop;
+
+/// Bytes after which a transfer is given to the engine.
+const MOST_BYTES: usize = 64 << 10;
+/// Pieces after which a transfer is given to the engine: an end that cuts its frames into single
+/// bytes shall not make lists grow.
+const MOST_PIECES: usize = 4096;
+/// Frames in flight, each way.
+const MOST_FLIGHTS: u16 = 256;
+/// Local memory for each direction, in bytes: 16 of the largest frames.
+pub(super) const LOCAL: u32 = 16 * SLOT;
+
+/// A frame on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// Its local memory, of its own length.
+    pub(super) local: Span,
+    pub(super) token: u16,
+    /// The transfer that carries it; `None` once it has landed.
+    pub(super) transfer: Option<u32>,
+    /// Why it does not go on.
+    pub(super) bad: Option<Drop>,
+    /// Outward: how many chains it took. Inward: its chain's head.
+    pub(super) chains: usize,
+    pub(super) head: u16,
+}
+
+/// One direction: flights, their memory, and the transfer that is being filled.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) base: u64,
+    pub(super) arena: Arena,
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) open: Transfer,
+    pub(super) open_len: usize,
+}
+
+impl Lane {
+    pub(super) fn new(base: u64, token: u32) -> Self {
+        Self {
+            base,
+            arena: Arena::new(LOCAL, MOST_FLIGHTS),
+            flights: VecDeque::with_capacity(MOST_FLIGHTS.into()),
+            open: Transfer { token, pieces: Vec::new() },
+            open_len: 0,
+        }
+    }
+
+    /// Local memory for any frame, and its place in the arena.
+    pub(super) fn room(&mut self, local: &BusMemory) -> Option<(u32, Span)> {
+        let at = self.arena.room()?;
+        Some((at, local.resolve(self.base + u64::from(at), SLOT).ok()?))
+    }
+
+    pub(super) fn landed(&self) -> bool {
+        self.flights.front().is_some_and(|f| f.transfer.is_none())
+    }
+
+    /// Whether the open transfer shall go to the engine.
+    pub(super) fn is_full(&self) -> bool {
+        self.open_len >= MOST_BYTES || self.open.pieces.len() >= MOST_PIECES
+    }
+
+    /// The open transfer, with `next` in its place.
+    pub(super) fn close(&mut self, next: Transfer) -> Transfer {
+        self.open_len = 0;
+        std::mem::replace(&mut self.open, next)
+    }
+
+    /// Takes the oldest flight out and its memory back.
+    pub(super) fn pop(&mut self) -> Option<Flight> {
+        let flight = self.flights.pop_front()?;
+        self.arena.done(flight.token);
+        Some(flight)
+    }
+}

@@ -1,0 +1,47 @@
+//! Sends frames of our own by a netdev, as its kernel would.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The pauses before each round. The first frames come too early for a netdev whose carrier has just
+/// been raised, and any may be lost.
+const ROUNDS: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(300), Duration::from_secs(1)];
+
+/// Sends each frame once a round by the netdev of this index in the calling thread's network namespace.
+/// Blocks for somewhat more than a second.
+///
+/// # Errors
+/// No packet socket can be had, which needs CAP_NET_RAW, or the last round could not be sent.
+pub fn announce(index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
+    // With protocol 0 the socket receives nothing.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    let to = address(index)?;
+    let mut sent = Ok(());
+    for pause in ROUNDS {
+        std::thread::sleep(pause);
+        sent = frames.iter().try_for_each(|frame| socket.send_to(frame, &to).map(drop));
+    }
+    sent
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "numbers and lengths of a few bytes")]
+fn address(index: u32) -> io::Result<SockAddr> {
+    let index = libc::c_int::try_from(index).map_err(io::Error::other)?;
+    // SAFETY: what is written is a sockaddr_ll, for which there is room in the storage, and its length.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let to = storage.cast::<libc::sockaddr_ll>();
+            (*to).sll_family = libc::AF_PACKET as libc::sa_family_t;
+            (*to).sll_ifindex = index;
+            (*to).sll_halen = 6;
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }?;
+    Ok(address)
+}
