@@ -107,18 +107,14 @@ fn remedy(step: Step, errno: Errno, setting: impl Fn(&str) -> Option<String>) ->
         (Step::User, Errno::INVAL | Errno::NOSYS) => {
             "this kernel has none (CONFIG_USER_NS)".to_owned()
         }
+        (Step::User, Errno::NOSPC | Errno::USERS) if is("user/max_user_namespaces", "0") => {
+            "as root, `sysctl -w user.max_user_namespaces=10000`".to_owned()
+        }
+        // Once in the new user namespace, the settings are that one's.
         (_, Errno::NOSPC | Errno::USERS) => {
-            let kinds: &[_] = if step == Step::User { &["user"] } else { &["net", "mnt"] };
-            let limit = |kind: &&str| is(&format!("user/max_{kind}_namespaces"), "0");
-            match kinds.iter().find(|kind| limit(kind)) {
-                Some(kind) => format!(
-                    "user.max_{kind}_namespaces is 0: as root, \
-                     `sysctl -w user.max_{kind}_namespaces=10000`"
-                ),
-                None => "the limit of namespaces is reached: end some, or as root raise \
-                         user.max_user_namespaces, max_net_namespaces and max_mnt_namespaces"
-                    .to_owned(),
-            }
+            "a limit is reached: as root raise user.max_user_namespaces, user.max_net_namespaces \
+             and user.max_mnt_namespaces with `sysctl -w`"
+                .to_owned()
         }
         // Debian's kernels have this one, Ubuntu's the next.
         (_, Errno::PERM | Errno::ACCESS) if is("kernel/unprivileged_userns_clone", "0") => {
@@ -129,11 +125,6 @@ fn remedy(step: Step, errno: Errno, setting: impl Fn(&str) -> Option<String>) ->
         {
             "AppArmor restricts them: as root, \
              `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
-                .to_owned()
-        }
-        (Step::Map(_), Errno::ACCESS) => {
-            "/proc is closed to a program that its user may run, but not read: \
-             make it readable with `chmod a+r`"
                 .to_owned()
         }
         (_, Errno::PERM | Errno::ACCESS) => {
@@ -180,9 +171,6 @@ mod tests {
         let limit = [("user/max_user_namespaces", "0")];
         let text = told(Step::User, Errno::NOSPC, &limit);
         assert!(text.contains("`sysctl -w user.max_user_namespaces=10000`"), "{text}");
-        let limit = [("user/max_user_namespaces", "9"), ("user/max_net_namespaces", "0")];
-        let text = told(Step::Network, Errno::NOSPC, &limit);
-        assert!(text.contains("`sysctl -w user.max_net_namespaces=10000`"), "{text}");
     }
 
     #[test]
@@ -206,7 +194,7 @@ mod tests {
         let text = told(Step::User, Errno::PERM, &[]);
         assert!(text.contains("seccomp") && !text.contains("sysctl"), "{text}");
         let text = told(Step::User, Errno::NOSPC, &[("user/max_user_namespaces", "9")]);
-        assert!(text.contains("limit of namespaces is reached"), "{text}");
+        assert!(text.contains("a limit is reached"), "{text}");
     }
 
     #[test]
