@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let directory = std::env::temp_dir().join(format!("boardlane-user-{}", std::process::id()));
     let missing = missing();
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let cases: [(&'static str, Case); 9] = [
+    let cases: [(&'static str, Case); 10] = [
         ("without_root_the_demo_is_ok_and_leaves_nothing", ok),
         ("the_commands_of_a_kept_demo_enter_its_machines", enter),
         ("a_killed_demo_leaves_no_process_and_no_namespace", killed),
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         ("a_limit_of_no_user_namespaces_is_told_with_the_remedy", limit),
         ("a_chroot_is_named_where_it_forbids_user_namespaces", chroot),
         ("a_kernel_or_container_without_tun_is_told", no_tun),
+        ("a_read_only_proc_sys_is_told_and_nothing_is_left", read_only_settings),
         ("a_tun_of_roots_own_is_told_with_its_usual_mode", closed_tun),
     ];
     let trials = cases.map(|(name, case)| {
@@ -288,6 +289,19 @@ fn chroot(site: &Site) -> Completion {
 fn no_tun(site: &Site) -> Completion {
     let output = site.script("-Urm", "mount -t tmpfs none /dev/net && exec \"$0\" demo");
     assert_refused(&output, &["/dev/net/tun: No such file", "modprobe tun", "container"]);
+    Completion::Completed
+}
+
+fn read_only_settings(site: &Site) -> Completion {
+    let script = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys \
+        && exec \"$0\" demo --json";
+    let output = site.script("-Urm", script);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{words}");
+    let last = words.lines().last().unwrap();
+    assert!(last.contains("cannot switch on forwarding: Read-only"), "{words}");
+    assert!(last.contains("--security-opt"), "{words}");
+    assert_eq!(site.processes(), Vec::<i32>::new());
     Completion::Completed
 }
 

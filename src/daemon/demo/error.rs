@@ -100,7 +100,15 @@ impl std::fmt::Display for Error {
                 "network namespace {name} exists and is not a demo's: `ip netns del {name}` removes it"
             ),
             Self::Namespace { name, what, error } => {
-                write!(f, "network namespace {name}: cannot {what}: {error}")
+                write!(f, "network namespace {name}: cannot {what}: {error}")?;
+                match error.kind() {
+                    // Only /proc/sys is ever written there.
+                    io::ErrorKind::ReadOnlyFilesystem => f.write_str(
+                        "; a container's /proc/sys can be written with \
+                         `--security-opt systempaths=unconfined` (podman: `unmask=ALL`)",
+                    ),
+                    _ => Ok(()),
+                }
             }
             Self::File(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Spawn(what, error) => write!(f, "cannot start {what}: {error}"),
