@@ -108,22 +108,25 @@ fn remedy(step: Step, errno: Errno, setting: impl Fn(&str) -> Option<String>) ->
             "this kernel has none (CONFIG_USER_NS)".to_owned()
         }
         (Step::User, Errno::NOSPC | Errno::USERS) if is("user/max_user_namespaces", "0") => {
-            "as root, `sysctl -w user.max_user_namespaces=10000`".to_owned()
+            "user.max_user_namespaces is 0; as root, `sysctl -w user.max_user_namespaces=10000`"
+                .to_owned()
         }
         // Once in the new user namespace, the settings are that one's.
         (_, Errno::NOSPC | Errno::USERS) => {
-            "a limit is reached: as root raise user.max_user_namespaces, user.max_net_namespaces \
+            "a limit is reached; as root raise user.max_user_namespaces, user.max_net_namespaces \
              and user.max_mnt_namespaces with `sysctl -w`"
                 .to_owned()
         }
         // Debian's kernels have this one, Ubuntu's the next.
         (_, Errno::PERM | Errno::ACCESS) if is("kernel/unprivileged_userns_clone", "0") => {
-            "as root, `sysctl -w kernel.unprivileged_userns_clone=1`".to_owned()
+            "kernel.unprivileged_userns_clone is 0; as root, \
+             `sysctl -w kernel.unprivileged_userns_clone=1`"
+                .to_owned()
         }
         (_, Errno::PERM | Errno::ACCESS)
             if is("kernel/apparmor_restrict_unprivileged_userns", "1") =>
         {
-            "AppArmor restricts them: as root, \
+            "AppArmor restricts them; as root, \
              `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
                 .to_owned()
         }
