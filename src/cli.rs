@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show links at work on this machine: builds them, measures, cleans up (needs root and TUN)
+    /// Show links at work on this machine: builds them, measures, cleans up (needs TUN, but no root)
     Demo(DemoOptions),
     /// Stand for the PCI bus on one machine: serve the sockets through which ends meet
     Backplane(BackplaneOptions),
@@ -70,7 +70,10 @@ pub(crate) struct DaemonOptions {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example: boardlane demo --boards 4 --seconds 10 --mtu 9000")]
+#[command(after_help = "Example: boardlane demo --boards 4 --seconds 10 --mtu 9000\n\
+    Without root's rights all of it is in a user namespace of its own, which this user must be\n\
+    allowed to make. As root, one demo at a time: the network namespaces bl-master, bl-board0, ...\n\
+    are then those of the machine (`ip netns`).")]
 pub(crate) struct DemoOptions {
     /// Number of boards, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]

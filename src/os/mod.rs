@@ -9,3 +9,4 @@ pub mod netlink;
 pub mod netns;
 pub mod poll;
 pub mod tap;
+pub mod userns;

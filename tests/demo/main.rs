@@ -180,7 +180,7 @@ fn missing() -> Option<String> {
         return Some(format!("the program ip: {error}"));
     }
     if !rustix::process::geteuid().is_root() {
-        return Some(Error::NotRoot.to_string());
+        return Some("namespaces with names that others see: run it as root".to_owned());
     }
     let tun = fs::File::options().read(true).write(true).open("/dev/net/tun");
     if let Err(error) = tun {

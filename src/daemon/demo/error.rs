@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::os::userns::Refused;
+
 /// Why a demo did not come to its end. The message is one line that says what to do, and the tail of
 /// a daemon's log where one explains it.
 #[derive(Debug)]
@@ -11,8 +13,8 @@ use std::process::ExitCode;
 pub enum Error {
     /// An option's value that this version does not do.
     Usage(String),
-    /// Not root.
-    NotRoot,
+    /// Not root, and no user namespace to be root in.
+    NoNamespaces(Refused),
     /// `/dev/net/tun` does not open.
     NoTun(io::Error),
     /// Signals cannot be caught.
@@ -70,14 +72,24 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Usage(what) => f.write_str(what),
-            Self::NotRoot => {
-                f.write_str("the demo makes network namespaces and netdevs: run it as root")
-            }
-            Self::NoTun(error) => write!(
+            Self::NoNamespaces(refused) => write!(
                 f,
-                "/dev/net/tun: {error}: the demo needs a kernel with TUN (CONFIG_TUN, `modprobe tun`) \
-                 and the right to open it"
+                "{refused}; or run the demo as root (in a container, with CAP_SYS_ADMIN and \
+                 CAP_NET_ADMIN)"
             ),
+            Self::NoTun(error) => {
+                write!(f, "/dev/net/tun: {error}: ")?;
+                f.write_str(match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "as root give it its usual mode, `chmod 666 /dev/net/tun` (in a container, \
+                         give that the device), or run the demo as root"
+                    }
+                    _ => {
+                        "the demo needs a kernel with TUN (CONFIG_TUN, `modprobe tun`); give a \
+                         container the device"
+                    }
+                })
+            }
             Self::Signals(error) => write!(f, "cannot catch signals: {error}"),
             Self::Running(Some(pid)) => {
                 write!(f, "another demo is running (pid {pid}): one at a time")
@@ -88,7 +100,15 @@ impl std::fmt::Display for Error {
                 "network namespace {name} exists and is not a demo's: `ip netns del {name}` removes it"
             ),
             Self::Namespace { name, what, error } => {
-                write!(f, "network namespace {name}: cannot {what}: {error}")
+                write!(f, "network namespace {name}: cannot {what}: {error}")?;
+                match error.kind() {
+                    // Only /proc/sys is ever written there.
+                    io::ErrorKind::ReadOnlyFilesystem => f.write_str(
+                        "; a container's /proc/sys can be written with \
+                         `--security-opt systempaths=unconfined` (podman: `unmask=ALL`)",
+                    ),
+                    _ => Ok(()),
+                }
             }
             Self::File(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Spawn(what, error) => write!(f, "cannot start {what}: {error}"),
@@ -103,6 +123,7 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::NoNamespaces(refused) => Some(refused),
             Self::NoTun(error)
             | Self::Signals(error)
             | Self::Namespace { error, .. }

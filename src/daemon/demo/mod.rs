@@ -5,7 +5,9 @@
 //! builds it and takes it away again, `wait` asks the daemons until their links are up, `survey` and
 //! `measure` look at what came of it, `report` tells it. The daemons are this program again,
 //! started as a user would start them. Every step ends at a signal; whatever way the steps end, the
-//! scene is dismantled after them.
+//! scene is dismantled after them. Without root's rights all of this is in a user namespace (see
+//! [`userns`]): two such demos share nothing, so the lock that lets root have one at a time never
+//! keeps one of them from running.
 //!
 //! Invariants: all children are started from the thread that called [`run`], as they die with it. No
 //! step waits without a bound, `--keep` apart. Nothing panics for want of a terminal or a reader.
@@ -32,6 +34,8 @@ use std::time::Duration;
 use console::{Console, table};
 use layout::{Layout, Machine};
 use scene::Scene;
+
+use crate::os::userns;
 
 /// Boards of one demo at most: `bl0` to `bl63`.
 const BOARDS_MAX: u8 = 64;
@@ -106,23 +110,26 @@ impl Options {
 /// Runs the demo, from building to cleaning up; reports on standard output. Returns whether all was
 /// well: no ping lost, data through every link both ways, nothing left behind.
 ///
+/// Without the rights for it the process moves into a user namespace of its own first, for good: it
+/// must have one thread only.
+///
 /// # Errors
 /// What kept the demo from coming to its end. What it had made is removed then, too.
 pub fn run(options: &Options) -> Result<bool, Error> {
     let layout = options.layout()?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
     fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(Error::NoTun)?;
+    let private = !userns::is_needless();
+    if private {
+        userns::enter().map_err(Error::NoNamespaces)?;
+    }
     let program = match &options.program {
         Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .map_err(|error| Error::Spawn("this program again".to_owned(), error))?,
+        None => this_program()?,
     };
     let stop = interrupt::watch().map_err(Error::Signals)?;
     let scene = Scene::claim(&layout.place.directory)?;
     let console = Console::new(options.json);
-    let mut demo = Demo { options, layout, program, stop, scene, console };
+    let mut demo = Demo { options, layout, program, private, stop, scene, console };
     let result = demo.play();
     demo.console.progress("cleaning up");
     let problems = demo.scene.dismantle();
@@ -139,6 +146,8 @@ struct Demo<'a> {
     options: &'a Options,
     layout: Layout,
     program: PathBuf,
+    /// All of it is in a user namespace of its own.
+    private: bool,
     stop: Arc<AtomicBool>,
     scene: Scene,
     console: Console,
@@ -170,6 +179,10 @@ impl Demo<'_> {
         let plural = if *boards == 1 { "" } else { "s" };
         let title = format!("boardlane demo: {boards} board{plural}, MTU {mtu}, dma {dma}");
         self.console.stage(&title)?;
+        if self.private {
+            let text = "without root's rights: all of it is in a user namespace of its own";
+            self.console.stage(text)?;
+        }
         if !self.layout.ipv6() {
             self.console.stage("no IPv6: it needs an MTU of 1280 or more")?;
         }
@@ -232,12 +245,8 @@ impl Demo<'_> {
     /// Stays until a signal, telling when a process ends.
     fn keep(&mut self) -> Result<(), Error> {
         let mut lines = vec!["\nKept. To enter a machine:".to_owned()];
-        for machine in self.layout.machines() {
-            let name = self.layout.namespace(machine);
-            lines.push(format!(
-                "  ip netns exec {name} sh    or: nsenter --net=/run/netns/{name} sh"
-            ));
-        }
+        let names = self.layout.machines().map(|machine| self.layout.namespace(machine));
+        lines.extend(names.map(|name| format!("  {}", self.way_into(&name))));
         lines.push("Its processes:".to_owned());
         for process in self.scene.processes().iter().filter(|process| !process.has_ended()) {
             lines.push(format!("  {:>7}  {}", process.pid(), process.command.join(" ")));
@@ -252,6 +261,19 @@ impl Demo<'_> {
         Ok(())
     }
 
+    /// The command that enters a network namespace of the demo from another shell.
+    fn way_into(&self, name: &str) -> String {
+        if !self.private {
+            return format!("ip netns exec {name} sh    or: nsenter --net=/run/netns/{name} sh");
+        }
+        // Through this process, which outlives each daemon. nsenter opens the path before it enters
+        // the mount table that has it as /run/netns.
+        let pid = std::process::id();
+        format!(
+            "nsenter -t {pid} -U -m --preserve-credentials --net=/proc/{pid}/root/run/netns/{name} sh"
+        )
+    }
+
     /// Tells of processes that ended since the last look; whether there were any.
     fn report_deaths(&mut self) -> bool {
         let news = self.scene.newly_ended();
@@ -264,6 +286,13 @@ impl Demo<'_> {
     fn check_stop(&self) -> Result<(), Error> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
+}
+
+/// This program's file. A private `/run` may hide it, but not what the kernel has for it.
+fn this_program() -> Result<PathBuf, Error> {
+    let failed = |error| Error::Spawn("this program again".to_owned(), error);
+    let path = std::env::current_exe().map_err(failed)?;
+    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
 }
 
 fn text(path: &Path) -> String {
