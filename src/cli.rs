@@ -1,5 +1,8 @@
 //! The options of each command, and what `--help` says about them.
 
+#[cfg(test)]
+mod man;
+
 use std::path::PathBuf;
 
 use boardlane::daemon::demo;
