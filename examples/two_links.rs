@@ -80,6 +80,7 @@ impl End {
                 Event::Ring { .. } => ring = true,
                 Event::State(state, why) => println!("{name}: {state:?} {why}"),
                 Event::Peer(hello) => println!("{name}: the other end is {}", hello.version),
+                Event::PeerLink(peer) => println!("{name}: the other end's netdev is {peer:?}"),
                 Event::Carrier(up) => println!("{name}: carrier {up}"),
                 Event::Start(start) => {
                     println!("{name}: negotiated {}", start.features);

@@ -1,8 +1,8 @@
 //! One end of one link, without I/O: session, message FIFOs, tunnel, and the data path they set up.
 //!
-//! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, and from the
-//! worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and wait until
-//! [`Link::poll_timeout`].
+//! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, `handle_netdev`,
+//! and from the worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and
+//! wait until [`Link::poll_timeout`].
 //!
 //! | state | what goes on | left when |
 //! |---|---|---|
@@ -21,6 +21,7 @@
 
 mod again;
 mod messages;
+mod netdev_state;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,8 @@ use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
 use again::QUARANTINE;
 use messages::KEEPALIVE;
+use netdev_state::NetdevStates;
+pub use netdev_state::PeerLink;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;
@@ -112,7 +115,9 @@ pub enum Event {
     Wake,
     /// What the other end says it is.
     Peer(Hello),
-    /// The config space says that the link is up or down.
+    /// What the other end's netdev is set to, or it has changed.
+    PeerLink(PeerLink),
+    /// Whether the netdev is to have a carrier.
     Carrier(bool),
 }
 
@@ -165,6 +170,7 @@ pub struct Link {
     fifo: Option<Fifo>,
     core: Option<Core>,
     peer: Option<Peer>,
+    netdevs: NetdevStates,
     alive: BTreeSet<u32>,
     work: Work,
     /// When the session starts anew, once no worker runs.
@@ -235,6 +241,7 @@ impl Link {
             fifo: None,
             core: None,
             peer: None,
+            netdevs: NetdevStates::default(),
             alive: BTreeSet::new(),
             work: Work::Idle,
             restart_at: Some(now),
@@ -330,7 +337,8 @@ impl Link {
         };
         let poll = (self.core.is_some() && !running).then_some(self.next_poll);
         let session = self.session.poll_timeout();
-        [restart, core, poll, session].into_iter().flatten().min()
+        let tell = self.netdevs.poll_timeout().filter(|_| self.core.is_some());
+        [restart, core, poll, session, tell].into_iter().flatten().min()
     }
 
     /// Whether there is work left that no input announces; call [`Link::handle_timeout`] soon.
@@ -433,6 +441,7 @@ impl Link {
         });
         self.ring(peer.owner, 0);
         self.peer = Some(peer);
+        self.netdevs.begin();
         self.fifo = Some(fifo);
         self.say(State::Negotiating, String::new());
     }

@@ -53,7 +53,7 @@ impl Link {
 
     fn driver_event(&mut self, now: Instant, event: driver::Event) -> Result<(), Broken> {
         match event {
-            driver::Event::Hello(hello) => self.events.push_back(Event::Peer(hello)),
+            driver::Event::Hello(hello) => self.greet(hello),
             driver::Event::QueuesNeeded { max_sizes, features, .. } => {
                 self.set_up_queues(now, &max_sizes, Features::from_bits(features))?;
             }
@@ -120,7 +120,7 @@ impl Link {
 
     fn device_event(&mut self, event: device::Event) -> Result<(), Broken> {
         match event {
-            device::Event::PeerHello(hello) => self.events.push_back(Event::Peer(hello)),
+            device::Event::PeerHello(hello) => self.greet(hello),
             device::Event::HelloRefused(refused) => return Err(Broken(refused.to_string())),
             device::Event::QueueNotified(_) => self.events.push_back(Event::Wake),
             device::Event::QueueRefused { .. }
@@ -213,12 +213,12 @@ impl Link {
         if self.params.role == Role::Driver && features.has(net::F_STATUS) {
             self.carrier(&config);
         } else {
-            self.events.push_back(Event::Carrier(true));
+            self.link_status(true);
         }
     }
 
     fn carrier(&mut self, config: &net::Config) {
-        self.events.push_back(Event::Carrier(config.status.get() & net::S_LINK_UP != 0));
+        self.link_status(config.status.get() & net::S_LINK_UP != 0);
     }
 }
 

@@ -293,6 +293,7 @@ impl<'a> Running<'a> {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
                     self.take_mac(hello.mac).await;
                 }
+                Event::PeerLink(_) => {}
                 Event::Carrier(up) => self.carrier(up),
                 Event::Start(start) => {
                     if let Err(e) = self.start(start).await {
