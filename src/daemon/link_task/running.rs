@@ -1,5 +1,7 @@
 //! A link while it is attached to a slot: what it waits for, and what it does then.
 
+mod netdev_state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
-use crate::daemon::config::{Dma, EngineConfig, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
+use crate::daemon::config::{Dma, EngineConfig, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
 use crate::daemon::worker::{Job, Worker};
@@ -21,11 +23,7 @@ use crate::os::dma::EngineModel;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
-use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
-
-/// The MTU that a device offers where nothing says less.
-const MTU_ANY: u16 = 65521;
 
 /// Why a connected link came to its end.
 pub(super) enum Ended {
@@ -116,7 +114,7 @@ impl<'a> Running<'a> {
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
             features_off: task.features_off,
             mac: task.other_mac,
-            mtu: task.config.mtu.unwrap_or(MTU_ANY),
+            mtu: task.config.mtu.unwrap_or(MTU_MAX),
             engine: engine
                 .then_some(EngineUse { cpu_below: task.config.engine.cpu_below as usize }),
             version: VERSION.to_owned(),
@@ -145,6 +143,7 @@ impl<'a> Running<'a> {
             broken_rx,
         };
         running.tell_peers();
+        running.link.handle_netdev(Instant::now(), running.netdev.state());
         Ok(running)
     }
 
@@ -263,20 +262,6 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Tells what is wrong with the netdev, once.
-    fn netdev_looks(&self, look: &Look) {
-        let mut view = self.task.view.borrow_mut();
-        let note = match look {
-            Look::Failed(e) => e.clone(),
-            _ if !self.netdev.is_up() => "the netdev is set down".to_owned(),
-            _ => String::new(),
-        };
-        if view.note != note && !note.is_empty() {
-            tracing::warn!("{}: {note}", self.task.config.name);
-        }
-        view.note = note;
-    }
-
     fn read_peers(&mut self) {
         if let Some(shm) = &self.shm {
             self.peers = shm.peers().clone();
@@ -293,7 +278,7 @@ impl<'a> Running<'a> {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
                     self.take_mac(hello.mac).await;
                 }
-                Event::PeerLink(_) => {}
+                Event::PeerLink(peer) => self.take_peer_link(peer).await,
                 Event::Carrier(up) => self.carrier(up),
                 Event::Start(start) => {
                     if let Err(e) = self.start(start).await {
@@ -349,13 +334,13 @@ impl<'a> Running<'a> {
     /// The master says which MAC address the board's netdev has, unless the config does.
     async fn take_mac(&mut self, mac: [u8; 6]) {
         let unicast = mac[0] & 1 == 0 && mac != [0; 6];
-        if self.task.role != Role::Agent || self.task.config.mac.is_some() || !unicast {
+        if self.task.role != Role::Agent || !unicast {
             return;
         }
-        match self.netdev.set_mac(mac).await {
-            Ok(()) => self.task.view.borrow_mut().mac = Some(mac),
-            Err(e) => tracing::warn!("{}: {e}", self.task.config.name),
+        if let Err(e) = self.netdev.set_mac(mac).await {
+            tracing::warn!("{}: {e}", self.task.config.name);
         }
+        self.task.view.borrow_mut().mac = Some(self.netdev.state().mac);
     }
 
     async fn start(&mut self, start: Start) -> Result<(), String> {
@@ -364,11 +349,7 @@ impl<'a> Running<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
-        let mtu = self.mtu(&start);
-        if let Err(e) = self.netdev.set_mtu(mtu).await {
-            tracing::warn!("{}: {e}", self.task.config.name);
-        }
-        let mtu = self.netdev.observed_mtu().await;
+        self.agree_on_mtu(&start).await;
         let peer = start.doorbell.and_then(|(owner, vector)| {
             let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
             peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
@@ -395,25 +376,7 @@ impl<'a> Running<'a> {
         let mut view = self.task.view.borrow_mut();
         view.engine = engine;
         view.features = start.features;
-        view.mtu = mtu;
         Ok(())
-    }
-
-    /// The MTU to set: the smaller one of ours and the device's, which is the greatest that it takes.
-    /// `None`: neither end's config says one, so the operator does.
-    fn mtu(&self, start: &Start) -> Option<u16> {
-        let LinkConfig { name, mtu: own, addresses, .. } = &self.task.config;
-        let offers = self.task.role == Role::Master && start.features.has(F_MTU);
-        let offered = offers.then(|| start.config.mtu.get()).filter(|o| *o != MTU_ANY);
-        let least = if addresses.iter().any(IpPrefix::is_ipv6) { MTU_MIN_IPV6 } else { MTU_MIN };
-        let usable = offered.filter(|o| (least..MTU_ANY).contains(o));
-        if let (Some(offered), None) = (offered, usable) {
-            tracing::warn!(
-                "{name}: the board's MTU is {offered}, but this end needs {least} to {MTU_ANY}; it \
-                 keeps its own: set another mtu on the board"
-            );
-        }
-        own.iter().copied().chain(usable).min()
     }
 
     /// Stops the worker, on a thread that may wait for it.
