@@ -1,8 +1,8 @@
 //! One end of one link, without I/O: session, message FIFOs, tunnel, and the data path they set up.
 //!
-//! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, and from the
-//! worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and wait until
-//! [`Link::poll_timeout`].
+//! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, `handle_netdev`,
+//! and from the worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and
+//! wait until [`Link::poll_timeout`].
 //!
 //! | state | what goes on | left when |
 //! |---|---|---|
@@ -23,6 +23,7 @@ mod again;
 mod control;
 mod event;
 mod messages;
+mod netdev_state;
 mod pairs;
 mod setup;
 #[cfg(test)]
@@ -49,6 +50,8 @@ use crate::tunnel::session::{Change, Session};
 use again::QUARANTINE;
 pub use event::{Event, Start, StartPair};
 use messages::KEEPALIVE;
+use netdev_state::NetdevStates;
+pub use netdev_state::PeerLink;
 use pairs::Pair;
 pub use pairs::pair_vector;
 
@@ -89,8 +92,6 @@ pub struct LinkParams {
     /// Device: the MAC address that config space offers to the driver. Driver: the one meant for the
     /// board's netdev.
     pub mac: [u8; 6],
-    /// Driver: the MAC address of its own netdev.
-    pub own_mac: [u8; 6],
     /// Device: the greatest MTU.
     pub mtu: u16,
     /// Most queue pairs.
@@ -140,6 +141,7 @@ pub struct Link {
     fifo: Option<Fifo>,
     core: Option<Core>,
     peer: Option<Peer>,
+    netdevs: NetdevStates,
     alive: BTreeSet<u32>,
     work: Work,
     /// The queue pairs of this session.
@@ -214,6 +216,7 @@ impl Link {
             fifo: None,
             core: None,
             peer: None,
+            netdevs: NetdevStates::default(),
             alive: BTreeSet::new(),
             work: Work::Idle,
             pairs: Vec::new(),
@@ -319,7 +322,8 @@ impl Link {
         };
         let poll = (self.core.is_some() && !running).then_some(self.next_poll);
         let session = self.session.poll_timeout();
-        [restart, core, poll, session].into_iter().flatten().min()
+        let tell = self.netdevs.poll_timeout().filter(|_| self.core.is_some());
+        [restart, core, poll, session, tell].into_iter().flatten().min()
     }
 
     /// Whether there is work left that no input announces; call [`Link::handle_timeout`] soon.
@@ -425,6 +429,7 @@ impl Link {
         });
         self.ring(peer.owner, 0);
         self.peer = Some(peer);
+        self.netdevs.begin();
         self.fifo = Some(fifo);
         self.say(State::Negotiating, String::new());
     }

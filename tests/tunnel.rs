@@ -269,8 +269,9 @@ impl World {
         let mut truth = vec![0; config.len()];
         self.device.read_config(0, &mut truth);
         assert_eq!(*config, truth);
-        let asked: Vec<_> =
-            [queue(0, 256), queue(1, 128), queue(4, 64)].map(|q| (q.index, q.size, q.desc, q.driver, q.device)).into();
+        let asked: Vec<_> = [queue(0, 256), queue(1, 128), queue(4, 64)]
+            .map(|q| (q.index, q.size, q.desc, q.driver, q.device))
+            .into();
         let got: Vec<_> =
             queues.iter().map(|q| (q.index, q.size, q.desc, q.driver, q.device)).collect();
         assert_eq!(got, asked);

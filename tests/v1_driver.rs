@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use boardlane::link::{Event, Link, LinkParams};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::features::Features;
-use boardlane::spec::{msg, net, window};
+use boardlane::spec::{msg, net, virtio, window};
 use boardlane::tunnel::fifo::Fifo;
 use boardlane::tunnel::message::{Blocks, Body, Dialect, Message, decode, encode};
 use boardlane::tunnel::part::{MemoryEntry, Params, Role};
@@ -58,7 +58,6 @@ impl World {
             heartbeat: HEARTBEAT,
             features_off: Features::NONE,
             mac: [2, 0, 0, 0, 0, 9],
-            own_mac: [2, 0, 0, 0, 0, 8],
             mtu: 1500,
             pairs: 1,
             version: "1.0".to_owned(),
@@ -157,8 +156,8 @@ impl World {
         else {
             panic!("no features")
         };
-        // Without an announcement that would be asked for in between.
-        let off = Features::of(&[net::F_GUEST_ANNOUNCE]);
+        // Without an announcement that would be asked for in between; and a queue's reset is to be a surprise.
+        let off = Features::of(&[net::F_GUEST_ANNOUNCE, virtio::F_RING_RESET]);
         let keep = |i| !off.block(i);
         let blocks = (0..).zip(blocks).map(|(i, bits)| bits & keep(i)).collect();
         let accepted = Body::SetDriverFeatures(Blocks { index: 0, blocks });

@@ -162,7 +162,6 @@ impl Impostor {
             // The deeds are done to split rings.
             features_off: Features::of(&[virtio::F_RING_PACKED, virtio::F_IN_ORDER]),
             mac: [2, 0, 0, 0, 0, 9],
-            own_mac: [2, 0, 0, 0, 0, 8],
             mtu: 1500,
             pairs: 1,
             version: "impostor".to_owned(),

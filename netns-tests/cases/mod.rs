@@ -8,6 +8,7 @@ mod engine;
 mod features;
 mod hostile;
 mod life;
+mod netdev_state;
 
 /// A claim and what it needs beyond `ip`.
 pub(crate) struct Case {
@@ -57,6 +58,19 @@ pub(crate) const ALL: &[Case] = &[
     case!(config::a_second_master_on_one_slot_waits_for_the_first_to_go),
     case!(config::an_agent_without_permission_says_so_once_and_in_status, "setpriv"),
     case!(config::an_agent_without_tun_says_so_and_heals_when_it_appears, "unshare", "nsenter"),
+    case!(netdev_state::an_mtu_set_with_ip_reaches_the_other_end_and_goes_back),
+    case!(netdev_state::a_greater_mtu_set_with_ip_needs_both_ends),
+    case!(netdev_state::the_smaller_mtu_of_two_configs_wins_and_stays),
+    case!(netdev_state::an_mtu_above_the_boards_config_is_cut_to_it),
+    case!(netdev_state::an_mtu_too_small_for_ipv6_does_not_take_the_other_ends_addresses),
+    case!(netdev_state::a_netdev_set_down_takes_the_other_ends_carrier_and_nothing_else),
+    case!(netdev_state::two_netdevs_set_down_have_their_carriers_when_both_are_up_again),
+    case!(netdev_state::a_daemon_that_starts_hears_that_the_other_end_is_set_down),
+    case!(netdev_state::a_killed_daemons_mtu_is_still_the_other_ends),
+    case!(netdev_state::a_boards_mtu_taken_before_a_crash_is_not_the_masters_after_it),
+    case!(netdev_state::a_tcp_connection_outlives_changes_of_the_mtu),
+    case!(netdev_state::a_mac_set_with_ip_stays_and_is_seen_at_the_other_end),
+    case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
     case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),
     case!(engine::an_engine_that_takes_a_millisecond_carries_tcp_both_ways),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),

@@ -4,8 +4,9 @@
 //! next start adopts it by its alias, and takes away what the last one had set and this one's config
 //! no longer says. An orderly stop removes the netdev, and with it all that was set, unless the config
 //! says `keep`. What the config says is set again when somebody takes it away; what it does not say
-//! is the operator's.
+//! is the operator's: a MAC address, an MTU (unless the other end has a smaller one), admin state.
 
+mod mtu;
 mod owned;
 
 use std::os::fd::AsFd;
@@ -22,13 +23,13 @@ use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Offload, Tap, TapError};
-use crate::plan::{Desired, IPV6_MIN_MTU, IpPrefix, Observed, plan};
+use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
+use crate::tunnel::message::NetdevState;
+use mtu::Mtu;
 use owned::Owned;
 
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
-/// The MTU of a netdev of which nobody has said anything.
-const MTU_DEFAULT: u32 = 1500;
 /// Changes come in bursts; they are looked at together.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -41,9 +42,13 @@ pub struct Netdev {
     watch: Watch,
     desired: Desired,
     owned: Owned,
-    /// The MTU that the netdev had before the other end's was set.
-    mtu_before: Option<u32>,
+    mtu: Mtu,
     up: bool,
+    /// The MAC address that it was last seen with, or given.
+    mac: Option<Mac>,
+    /// Whose address that is: the config says one, or somebody has set one since the start.
+    mac_in_config: bool,
+    mac_of_operator: bool,
     /// When a change was noticed that has not been told yet.
     changed_at: Option<Instant>,
 }
@@ -90,13 +95,14 @@ impl Netdev {
             name: config.name.clone(),
             alias: Some(ALIAS.to_owned()),
             mac: Some(mac),
-            mtu: config.mtu.map(u32::from),
+            mtu: None,
             up: Some(true),
             gso_max_size: None,
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
         let watch = Watch::new(netns).map_err(|e| e.to_string())?;
+        let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             namespace,
@@ -104,8 +110,11 @@ impl Netdev {
             watch,
             desired,
             owned: Owned::beside(control, &config.name),
-            mtu_before: None,
+            mtu: Mtu::new(config.mtu, has_ipv6),
             up: true,
+            mac: None,
+            mac_in_config: config.mac.is_some(),
+            mac_of_operator: false,
             changed_at: None,
         };
         netdev.begin().await?;
@@ -118,21 +127,13 @@ impl Netdev {
     async fn begin(&mut self) -> Result<(), String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
         let leftovers = self.owned.leftovers(&self.desired, &observed);
-        self.owned.note(&self.desired).map_err(|e| format!("{}: {e}", self.desired.name))?;
+        self.mtu.begin(short(observed.mtu), self.owned.borrowed());
+        self.note()?;
         let removed = self.netlink.apply(&self.desired.name, &leftovers).await;
         for failure in removed.failed {
             tracing::warn!("{}: {failure}", self.desired.name);
         }
-        // An adopted netdev may still have an MTU with which there is no IPv6.
-        let has_ipv6 = self.desired.addresses.iter().any(IpPrefix::is_ipv6);
-        let too_small = self.desired.mtu.is_none() && has_ipv6 && observed.mtu < IPV6_MIN_MTU;
-        if too_small {
-            self.desired.mtu = Some(MTU_DEFAULT);
-        }
         let done = self.apply().await;
-        if too_small {
-            self.desired.mtu = None;
-        }
         // The operator's from now on: an interface that is set down stays down.
         self.desired.up = None;
         done
@@ -181,36 +182,41 @@ impl Netdev {
         self.up
     }
 
-    /// The MTU that the netdev has now, in bytes.
-    pub async fn observed_mtu(&self) -> Option<u16> {
-        u16::try_from(self.observe().await.ok()??.mtu).ok()
+    /// The MTU that it was last seen with, or given, in bytes.
+    pub fn mtu(&self) -> Option<u16> {
+        self.mtu.last()
     }
 
-    /// Sets the MAC address.
-    pub async fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), String> {
+    /// What people are to know of an MTU that is the `other` end's.
+    pub fn mtu_note(&self, other: &str) -> Option<String> {
+        self.mtu.note(other)
+    }
+
+    /// What the other end is to be told.
+    pub fn state(&self) -> NetdevState {
+        let mac = self.mac.or(self.desired.mac).unwrap_or_default();
+        NetdevState { mtu: self.mtu.own(), up: self.up, mac }
+    }
+
+    /// Sets the MAC address that the other end has chosen, unless somebody has chosen one here.
+    pub async fn set_mac(&mut self, mac: Mac) -> Result<(), String> {
+        if self.mac_in_config || self.mac_of_operator {
+            return Ok(());
+        }
         self.desired.mac = Some(mac);
         self.apply().await
     }
 
-    /// Sets the MTU that the link's ends agree on; `None`: they have none, so what was there before
-    /// the last one comes back.
-    pub async fn set_mtu(&mut self, mtu: Option<u16>) -> Result<(), String> {
-        match mtu {
-            Some(mtu) => {
-                if self.desired.mtu.is_none() {
-                    self.mtu_before = self.observe().await?.map(|o| o.mtu);
-                }
-                self.desired.mtu = Some(mtu.into());
-                self.apply().await
-            }
-            None if self.mtu_before.is_some() => {
-                self.desired.mtu = self.mtu_before.take();
-                let done = self.apply().await;
-                self.desired.mtu = None;
-                done
-            }
-            None => Ok(()),
-        }
+    /// A link comes up: the greatest MTU that its device takes, and what the other end wants.
+    pub async fn agree(&mut self, offered: Option<u16>, peer: Option<u16>) -> Look {
+        self.mtu.offer(offered);
+        self.follow(peer).await
+    }
+
+    /// The other end wants this MTU, or has not said which.
+    pub async fn follow(&mut self, peer: Option<u16>) -> Look {
+        self.mtu.peer(peer);
+        self.heal().await
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
@@ -237,7 +243,7 @@ impl Netdev {
     pub async fn heal(&mut self) -> Look {
         match self.observe().await {
             Ok(None) => return Look::Gone,
-            Ok(Some(observed)) => self.up = observed.up,
+            Ok(Some(_)) => {}
             Err(e) => return Look::Failed(e),
         }
         match self.apply().await {
@@ -259,17 +265,47 @@ impl Netdev {
         self.netlink.observe(&self.desired.name).await.map_err(|e| e.to_string())
     }
 
+    /// What the operator has changed since the last look becomes what is desired, where the config
+    /// does not speak of it.
+    fn notice(&mut self, observed: &Observed) {
+        self.up = observed.up;
+        let ipv6 = |a: &IpPrefix| a.is_ipv6() && !a.is_ipv6_link_local();
+        let lists = [&self.desired.addresses, &observed.addresses, &observed.peer_addresses];
+        let has_ipv6 = lists.into_iter().flatten().any(ipv6);
+        self.mtu.seen(short(observed.mtu), has_ipv6);
+        self.desired.mtu = Some(self.mtu.in_force().into());
+        if self.mac.is_some_and(|last| last != observed.mac) && !self.mac_in_config {
+            self.mac_of_operator = true;
+            self.desired.mac = Some(observed.mac);
+        }
+        self.mac = Some(observed.mac);
+    }
+
+    fn note(&mut self) -> Result<(), String> {
+        let noted = self.owned.note(&self.desired, self.mtu.borrowed());
+        noted.map_err(|e| format!("{}: {e}", self.desired.name))
+    }
+
     /// Brings the netdev to what is desired. Routes come when it is up, which is a second pass.
     async fn apply(&mut self) -> Result<(), String> {
         for _ in 0..2 {
             let observed = self.observe().await?;
             let observed = observed
                 .ok_or_else(|| format!("{}: the netdev has gone away", self.desired.name))?;
+            self.notice(&observed);
+            self.note()?;
             let actions = plan(&self.desired, &observed);
             if actions.is_empty() {
                 break;
             }
             let applied = self.netlink.apply(&self.desired.name, &actions).await;
+            for action in &applied.done {
+                match action {
+                    Action::SetMtu(change) => self.mtu.set(short(change.to)),
+                    Action::SetMac(change) => self.mac = Some(change.to),
+                    _ => {}
+                }
+            }
             if !applied.failed.is_empty() {
                 let all: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();
                 return Err(all.join("; "));
@@ -277,6 +313,11 @@ impl Netdev {
         }
         Ok(())
     }
+}
+
+/// An MTU as virtio has it; a TAP's is no greater.
+fn short(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 fn open_tap(name: &str) -> Result<Tap, TapError> {

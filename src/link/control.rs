@@ -73,7 +73,7 @@ impl Link {
     /// Driver: config space says something new.
     pub(super) fn configured(&mut self, config: &net::Config) {
         let status = config.status.get();
-        self.events.push_back(Event::Carrier(status & net::S_LINK_UP != 0));
+        self.link_status(status & net::S_LINK_UP != 0);
         if status & net::S_ANNOUNCE != 0 {
             self.events.push_back(Event::Announce);
             self.command(net::F_GUEST_ANNOUNCE, Command::Announced);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::State;
+use super::{PeerLink, State};
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::net::path::Path;
@@ -39,7 +39,9 @@ pub enum Event {
     Wake,
     /// What the other end says it is.
     Peer(Hello),
-    /// The config space says that the link is up or down.
+    /// What the other end's netdev is set to, or it has changed.
+    PeerLink(PeerLink),
+    /// Whether the netdev is to have a carrier.
     Carrier(bool),
 }
 

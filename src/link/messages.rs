@@ -28,6 +28,7 @@ impl Link {
         }
         let mut slot = [0; window::SLOT_LEN];
         for taken in 0.. {
+            self.tell_peer_link(now);
             self.drain(now)?;
             self.send()?;
             let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { break };
@@ -44,6 +45,9 @@ impl Link {
             if let Some(fault) = fault(self.params.dialect, &slot) {
                 return Err(fault);
             }
+            if self.netdevs.take(self.params.dialect, &slot) {
+                continue;
+            }
             match core {
                 Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
                 Core::Device { tunnel, model, .. } => {
@@ -59,7 +63,7 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what the tunnel has, as far as the FIFO has room.
+    /// Sends what the tunnel has, and what our netdev is set to, as far as the FIFO has room.
     fn send(&mut self) -> Result<(), Broken> {
         let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { return Ok(()) };
         let mut sent = false;
@@ -69,7 +73,8 @@ impl Link {
                 Core::Driver { tunnel, .. } => tunnel.poll_message(&mut out),
                 Core::Device { tunnel, .. } => tunnel.poll_message(&mut out),
             };
-            let Some(len) = len else { break };
+            let own = || self.netdevs.poll_message(self.params.dialect, &mut out);
+            let Some(len) = len.or_else(own) else { break };
             fifo.send(&self.mem, &out[..len])?;
             sent = true;
         }

@@ -64,7 +64,7 @@ impl Link {
 
     fn driver_event(&mut self, now: Instant, event: driver::Event) -> Result<(), Broken> {
         match event {
-            driver::Event::Hello(hello) => self.events.push_back(Event::Peer(hello)),
+            driver::Event::Hello(hello) => self.greet(hello),
             driver::Event::QueuesNeeded { queues, features, .. } => {
                 self.set_up_queues(now, &queues, Features::from_bits(features))?;
             }
@@ -138,7 +138,7 @@ impl Link {
 
     fn device_event(&mut self, event: device::Event) -> Result<(), Broken> {
         match event {
-            device::Event::PeerHello(hello) => self.events.push_back(Event::Peer(hello)),
+            device::Event::PeerHello(hello) => self.greet(hello),
             device::Event::HelloRefused(refused) => return Err(Broken(refused.to_string())),
             device::Event::QueueNotified(_) => self.events.push_back(Event::Wake),
             device::Event::QueueRefused { .. }
@@ -260,7 +260,7 @@ impl Link {
         self.use_pairs(1);
         self.say(State::Up, String::new());
         if self.params.role == Role::Device {
-            self.events.push_back(Event::Carrier(true));
+            self.link_status(true);
             // The driver's address may have been behind another port of this network before.
             if let Some(Core::Device { tunnel, model, .. }) = &mut self.core {
                 if model.ask_to_announce() {
@@ -270,16 +270,14 @@ impl Link {
             return;
         }
         self.command(net::F_CTRL_RX, Command::Promiscuous(true));
-        if config.mac != self.params.own_mac {
-            self.command(net::F_CTRL_MAC_ADDR, Command::MacAddress(self.params.own_mac));
-        }
+        self.tell_mac();
         if let Ok(pairs @ 2..) = u16::try_from(self.pairs.len()) {
             self.command(net::F_MQ, Command::UsePairs(pairs));
         }
         if features.has(net::F_STATUS) {
             self.configured(&config);
         } else {
-            self.events.push_back(Event::Carrier(true));
+            self.link_status(true);
         }
     }
 }

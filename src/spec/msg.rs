@@ -54,6 +54,11 @@ pub const BUS_PING: u8 = 0x03;
 pub const BUS_EVENT_DEVICE: u8 = 0x40;
 /// Bus, private: both ends say what they are.
 pub const BUS_HELLO: u8 = 0x80;
+/// Bus, private: what the sender's netdev is set to.
+pub const BUS_EVENT_LINK: u8 = 0x81;
+
+/// `EVENT_LINK` state: the netdev is set up (`IFF_UP`).
+pub const LINK_ADMIN_UP: u16 = 1;
 
 /// `EVENT_DEVICE` state: the device is there (v1 calls it READY).
 pub const DEVICE_ADDED: u16 = 1;

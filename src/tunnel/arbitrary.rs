@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::message::{Blocks, Body, Hello, Message};
+use super::message::{Blocks, Body, Hello, Message, NetdevState};
 
 /// A header that is likely to be one, and anything behind it.
 pub(crate) fn nearly_a_message() -> impl Strategy<Value = Vec<u8>> {
-    let ids = prop_oneof![0..0x0E_u8, 0x40..0x44_u8, Just(0x80)];
+    let ids = prop_oneof![0..0x0E_u8, 0x40..0x44_u8, 0x80..0x83_u8];
     let fields = prop::collection::vec(prop_oneof![0..70_u32, any::<u32>()], 0..80);
     (0..4_u8, ids, 0..2_u16, any::<u16>(), prop::option::of(0..300_u16), fields).prop_map(
         |(kind, id, dev, token, size, fields)| {
@@ -79,6 +79,8 @@ pub(crate) fn driver_message() -> impl Strategy<Value = Message> {
         1 => (0..9_u16, any::<u16>()).prop_map(|(offset, count)| Body::GetDevices { offset, count }),
         1 => any::<u32>().prop_map(|data| Body::Ping { data }),
         1 => any::<u32>().prop_map(|data| Body::Pong { data }),
+        1 => (any::<u16>(), any::<bool>(), any::<[u8; 6]>())
+            .prop_map(|(mtu, up, mac)| Body::EventLink(NetdevState { mtu, up, mac })),
         1 => (1..3_u32, 0..400_u32, 1..3_u32).prop_map(|(revision, max_len, layout)| {
             Body::Hello(Hello { revision, max_len, layout, ..Hello::default() })
         }),

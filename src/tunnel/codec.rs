@@ -25,9 +25,11 @@
 //! | bus 03 | `PING` | 12 | 8 data le32 | 12 | 8 data le32 |
 //! | bus 40 | `EVENT_DEVICE` | 12 | 8 device number le16, 10 state le16 | | |
 //! | bus 80 | `HELLO` | 72 | 8 revision le32, 12 greatest message le32, 16 transport features le64, 24 epoch le32, 28 layout version le32, 32 mac\[6\], 38 zero\[2\], 40 program version\[32\] | 72 | as the request |
+//! | bus 81 | `EVENT_LINK` | 20 | 8 MTU le16, 10 state le16 (bit 0: set up), 12 mac\[6\], 18 zero\[2\] | | |
 //!
-//! A message has exactly its size, so that no two ends differ about what is in it. HELLO alone may be
-//! longer: both ends must be able to read the other's, whatever its version has added.
+//! A message has exactly its size, so that no two ends differ about what is in it. HELLO and EVENT_LINK,
+//! which are ours, may be longer: both ends must be able to read the other's, whatever its version has
+//! added.
 //! Reserved bits of the header and reserved fields are sent as zero and ignored when received, except
 //! `SET_VQUEUE`'s reserved word, which the device judges.
 
@@ -35,7 +37,7 @@ mod v1;
 
 use super::message::{
     Body, Dialect, Hello, MAX_BLOCKS, MAX_DATA, MAX_DEVICES, MAX_EVENT_DATA, MAX_VERSION, Message,
-    VqueueState,
+    NetdevState, VqueueState,
 };
 use super::octets::{DecodeError, Reader, Writer, len32};
 use crate::spec::msg::{self, TYPE_BUS, TYPE_RESPONSE};
@@ -117,6 +119,7 @@ fn name(bus: bool, id: u8) -> Option<&'static str> {
         (true, msg::BUS_PING) => "PING",
         (true, msg::BUS_EVENT_DEVICE) => "EVENT_DEVICE",
         (true, msg::BUS_HELLO) => "HELLO",
+        (true, msg::BUS_EVENT_LINK) => "EVENT_LINK",
         _ => return None,
     })
 }
@@ -158,6 +161,7 @@ fn kind_and_id(body: &Body) -> (u8, u8) {
         Body::EventDevice { .. } => (TYPE_BUS, msg::BUS_EVENT_DEVICE),
         Body::Hello(_) => (TYPE_BUS, msg::BUS_HELLO),
         Body::HelloBack(_) => (BUS_RESP, msg::BUS_HELLO),
+        Body::EventLink(_) => (TYPE_BUS, msg::BUS_EVENT_LINK),
     }
 }
 
@@ -233,6 +237,12 @@ fn write_body(w: &mut Writer<'_>, body: &Body) {
             w.bytes(bitmap);
         }
         Body::Hello(hello) | Body::HelloBack(hello) => write_hello(w, hello),
+        &Body::EventLink(NetdevState { mtu, up, mac }) => {
+            w.le16(mtu);
+            w.le16(if up { msg::LINK_ADMIN_UP } else { 0 });
+            w.bytes(&mac);
+            w.le16(0);
+        }
     }
 }
 
@@ -340,6 +350,11 @@ fn read_bus_request(r: &mut Reader<'_>, id: u8) -> Result<Option<Body>, DecodeEr
         msg::BUS_PING => Body::Ping { data: r.le32()? },
         msg::BUS_EVENT_DEVICE => Body::EventDevice { number: r.le16()?, state: r.le16()? },
         msg::BUS_HELLO => Body::Hello(r.hello()?),
+        msg::BUS_EVENT_LINK => {
+            let (mtu, state, mac) = (r.le16()?, r.le16()?, r.array()?);
+            r.le16()?;
+            Body::EventLink(NetdevState { mtu, up: state & msg::LINK_ADMIN_UP != 0, mac })
+        }
         _ => return Ok(None),
     }))
 }

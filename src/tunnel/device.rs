@@ -300,7 +300,10 @@ impl DeviceTunnel {
                 }
                 Handled::Done
             }
-            Body::HelloBack(_) | Body::Devices { .. } | Body::EventDevice { .. } => {
+            Body::HelloBack(_)
+            | Body::Devices { .. }
+            | Body::EventDevice { .. }
+            | Body::EventLink(_) => {
                 self.counters.unexpected += 1;
                 Handled::Done
             }

@@ -121,6 +121,17 @@ pub struct Hello {
     pub version: Version,
 }
 
+/// What an end's netdev is set to, in `EVENT_LINK`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetdevState {
+    /// The MTU that this end would have by itself, in bytes: not one that it took from the other.
+    pub mtu: u16,
+    /// Admin state.
+    pub up: bool,
+    /// The Ethernet address.
+    pub mac: [u8; 6],
+}
+
 /// A program's version as HELLO carries it: plain text of at most [`MAX_VERSION`] bytes. It is made so,
 /// whatever it is made from: it is sent whole, and it can stand in a log.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -279,4 +290,5 @@ pub enum Body {
     },
     Hello(Hello),
     HelloBack(Hello),
+    EventLink(NetdevState),
 }

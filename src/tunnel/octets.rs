@@ -196,9 +196,10 @@ impl<'a> Reader<'a> {
         Ok(Hello { revision, max_len, transport_features, epoch, layout, mac, version })
     }
 
-    /// Nothing may follow the last field, except in HELLO.
+    /// Nothing may follow the last field, except in HELLO and `EVENT_LINK`.
     pub(super) fn end(&self, body: &Body) -> Result<(), DecodeError> {
-        if self.rest.is_empty() || matches!(body, Body::Hello(_) | Body::HelloBack(_)) {
+        let ours = matches!(body, Body::Hello(_) | Body::HelloBack(_) | Body::EventLink(_));
+        if self.rest.is_empty() || ours {
             return Ok(());
         }
         Err(self.wrong_size(self.size - self.rest.len()))

@@ -1,5 +1,7 @@
 //! A link while it is attached to a slot: what it waits for, and what it does then.
 
+mod netdev_state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::{LinkTask, RETRY, view};
-use crate::daemon::config::{Dma, IpPrefix, LinkConfig, MTU_MIN, MTU_MIN_IPV6};
+use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
 use crate::daemon::worker::{Worker, drop_stale};
@@ -21,13 +23,10 @@ use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::os::tap::Tap;
-use crate::spec::net::F_MTU;
+use crate::spec::net::F_GUEST_ANNOUNCE;
 use crate::tunnel::part::Role as End;
 
 mod workers;
-
-/// The MTU that a device offers where nothing says less.
-const MTU_ANY: u16 = 65521;
 
 /// Why a connected link came to its end.
 pub(super) enum Ended {
@@ -122,9 +121,8 @@ impl<'a> Running<'a> {
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
             features_off: task.features_off,
             mac: task.other_mac,
-            own_mac: task.mac,
             pairs: task.config.queues,
-            mtu: task.config.mtu.unwrap_or(MTU_ANY),
+            mtu: task.config.mtu.unwrap_or(MTU_MAX),
             engine: engine
                 .then_some(EngineUse { cpu_below: task.config.engine.cpu_below as usize }),
             version: VERSION.to_owned(),
@@ -155,6 +153,7 @@ impl<'a> Running<'a> {
             broken_rx,
         };
         running.tell_peers();
+        running.link.handle_netdev(Instant::now(), running.netdev.state());
         Ok(running)
     }
 
@@ -197,15 +196,20 @@ impl<'a> Running<'a> {
                     search.set(self::search(task));
                 }
                 Input::Due => self.link.handle_timeout(now()),
-                Input::Netdev => match self.netdev.heal().await {
-                    Look::Gone => {
+                Input::Netdev => {
+                    let mac = self.netdev.state().mac;
+                    let look = self.netdev.heal().await;
+                    if look == Look::Gone {
                         tracing::warn!("{}: the netdev has been deleted", task.config.name);
                         self.link.shutdown(now());
                         self.drain().await;
                         return Ended::NetdevLost;
                     }
-                    look => self.netdev_looks(&look),
-                },
+                    self.netdev_looks(&look);
+                    if self.netdev.state().mac != mac && !self.workers.is_empty() {
+                        self.announce().await;
+                    }
+                }
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
                 Input::Broken(reason, true) => {
                     tracing::warn!("{}: {reason}", self.task.config.name);
@@ -273,20 +277,6 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Tells what is wrong with the netdev, once.
-    fn netdev_looks(&self, look: &Look) {
-        let mut view = self.task.view.borrow_mut();
-        let note = match look {
-            Look::Failed(e) => e.clone(),
-            _ if !self.netdev.is_up() => "the netdev is set down".to_owned(),
-            _ => String::new(),
-        };
-        if view.note != note && !note.is_empty() {
-            tracing::warn!("{}: {note}", self.task.config.name);
-        }
-        view.note = note;
-    }
-
     fn read_peers(&mut self) {
         if let Some(shm) = &self.shm {
             self.peers = shm.peers().clone();
@@ -303,6 +293,7 @@ impl<'a> Running<'a> {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
                     self.take_mac(hello.mac).await;
                 }
+                Event::PeerLink(peer) => self.take_peer_link(peer).await,
                 Event::Carrier(up) => self.carrier(up),
                 Event::Start(start) => {
                     if let Err(e) = self.start(start).await {
@@ -368,13 +359,13 @@ impl<'a> Running<'a> {
     /// The master says which MAC address the board's netdev has, unless the config does.
     async fn take_mac(&mut self, mac: [u8; 6]) {
         let unicast = mac[0] & 1 == 0 && mac != [0; 6];
-        if self.task.role != Role::Agent || self.task.config.mac.is_some() || !unicast {
+        if self.task.role != Role::Agent || !unicast {
             return;
         }
-        match self.netdev.set_mac(mac).await {
-            Ok(()) => self.task.view.borrow_mut().mac = Some(mac),
-            Err(e) => tracing::warn!("{}: {e}", self.task.config.name),
+        if let Err(e) = self.netdev.set_mac(mac).await {
+            tracing::warn!("{}: {e}", self.task.config.name);
         }
+        self.task.view.borrow_mut().mac = Some(self.netdev.state().mac);
     }
 
     async fn start(&mut self, start: Start) -> Result<(), String> {
@@ -383,35 +374,20 @@ impl<'a> Running<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
-        let mtu = self.mtu(&start);
-        if let Err(e) = self.netdev.set_mtu(mtu).await {
-            tracing::warn!("{}: {e}", self.task.config.name);
-        }
-        let mtu = self.netdev.observed_mtu().await;
+        self.agree_on_mtu(&start).await;
         let tap = self.netdev.tap();
-        let mut view = self.task.view.borrow_mut();
-        drop_stale(tap, &view.stats(0)).map_err(|e| e.to_string())?;
-        view.features = start.features;
-        view.mtu = mtu;
+        {
+            let mut view = self.task.view.borrow_mut();
+            drop_stale(tap, &view.stats(0)).map_err(|e| e.to_string())?;
+            view.features = start.features;
+        }
+        // The board's address may have moved to another port of the master's network; the master is
+        // asked to announce its own.
+        if self.task.role == Role::Agent && start.features.has(F_GUEST_ANNOUNCE) {
+            self.announce().await;
+        }
         self.generation += 1;
         Ok(())
-    }
-
-    /// The MTU to set: the smaller one of ours and the device's, which is the greatest that it takes.
-    /// `None`: neither end's config says one, so the operator does.
-    fn mtu(&self, start: &Start) -> Option<u16> {
-        let LinkConfig { name, mtu: own, addresses, .. } = &self.task.config;
-        let offers = self.task.role == Role::Master && start.features.has(F_MTU);
-        let offered = offers.then(|| start.config.mtu.get()).filter(|o| *o != MTU_ANY);
-        let least = if addresses.iter().any(IpPrefix::is_ipv6) { MTU_MIN_IPV6 } else { MTU_MIN };
-        let usable = offered.filter(|o| (least..MTU_ANY).contains(o));
-        if let (Some(offered), None) = (offered, usable) {
-            tracing::warn!(
-                "{name}: the board's MTU is {offered}, but this end needs {least} to {MTU_ANY}; it \
-                 keeps its own: set another mtu on the board"
-            );
-        }
-        own.iter().copied().chain(usable).min()
     }
 }
 

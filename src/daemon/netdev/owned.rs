@@ -3,16 +3,20 @@
 //! Without it, nobody could tell an address of an earlier config from one that the operator has
 //! added. It lies beside the control socket, so it goes with a reboot, as the netdev does. One line
 //! each: `address 10.77.0.1/30`, `route 10.80.0.0/24 10.77.0.2 100`, with `-` for what there is not.
+//! `mtu 1400 9000` stands there while the MTU is the other end's: it, and what the operator has set.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::mtu::Borrowed;
 use crate::plan::{Action, Desired, IpPrefix, Observed, Route};
 
 /// The note of one netdev.
 #[derive(Debug)]
 pub(super) struct Owned {
     file: PathBuf,
+    /// What it says, if this start has written it.
+    text: String,
 }
 
 impl Owned {
@@ -20,7 +24,7 @@ impl Owned {
     pub(super) fn beside(control: &Path, name: &str) -> Self {
         let mut file = control.as_os_str().to_owned();
         file.push(format!(".{name}.owned"));
-        Self { file: file.into() }
+        Self { file: file.into(), text: String::new() }
     }
 
     /// What to take away: noted by an earlier start, still there, and no longer desired.
@@ -46,8 +50,16 @@ impl Owned {
         actions
     }
 
+    /// The other end's MTU as an earlier start has set it.
+    pub(super) fn borrowed(&self) -> Option<Borrowed> {
+        let text = std::fs::read_to_string(&self.file).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("mtu "))?;
+        let (mtu, operator) = line.split_once(' ')?;
+        Some((mtu.parse().ok()?, operator.parse().ok()))
+    }
+
     /// Notes what is going to be set.
-    pub(super) fn note(&self, desired: &Desired) -> io::Result<()> {
+    pub(super) fn note(&mut self, desired: &Desired, borrowed: Option<Borrowed>) -> io::Result<()> {
         let mut text = String::new();
         for address in &desired.addresses {
             text.push_str(&format!("address {address}\n"));
@@ -57,9 +69,18 @@ impl Owned {
             let metric = metric.map_or("-".to_owned(), |m| m.to_string());
             text.push_str(&format!("route {to} {via} {metric}\n"));
         }
+        if let Some((mtu, operator)) = borrowed {
+            let operator = operator.map_or("-".to_owned(), |mtu| mtu.to_string());
+            text.push_str(&format!("mtu {mtu} {operator}\n"));
+        }
+        if text == self.text && !text.is_empty() {
+            return Ok(());
+        }
         let new = self.file.with_extension("new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, &self.file)
+        std::fs::write(&new, &text)?;
+        std::fs::rename(&new, &self.file)?;
+        self.text = text;
+        Ok(())
     }
 
     /// Removes the note.
@@ -90,12 +111,19 @@ mod tests {
     #[test]
     fn only_what_an_earlier_start_has_set_is_taken_away() {
         let name = format!("boardlane-owned-{}.sock", std::process::id());
-        let owned = Owned::beside(&std::env::temp_dir().join(name), "bl0");
+        let mut owned = Owned::beside(&std::env::temp_dir().join(name), "bl0");
         let via = Some("10.77.0.2".parse().unwrap());
         let old = Route::parse("10.80.0.0/24", via, Some(100)).unwrap();
         let kept = Route::parse("10.81.0.0/24", None, None).unwrap();
         let foreign = Route::parse("10.82.0.0/24", via, None).unwrap();
-        owned.note(&desired(&["10.77.0.1/30", "fd77::1/64"], &[old, kept])).unwrap();
+        owned
+            .note(&desired(&["10.77.0.1/30", "fd77::1/64"], &[old, kept]), Some((1400, Some(9000))))
+            .unwrap();
+        assert_eq!(owned.borrowed(), Some((1400, Some(9000))));
+        owned
+            .note(&desired(&["10.77.0.1/30", "fd77::1/64"], &[old, kept]), Some((1400, None)))
+            .unwrap();
+        assert_eq!(owned.borrowed(), Some((1400, None)));
         let observed = Observed {
             addresses: ["10.77.0.1/30", "fd77::1/64", "192.0.2.1/24"]
                 .map(|a| a.parse().unwrap())
@@ -106,6 +134,8 @@ mod tests {
         let actions = owned.leftovers(&desired(&["fd77::1/64"], &[kept]), &observed);
         let address = "10.77.0.1/30".parse().unwrap();
         assert_eq!(actions, [Action::DelRoute(old), Action::DelAddress(address)]);
+        owned.note(&desired(&[], &[]), None).unwrap();
+        assert_eq!(owned.borrowed(), None);
         owned.forget();
         assert_eq!(owned.leftovers(&Desired::default(), &observed), Vec::new());
     }

@@ -1,6 +1,8 @@
 //! One link against an end that is driven by hand: well behaved where a test needs a certain
 //! situation, and else as bad as can be.
 
+mod netdevs;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;

@@ -8,6 +8,7 @@
 //! * the clock goes on: no link wants to be called again and again at the same moment.
 
 mod hostile;
+mod netdevs;
 mod pairs;
 mod stories;
 mod storm;
@@ -101,7 +102,6 @@ fn params(role: Role, owner: u32, len: u64, features_off: Features) -> LinkParam
         heartbeat: HEARTBEAT,
         features_off,
         mac: [2, 0, 0, 0, 0, 7],
-        own_mac: [2, 0, 0, 0, 0, 6],
         mtu: 1500,
         pairs: 1,
         version: format!("{role:?}"),
@@ -140,6 +140,8 @@ struct End {
     turns: u64,
     events: u64,
     outbox: VecDeque<Vec<u8>>,
+    /// What it was told of the other end's netdev, and when.
+    told: Vec<(Duration, PeerLink)>,
     /// The states that it went through, with the time.
     log: Vec<Said>,
 }
@@ -148,6 +150,7 @@ struct End {
 struct World {
     mem: Arc<BusMemory>,
     len: u64,
+    dialect: Dialect,
     began: Instant,
     now: Instant,
     ends: BTreeMap<u32, End>,
@@ -171,6 +174,7 @@ impl World {
         Self {
             mem: slot(len),
             len,
+            dialect: Dialect::default(),
             began: now,
             now,
             ends: BTreeMap::new(),
@@ -188,7 +192,8 @@ impl World {
     fn attach(&mut self, role: Role, features_off: Features) -> u32 {
         let id = self.next_id;
         self.next_id += 1;
-        let params = params(role, id, self.len, features_off);
+        let params =
+            LinkParams { dialect: self.dialect, ..params(role, id, self.len, features_off) };
         let link = Link::new(self.now, self.mem.clone(), params).unwrap();
         let end = End {
             role,
@@ -205,6 +210,7 @@ impl World {
             turns: 0,
             events: 0,
             outbox: VecDeque::new(),
+            told: Vec::new(),
             log: Vec::new(),
         };
         self.ends.insert(id, end);
@@ -306,6 +312,7 @@ impl World {
             }
             Event::Wake => assert!(end.worker.is_some() || end.state != State::Up),
             Event::Peer(hello) => end.peer = Some(hello),
+            Event::PeerLink(peer) => end.told.push((since, peer)),
             Event::Carrier(up) => end.carrier = up,
             Event::Announce => end.announced += 1,
             Event::Offloads(offloads) => panic!("nobody asked for {offloads:?}"),

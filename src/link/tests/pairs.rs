@@ -8,6 +8,7 @@ use crate::net::control_driver::Command;
 use crate::net::frame::Offloads;
 use crate::net::path::Inward;
 use crate::spec::net::HEADER_LEN;
+use crate::tunnel::message::NetdevState;
 use crate::tunnel::model::Device;
 
 /// An end with a worker per pair that is never slow.
@@ -209,11 +210,16 @@ fn a_device_that_has_not_so_many_pairs_leaves_the_driver_with_those_that_it_uses
 
 #[test]
 fn our_driver_takes_every_frame_and_tells_its_address() {
-    let two = Two::new(16, [1, 1], Features::NONE);
-    let Some(Core::Device { model, .. }) = &two.ends[DEVICE].link.core else { panic!() };
-    let current = model.settings().watch().current;
-    assert!(current.filter.promiscuous && !current.judges());
-    assert_eq!(current.filter.mac, [2, 0, 0, 0, 0, 6], "own_mac");
+    let mut two = Two::new(16, [1, 1], Features::NONE);
+    for last in [6, 7, 7] {
+        let own = NetdevState { mtu: 1500, up: true, mac: [2, 0, 0, 0, 0, last] };
+        two.input(DRIVER, |link, now| link.handle_netdev(now, own));
+        two.run(10 * MS);
+        let Some(Core::Device { model, .. }) = &two.ends[DEVICE].link.core else { panic!() };
+        let current = model.settings().watch().current;
+        assert!(current.filter.promiscuous && !current.judges());
+        assert_eq!(current.filter.mac, own.mac);
+    }
 }
 
 #[test]

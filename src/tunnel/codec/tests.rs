@@ -231,6 +231,23 @@ fn hello_is_72_bytes_long() {
 }
 
 #[test]
+fn event_link_is_mtu_state_and_mac() {
+    let state = NetdevState { mtu: 1400, up: true, mac: [2, 0, 0, 0xAA, 0xBB, 0xCC] };
+    let event = |state| message(0, 0, Body::EventLink(state));
+    same(&event(state), "02 81 0000 0000 1400 7805 0100 020000aabbcc 0000");
+    let down = NetdevState { mtu: 65521, up: false, ..state };
+    same(&event(down), "02 81 0000 0000 1400 f1ff 0000 020000aabbcc 0000");
+    // State bits and fields of a later version.
+    let later = hex("02 81 0000 0000 1600 7805 ffff 020000aabbcc ffff 0102");
+    assert_eq!(decode_both(&later), Ok(event(state)));
+    let cut = hex("02 81 0000 0000 1300 7805 0100 020000aabbcc 00");
+    let error = DecodeError::WrongSize { message: "EVENT_LINK", size: 19, needed: 20 };
+    assert_eq!(decode_both(&cut), Err(error));
+    let answered = hex("03 81 0000 0000 1400 7805 0100 020000aabbcc 0000");
+    assert_eq!(decode_both(&answered), Err(DecodeError::Unknown { kind: 3, id: 0x81 }));
+}
+
+#[test]
 fn a_longer_hello_of_a_later_version_is_understood() {
     let octets = hex(&format!("02 80 0000 0500 4c00 {HELLO_FIELDS} 01020304"));
     assert_eq!(decode_both(&octets), Ok(message(0, 5, Body::Hello(hello()))));

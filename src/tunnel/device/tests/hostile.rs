@@ -7,7 +7,7 @@ use crate::tunnel::arbitrary::{driver_message, nearly_a_message};
 
 /// Whether a device has to answer.
 fn is_request(body: &Body) -> bool {
-    !matches!(body, Body::EventAvail { .. } | Body::Pong { .. })
+    !matches!(body, Body::EventAvail { .. } | Body::Pong { .. } | Body::EventLink(_))
 }
 
 proptest! {
