@@ -9,7 +9,7 @@
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room};
+use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, countable};
 use crate::memory::{BusMemory, Span};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
@@ -101,7 +101,7 @@ impl DevicePath {
             }
             self.spans.extend_from_slice(&chain.writable);
             self.held += 1;
-            self.held_len += len as usize;
+            self.held_len += countable(chain);
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl DevicePath {
         self.held_len = 0;
         for chain in &self.chains[..self.held] {
             self.spans.extend_from_slice(&chain.writable);
-            self.held_len += chain.writable_len() as usize;
+            self.held_len += countable(chain);
         }
     }
 }
