@@ -10,6 +10,9 @@
 //! load takes the word around it; a narrower store rewrites the word around it, which is right only
 //! because each word of shared structures has one writer. The rings avoid it on their hot words.
 //!
+//! A CPU without 64-bit atomics makes two accesses of 4 bytes where this says 8; `halves` has their
+//! order, and why that is enough.
+//!
 //! Invariants: `base..base+len` stays mapped while the Mapping lives (`keep` owns it), and `base` is
 //! aligned to 8 bytes.
 
@@ -18,9 +21,13 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(target_has_atomic = "64")]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
 
 use super::Kind;
+#[cfg(not(target_has_atomic = "64"))]
+use super::halves::AtomicU64;
 
 /// A range of memory shared with a peer, and how it may be accessed.
 pub struct Mapping {
@@ -44,11 +51,11 @@ impl fmt::Debug for Mapping {
 
 /// A page of anonymous memory.
 #[repr(C, align(4096))]
-struct Page([AtomicU64; 512]);
+struct Page([AtomicU32; 1024]);
 
 impl Page {
     fn zero() -> Self {
-        Self([const { AtomicU64::new(0) }; 512])
+        Self([const { AtomicU32::new(0) }; 1024])
     }
 }
 
@@ -234,7 +241,7 @@ impl View<'_> {
         atomic!(self, off, AtomicU32).store(value.to_le(), Ordering::Release);
     }
 
-    /// A relaxed load of 64 bits, in one access.
+    /// A relaxed load of 64 bits, in one access where the CPU has one.
     #[inline]
     pub fn load_le64(&self, off: usize) -> u64 {
         u64::from_le(atomic!(self, off, AtomicU64).load(Ordering::Relaxed))
@@ -246,7 +253,7 @@ impl View<'_> {
         u64::from_le(atomic!(self, off, AtomicU64).load(Ordering::Acquire))
     }
 
-    /// A relaxed store of 64 bits, in one access.
+    /// A relaxed store of 64 bits, in one access where the CPU has one.
     #[inline]
     pub fn store_le64(&self, off: usize, value: u64) {
         atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Relaxed);

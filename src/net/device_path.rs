@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which};
+use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::spec::net::{self, HEADER_LEN};
@@ -130,7 +130,7 @@ impl DevicePath {
             }
             self.spans.extend_from_slice(&chain.writable);
             self.held += 1;
-            self.held_len += len as usize;
+            self.held_len += countable(chain);
         }
         Ok(())
     }
@@ -171,7 +171,7 @@ impl DevicePath {
         self.held_len = 0;
         for chain in &self.chains[..self.held] {
             self.spans.extend_from_slice(&chain.writable);
-            self.held_len += chain.writable_len() as usize;
+            self.held_len += countable(chain);
         }
     }
 }

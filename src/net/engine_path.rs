@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::arena::SLOT;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room, Which};
+use super::path::{self, Inward, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
@@ -149,7 +149,7 @@ impl EnginePath {
                 return Err(PathError::BufferTooSmall(len));
             }
             self.held += 1;
-            self.held_len += len as usize;
+            self.held_len += countable(chain);
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl EnginePath {
             }
             let written = u32::try_from(part).expect("at most a slot");
             self.taken.push_back((chain.head, written));
-            self.held_len -= chain.writable_len() as usize;
+            self.held_len -= countable(chain);
             left -= part;
             used += 1;
         }

@@ -11,10 +11,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::frame::Drop;
+use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span};
-use crate::virtqueue::{DeviceQueue, QueueConfig, QueueError};
+use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
 /// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
@@ -231,6 +231,12 @@ pub(super) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut
 /// Whether the CPU can reach all of these spans.
 pub(super) fn all_mapped(mem: &BusMemory, spans: &[Span]) -> bool {
     spans.iter().all(|s| mem.kind(*s) != Kind::DmaOnly)
+}
+
+/// Writable bytes of a chain, as far as a frame can need them: what held chains have together then
+/// fits 32 bits, whatever a driver posts.
+pub(super) fn countable(chain: &Chain) -> usize {
+    (chain.writable_len() as usize).min(LARGEST)
 }
 
 /// Whether system calls may copy to and from all of these spans.

@@ -11,7 +11,9 @@
 //!
 //! A part: 0 epoch le32, 4 heartbeat le32 (one 8-byte load takes both), 8 state le32, 12 echo of the
 //! peer's epoch le32 (likewise), 16 owner le32, 20 vectors le32, 24 nonce le64, 32 mailbox's bus
-//! address le64, 40 its slots le32, 44 slot number le32 (driver only).
+//! address le64, 40 its slots le32, 44 slot number le32 (driver only). An end without accesses of 8
+//! bytes writes the lower field of a pair first and reads it last: an echo of 0 beside RUN is one that
+//! has yet to be written.
 //!
 //! A **mailbox** lies in memory near its owner: the owner reads there what the other end writes.
 //! Line 0 holds `head`, the count of messages ever put into the owner's inbox; line 1 holds `tail`,

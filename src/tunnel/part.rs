@@ -170,13 +170,14 @@ fn daemon(role: Role) -> &'static str {
     }
 }
 
-/// Two fields that share an 8-byte word, the first in its lower half.
+/// Two fields that share an 8-byte word, the first in its lower half. Release and acquire are for
+/// ends that write or read it in halves.
 pub(super) fn write_pair(part: View<'_>, at: usize, low: u32, high: u32) {
-    part.store_le64(at, u64::from(low) | u64::from(high) << 32);
+    part.store_release_le64(at, u64::from(low) | u64::from(high) << 32);
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
 pub(super) fn read_pair(part: View<'_>, at: usize) -> (u32, u32) {
-    let word = part.load_le64(at);
+    let word = part.load_acquire_le64(at);
     (word as u32, (word >> 32) as u32)
 }

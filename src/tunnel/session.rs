@@ -349,7 +349,9 @@ impl Session {
             let fifo = self.fifo.take().expect("made before RUN");
             return Some(Change::Up(peer_info, fifo));
         }
-        if state == w::STATE_RUN || now >= self.peer_heard + self.params.dead_after {
+        // No epoch is 0: an end that writes in halves is about to write its echo.
+        let echoes_another = state == w::STATE_RUN && echo != 0;
+        if echoes_another || now >= self.peer_heard + self.params.dead_after {
             // It runs with somebody else's epoch, or does not answer: start over.
             return Some(Change::Down(Reason::NotReady(other)));
         }

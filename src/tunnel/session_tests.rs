@@ -198,6 +198,26 @@ fn a_live_owner_wins_and_a_dead_one_is_replaced() {
 }
 
 #[test]
+fn a_peer_whose_echo_comes_after_its_state_is_waited_for() {
+    let mut world = World::new();
+    let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));
+    let window = world.mem.view(world.mem.resolve(0, WINDOW).unwrap()).unwrap();
+    let state = |role: Role| window.load_le32(role.own_part() + w::PART_STATE);
+    while state(Role::Driver) != w::STATE_RUN {
+        if state(Role::Device) != w::STATE_READY {
+            world.look(&mut a);
+        }
+        world.look(&mut b);
+        world.now += Duration::from_millis(5);
+    }
+    let at = w::DEVICE_PART + w::PART_STATE;
+    window.store_le32(at, w::STATE_RUN);
+    assert!(world.look(&mut b).is_none());
+    window.store_le32(at + 4, b.epoch());
+    assert!(matches!(world.look(&mut b), Some(Change::Up(..))));
+}
+
+#[test]
 fn the_departure_of_a_stranger_changes_nothing() {
     let mut world = World::new();
     let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));

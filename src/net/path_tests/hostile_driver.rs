@@ -194,6 +194,25 @@ fn a_header_in_twelve_pieces_of_one_byte_is_a_header() {
 }
 
 #[test]
+fn receive_chains_of_four_gib_together_take_frames_where_lengths_have_32_bits() {
+    for engine in [false, true] {
+        let mut hostile = Hostile::new(engine, Kind::Cached, features(true, true, true));
+        let (addr, len) = (1 << 40, u32::MAX);
+        let mut regions = hostile.mem.regions().to_vec();
+        regions.push(Region { bus_addr: addr, len: len.into(), side: Side::Far, backing: None });
+        hostile.mem = BusMemory::new(regions).unwrap();
+        let chains = [(DATA, 100, DESC_F_WRITE, 0), (addr, len, DESC_F_WRITE, 0)];
+        hostile.describe(hostile.queues[0].desc, &chains);
+        (0..2).for_each(|head| hostile.offer(0, head));
+        for len in [100, 1000] {
+            assert!(!matches!(hostile.path.room(&hostile.mem), Ok(Room::Nowhere)), "{len}");
+            assert_eq!(hostile.path.sent(&hostile.mem, len), Ok(None));
+        }
+        assert!(matches!(hostile.path.room(&hostile.mem), Ok(Room::Nowhere)), "both are used");
+    }
+}
+
+#[test]
 fn header_fields_that_ask_for_too_much_are_dropped_with_the_reason() {
     let all = features(true, true, true);
     let no_tso = Features::OFFER.without(Features::of(&[net::F_HOST_TSO4, net::F_HOST_TSO6]));
