@@ -34,7 +34,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::memory::{BusMemory, MemoryError};
+use crate::memory::{BusMemory, Kind, MemoryError};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::ControlDriver;
 use crate::net::engine_path::EngineUse;
@@ -194,9 +194,13 @@ impl Link {
             ),
         };
         let mailbox_len = u64::from(window::mailbox_len(window::SLOTS));
-        if mailbox + mailbox_len > end {
-            let error = Some(MemoryError::Outside { addr: mailbox, len: mailbox_len });
-            return Err(FifoError::Mailbox { slots: window::SLOTS, error });
+        // The window has room for both.
+        let window_mailbox = params.window.start + header + mailbox_len;
+        for (at, end) in [(mailbox, end), (window_mailbox, params.window.end)] {
+            if at + mailbox_len > end {
+                let error = Some(MemoryError::Outside { addr: at, len: mailbox_len });
+                return Err(FifoError::Mailbox { slots: window::SLOTS, error });
+            }
         }
         let session_params = Params {
             role: params.role,
@@ -205,6 +209,8 @@ impl Link {
             owner: params.owner,
             vectors: params.vectors,
             mailbox,
+            window_mailbox,
+            dma_only: params.role == Role::Device && reaches_window_only(&mem),
             table,
             slot: params.slot,
             heartbeat: params.heartbeat,
@@ -474,4 +480,9 @@ impl Link {
     fn say(&mut self, state: State, reason: String) {
         self.events.push_back(Event::State(state, reason));
     }
+}
+
+/// Whether some of the memory is an engine's alone.
+fn reaches_window_only(mem: &BusMemory) -> bool {
+    mem.regions().iter().any(|region| region.kind() == Kind::DmaOnly)
 }

@@ -74,6 +74,8 @@ impl World {
             owner: 1,
             vectors: 0,
             mailbox: start,
+            window_mailbox: 0x4000,
+            dma_only: false,
             table: vec![
                 entry(window::MEMORY_WINDOW, 0, WINDOW),
                 entry(window::MEMORY_DRIVER, start, DRIVER_MEMORY),

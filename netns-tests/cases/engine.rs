@@ -38,6 +38,21 @@ pub(super) fn an_engine_that_takes_a_millisecond_carries_tcp_both_ways() {
     }
 }
 
+pub(super) fn a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp() {
+    let world = world("{ dma_only = true, latency_us = 100, cpu_below = 1000 }");
+    for (from, to, host) in [("master", "board0", 2), ("board0", "master", 1)] {
+        world.transfer(from, to, &format!("10.77.0.{host}"), 8 << 20);
+        world.transfer(from, to, &format!("fd77::{host}"), 8 << 20);
+    }
+    let [master, board] = ends(&world);
+    assert!(board.features.contains(&"RING_PACKED".to_owned()), "rings are in the window");
+    // Nothing to the master goes by CPU, whatever its length.
+    assert!(board.dma.transfers >= board.queues[0].tx.frames / 256, "{:?}", board.dma);
+    for end in [&master, &board] {
+        assert!(end.queues[0].rx.drops.is_empty(), "{:?}", end.queues[0].rx.drops);
+    }
+}
+
 pub(super) fn each_frame_that_the_engine_spoils_is_counted() {
     // Every frame goes by engine, one of a hundred transfers fails.
     let world = world("{ error_ppm = 10_000, cpu_below = 0 }");

@@ -9,7 +9,7 @@ use boardlane::daemon::status::LinkState;
 use boardlane::link::{Event, Link, LinkParams, Start, State};
 use boardlane::memory::{BusMemory, Region, Side, View};
 use boardlane::net::features::Features;
-use boardlane::net::placement::{Placement, place_all};
+use boardlane::net::placement::{Placement, Reach, place_all};
 use boardlane::os::doorbell::ring_full_or_not;
 use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
@@ -215,6 +215,7 @@ impl Impostor {
             &[[256, 256]],
             Some(64),
             features,
+            Reach::Both,
         );
         placed.unwrap().pairs.remove(0)
     }

@@ -73,6 +73,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
     case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),
     case!(engine::an_engine_that_takes_a_millisecond_carries_tcp_both_ways),
+    case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),

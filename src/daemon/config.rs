@@ -168,11 +168,21 @@ pub struct EngineConfig {
     pub error_ppm: u32,
     /// Frames shorter than this many bytes, virtio-net header included, are copied by the CPU.
     pub cpu_below: u32,
+    /// The engine alone reaches driver memory: its frames are never copied by the CPU, and rings and
+    /// messages to the master lie in the window.
+    pub dma_only: bool,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { depth: 32, latency_us: 0, bandwidth_mb_s: 0, error_ppm: 0, cpu_below: 256 }
+        Self {
+            depth: 32,
+            latency_us: 0,
+            bandwidth_mb_s: 0,
+            error_ppm: 0,
+            cpu_below: 256,
+            dma_only: false,
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Job {
     pub path: Box<dyn Path>,
     /// The memory they are in.
     pub mem: Arc<BusMemory>,
+    /// The same as an engine reaches it.
+    pub engine_mem: Arc<BusMemory>,
     /// The netdev.
     pub tap: Arc<Tap>,
     /// Our doorbell for this pair.
@@ -102,7 +104,7 @@ impl Worker {
         let peer = job.peer.clone();
         let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
         let engine = match job.path.local() {
-            Some(local) => Some(Engine::start(job.engine, job.mem.clone(), local)?),
+            Some(local) => Some(Engine::start(job.engine, job.engine_mem.clone(), local)?),
             None => None,
         };
         if let Some(engine) = &engine {

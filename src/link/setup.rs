@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use super::messages::Broken;
 use super::pairs::Pair;
 use super::{Core, Event, Link, Start, State, Work};
-use crate::memory::Kind;
+use crate::memory::{Kind, Region};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::{Command, ControlDriver};
 use crate::net::device_path::DevicePath;
@@ -17,7 +17,7 @@ use crate::net::engine_path::EnginePath;
 use crate::net::features::Features;
 use crate::net::model;
 use crate::net::path::{Path, PathError, Which};
-use crate::net::placement::place_all;
+use crate::net::placement::{Reach, place_all};
 use crate::spec::{net, virtio, window};
 use crate::tunnel::device;
 use crate::tunnel::driver::{self, QueueSetup};
@@ -29,7 +29,9 @@ impl Link {
     /// What this end offers or accepts. Packed rings are for cached memory only,
     /// and one pair needs no command to choose it.
     pub(super) fn features(&self) -> Features {
-        let cached = self.mem.regions().iter().all(|r| r.kind() == Kind::Cached);
+        // Where an engine alone reaches driver memory, no ring of ours is there.
+        let mut kinds = self.mem.regions().iter().map(Region::kind);
+        let cached = kinds.all(|kind| matches!(kind, Kind::Cached | Kind::DmaOnly));
         let mut off = self.params.features_off;
         if !cached {
             off = off.union(Features::of(&[virtio::F_RING_PACKED]));
@@ -103,12 +105,15 @@ impl Link {
             pairs.chunks_exact(2).map(|pair| [pair[0].1, pair[1].1]).collect();
         let own = u64::from(window::mailbox_len(window::SLOTS));
         let after_header = self.params.window.start + u64::from(window::HEADER_LEN);
+        let dma_only = self.peer.as_ref().is_some_and(|peer| peer.dma_only);
+        let (mailboxes, reach) = if dma_only { (2, Reach::Window) } else { (1, Reach::Both) };
         let placed = place_all(
-            after_header + own..self.params.window.end,
+            after_header + mailboxes * own..self.params.window.end,
             self.params.driver_memory.start + own..self.params.driver_memory.end,
             &sizes,
             control.map(|(_, size)| size),
             features,
+            reach,
         )
         .ok_or_else(|| Broken("the slot is too small for queues and buffers".to_owned()))?;
         // What a session that failed before it ran has left goes.
@@ -206,6 +211,10 @@ impl Link {
                 _ => return Err(Broken(format!("DRIVER_OK without queue {transmit}"))),
             };
             let path: Box<dyn Path> = match self.params.engine {
+                None if super::reaches_window_only(&self.mem) => {
+                    let why = "driver memory is reached by an engine only, and there is none";
+                    return Err(Broken(why.to_owned()));
+                }
                 None => {
                     let path = DevicePath::new(&self.mem, features, &rx, &tx).map_err(broken)?;
                     Box::new(path.obeying(&settings))

@@ -55,6 +55,15 @@ pub struct Queues {
     pub control: Option<ControlPlacement>,
 }
 
+/// What the device's CPU reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The window and driver memory.
+    Both,
+    /// The window: what it writes itself goes there too, and only frames go to driver memory, by engine.
+    Window,
+}
+
 /// Hands out lines of a range.
 struct Lines(Range<u64>);
 
@@ -88,32 +97,41 @@ fn area_lens(packed: bool, size: u16) -> [u64; 3] {
 
 /// Places the control queue, if there is one, and as many of the pairs as there is memory for, at
 /// least one, in what is free of the window and of driver memory, both as bus addresses. The greatest
-/// queue sizes are the device's. `None` if there is too little memory.
+/// queue sizes are the device's, as is what its CPU reaches. `None` if there is too little memory.
 pub fn place_all(
     free_window: Range<u64>,
     free_driver: Range<u64>,
     pairs: &[[u16; 2]],
     control: Option<u16>,
     features: Features,
+    reach: Reach,
 ) -> Option<Queues> {
     let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
     let control = match control {
         None => None,
         Some(greatest) => {
             let size = greatest.min(CONTROL_ENTRIES);
-            Some(ControlPlacement {
-                queue: place_queue(&mut window, &mut driver, size, features)?,
-                command: window.take(COMMAND_LEN.into())?,
-                answer: driver.take(COMMAND_LEN.into())?,
-            })
+            let queue = place_queue(&mut window, &mut driver, size, features, reach)?;
+            let command = window.take(COMMAND_LEN.into())?;
+            let home = written(&mut window, &mut driver, reach);
+            Some(ControlPlacement { queue, command, answer: home.take(COMMAND_LEN.into())? })
         }
     };
     (1..=pairs.len()).rev().find_map(|count| {
         let shares = window.shares(count).zip(driver.shares(count)).zip(pairs);
-        let placed =
-            shares.map(|((window, driver), greatest)| place(window, driver, *greatest, features));
+        let placed = shares.map(|((window, driver), greatest)| {
+            place_pair(window, driver, *greatest, features, reach)
+        });
         Some(Queues { pairs: placed.collect::<Option<_>>()?, control: control.clone() })
     })
+}
+
+/// Where goes what the device's CPU writes: near the driver, if it can.
+fn written<'l>(window: &'l mut Lines, driver: &'l mut Lines, reach: Reach) -> &'l mut Lines {
+    match reach {
+        Reach::Both => driver,
+        Reach::Window => window,
+    }
 }
 
 fn place_queue(
@@ -121,6 +139,7 @@ fn place_queue(
     driver: &mut Lines,
     size: u16,
     features: Features,
+    reach: Reach,
 ) -> Option<QueueConfig> {
     let packed = features.has(virtio::F_RING_PACKED);
     let [desc_len, driver_len, device_len] = area_lens(packed, size);
@@ -128,7 +147,7 @@ fn place_queue(
         size,
         desc: window.take(desc_len)?,
         driver: window.take(driver_len)?,
-        device: driver.take(device_len)?,
+        device: written(window, driver, reach).take(device_len)?,
         packed,
         in_order: features.has(virtio::F_IN_ORDER),
         event_idx: features.has(virtio::F_EVENT_IDX),
@@ -136,16 +155,27 @@ fn place_queue(
     })
 }
 
-/// Places a pair, as [`place_all`] does.
+/// Places a pair, as [`place_all`] does, for a device whose CPU reaches all memory.
 pub fn place(
     free_window: Range<u64>,
     free_driver: Range<u64>,
     greatest: [u16; 2],
     features: Features,
 ) -> Option<Placement> {
+    place_pair(free_window, free_driver, greatest, features, Reach::Both)
+}
+
+fn place_pair(
+    free_window: Range<u64>,
+    free_driver: Range<u64>,
+    greatest: [u16; 2],
+    features: Features,
+    reach: Reach,
+) -> Option<Placement> {
     let (mut window, mut driver) = (Lines(free_window), Lines(free_driver));
-    let mut queue =
-        |greatest: u16| place_queue(&mut window, &mut driver, greatest.min(MOST_ENTRIES), features);
+    let mut queue = |greatest: u16| {
+        place_queue(&mut window, &mut driver, greatest.min(MOST_ENTRIES), features, reach)
+    };
     let (receiveq, transmitq) = (queue(greatest[0])?, queue(greatest[1])?);
     let one = u64::from(RECEIVE_BUFFER);
     let arena = (window.0.end.saturating_sub(window.0.start.next_multiple_of(64))).min(MOST_ARENA);
@@ -218,7 +248,8 @@ mod tests {
         for (mib, count) in [(1u64, 1), (2, 3), (16, 4)] {
             let len = mib << 20;
             let (window, driver) = (0x3000..len / 4, len / 4 + 0x2000..len);
-            let all = place_all(window.clone(), driver, &offered, Some(64), PACKED).unwrap();
+            let all = place_all(window.clone(), driver, &offered, Some(64), PACKED, Reach::Both);
+            let all = all.unwrap();
             assert_eq!(all.pairs.len(), count, "{mib} MiB");
             let control = all.control.unwrap();
             let mut taken: Vec<_> = all.pairs.iter().flat_map(areas).collect();
@@ -233,6 +264,21 @@ mod tests {
                 for b in &taken[i + 1..] {
                     assert!(a.end <= b.start || b.end <= a.start, "{a:x?} {b:x?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_reaches_the_window_only_writes_there_and_frames_go_to_driver_memory() {
+        for features in [SPLIT, PACKED] {
+            let (window, driver) = (0x5000..4u64 << 20, 4u64 << 20..16 << 20);
+            let all =
+                place_all(window.clone(), driver, &[[256, 256]], Some(64), features, Reach::Window);
+            let all = all.unwrap();
+            let control = all.control.unwrap();
+            assert!([control.queue.device, control.answer].iter().all(|at| window.contains(at)));
+            for (i, area) in areas(&all.pairs[0]).iter().enumerate() {
+                assert_eq!(window.contains(&area.start), i != 6, "area {i}: {area:x?}");
             }
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! | line | writer | fields (offset in the line) |
 //! |---|---|---|
-//! | 0 | device | 0 magic le64, 8 layout version le32, 12 header length le32, 16 window length le64 |
+//! | 0 | device | 0 magic le64, 8 layout version le32, 12 header length le32, 16 window length le64, 24 flags le32 |
 //! | 1 | device | its part, as below |
 //! | 2 | driver | its part, as below |
 //! | 3, 4 | driver | the memory table: four entries of 0 bus address le64, 8 length le64, 16 kind le32; 32 bytes each |
@@ -38,6 +38,12 @@ pub const AT_VERSION: usize = 8;
 pub const AT_HEADER_LEN: usize = 12;
 /// Offset of the window's length.
 pub const AT_WINDOW_LEN: usize = 16;
+
+/// Offset of the flags, of which a device end that knows none wrote none.
+pub const AT_FLAGS: usize = 24;
+/// Flag: the device end reaches driver memory by DMA engine only. Its CPU neither reads nor writes
+/// there, so the driver end puts its mailbox and its used rings into the window.
+pub const FLAG_DMA_ONLY: u32 = 1;
 
 /// Offset of the device end's part.
 pub const DEVICE_PART: usize = LINE;

@@ -68,6 +68,10 @@ pub struct Params {
     pub vectors: u32,
     /// Bus address of our mailbox, which has [`w::SLOTS`] slots.
     pub mailbox: u64,
+    /// Driver: bus address of our mailbox where the device's CPU does not reach the first one.
+    pub window_mailbox: u64,
+    /// Device: our CPU does not reach driver memory.
+    pub dma_only: bool,
     /// Driver: the memory table.
     pub table: Vec<MemoryEntry>,
     /// Driver: the slot number.
@@ -89,6 +93,8 @@ pub struct Peer {
     pub epoch: u32,
     /// The slot number, if the driver end wrote it.
     pub slot: u32,
+    /// The device's CPU does not reach driver memory.
+    pub dma_only: bool,
 }
 
 /// Why there is no session.

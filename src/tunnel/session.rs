@@ -26,6 +26,8 @@
 //! [`Session::poll_timeout`] has passed; it returns what changed. After `Change::Down` the caller
 //! makes its rings quiet and calls `start` again.
 
+mod header;
+
 use std::time::{Duration, Instant};
 
 use super::fifo::{Fifo, FifoError, Mailbox};
@@ -71,6 +73,8 @@ pub struct Session {
     params: Params,
     window: Span,
     own_mailbox: Mailbox,
+    /// The device's CPU reaches the window only.
+    dma_only: bool,
     phase: Phase,
     epoch: u32,
     nonce: u64,
@@ -97,6 +101,7 @@ impl Session {
         let window = mem.resolve_mapped(addr, len, 64).map_err(mailbox)?;
         Ok(Self {
             own_mailbox: Mailbox::at(mem, params.mailbox, w::SLOTS)?,
+            dma_only: params.dma_only,
             window,
             params,
             phase: Phase::Stopped,
@@ -248,12 +253,20 @@ impl Session {
 
     /// Writes our whole part: `INIT`, the new epoch, everything else, then `READY`.
     fn set_up(&mut self, now: Instant, mem: &BusMemory) {
+        let mut mailbox = self.params.mailbox;
+        if self.params.role == Role::Driver {
+            self.dma_only = self.asks_for_window(mem);
+            if self.dma_only {
+                mailbox = self.params.window_mailbox;
+            }
+            self.own_mailbox = Mailbox::at(mem, mailbox, w::SLOTS).expect("our own placement");
+        }
         let part = self.part(mem, self.params.role);
         write_pair(part, w::PART_STATE, w::STATE_INIT, 0);
         fence_full();
         write_pair(part, w::PART_PULSE, self.epoch, self.heartbeat);
         part.store_le32(w::PART_VECTORS, self.params.vectors);
-        part.store_le64(w::PART_MAILBOX, self.params.mailbox);
+        part.store_le64(w::PART_MAILBOX, mailbox);
         part.store_le32(w::PART_SLOTS, w::SLOTS);
         let window = self.window_view(mem);
         match self.params.role {
@@ -261,6 +274,8 @@ impl Session {
                 window.store_le32(w::AT_VERSION, w::LAYOUT_VERSION);
                 window.store_le32(w::AT_HEADER_LEN, w::HEADER_LEN);
                 window.store_le64(w::AT_WINDOW_LEN, self.params.window_len.into());
+                let flags = if self.dma_only { w::FLAG_DMA_ONLY } else { 0 };
+                window.store_le32(w::AT_FLAGS, flags);
                 fence_full();
                 window.store_le64(w::AT_MAGIC, w::MAGIC);
             }
@@ -293,6 +308,10 @@ impl Session {
         if other == Role::Device {
             if let Some(reason) = self.bad_header(mem) {
                 return self.wait(now, reason);
+            }
+            // It came after us: it cannot have met us, as it does not reach our mailbox.
+            if !self.dma_only && self.asks_for_window(mem) {
+                self.set_up(now, mem);
             }
         }
         let Some((epoch, state, echo)) = self.read_peer(mem) else {
@@ -339,8 +358,13 @@ impl Session {
         if state == w::STATE_RUN && echo == self.epoch {
             let part = self.part(mem, other);
             let slot = self.part(mem, Role::Driver).load_le32(w::PART_SLOT_NUMBER);
-            let peer_info =
-                Peer { owner: self.peer_id, vectors: part.load_le32(w::PART_VECTORS), epoch, slot };
+            let peer_info = Peer {
+                owner: self.peer_id,
+                vectors: part.load_le32(w::PART_VECTORS),
+                epoch,
+                slot,
+                dma_only: self.dma_only,
+            };
             let (_, beat) = read_pair(part, w::PART_PULSE);
             self.peer_beat = beat;
             self.peer_heard = now;
@@ -399,40 +423,6 @@ impl Session {
                 Some(Change::Down(Reason::Stolen(self.params.role, owner)))
             }
         }
-    }
-
-    fn bad_header(&self, mem: &BusMemory) -> Option<Reason> {
-        let window = self.window_view(mem);
-        let magic = window.load_le64(w::AT_MAGIC);
-        fence_full();
-        let (version, len) = (window.load_le32(w::AT_VERSION), window.load_le64(w::AT_WINDOW_LEN));
-        match () {
-            () if magic == u64::MAX => Some(Reason::AllOnes),
-            () if magic != w::MAGIC => Some(Reason::NoMagic),
-            () if version != w::LAYOUT_VERSION => Some(Reason::Version(version)),
-            () if len != u64::from(self.params.window_len) => Some(Reason::WindowLen(len)),
-            () => None,
-        }
-    }
-
-    /// Device end: an entry of the memory table that this end cannot reach.
-    fn bad_table_entry(&self, mem: &BusMemory) -> Option<MemoryEntry> {
-        if self.params.role == Role::Driver {
-            return None;
-        }
-        let window = self.window_view(mem);
-        (0..w::MEMORY_ENTRIES)
-            .map(|i| w::MEMORY_TABLE + i * w::MEMORY_ENTRY_LEN)
-            .map(|at| MemoryEntry {
-                bus_addr: window.load_le64(at),
-                len: window.load_le64(at + 8),
-                kind: window.load_le32(at + 16),
-            })
-            .find(|e| {
-                let reachable =
-                    u32::try_from(e.len).is_ok_and(|l| mem.resolve(e.bus_addr, l).is_ok());
-                e.kind != w::MEMORY_NONE && !reachable
-            })
     }
 
     /// The peer's epoch, state and echo, if they belong together and mean something.

@@ -42,6 +42,8 @@ impl World {
             owner,
             vectors: 4,
             mailbox: if role == Role::Device { w::HEADER_LEN.into() } else { DRIVER_MEMORY },
+            window_mailbox: 0x3000,
+            dma_only: false,
             table: if role == Role::Device { vec![] } else { vec![window, driver] },
             slot: 7,
             heartbeat: HEARTBEAT,
@@ -380,6 +382,56 @@ fn a_forged_header_never_panics() {
             };
             window.store_le64((random() % 40) as usize * 8, value);
             world.now += Duration::from_millis(random() % 40);
+        }
+    }
+}
+
+#[test]
+fn a_board_whose_cpu_reaches_the_window_only_is_met_there_whoever_comes_first() {
+    for device_first in [true, false] {
+        let mut world = World::new();
+        let window = world.mem.regions()[0].clone();
+        let far = Region { backing: None, ..world.mem.regions()[1].clone() };
+        let seen_by_device = BusMemory::new(vec![window, far]).unwrap();
+        world.alive.extend([1, 2]);
+        let params = Params { dma_only: true, ..World::params(Role::Device, 2) };
+        let mut device = Session::new(world.now, &seen_by_device, params).unwrap();
+        let params = World::params(Role::Driver, 1);
+        let mut driver = Session::new(world.now, &world.mem, params).unwrap();
+        for life in 0..2 {
+            let mut up = [None, None];
+            world.start(if device_first { &mut device } else { &mut driver });
+            for turn in 0..400 {
+                if turn == 20 {
+                    world.start(if device_first { &mut driver } else { &mut device });
+                }
+                let alive = |id: u32| world.alive.contains(&id);
+                for (i, (session, mem)) in
+                    [(&mut device, &seen_by_device), (&mut driver, &world.mem)]
+                        .into_iter()
+                        .enumerate()
+                {
+                    if let Some(Change::Up(peer, fifo)) =
+                        session.handle_look(world.now, mem, &alive)
+                    {
+                        up[i] = Some((peer, fifo));
+                    }
+                }
+                world.now += Duration::from_millis(5);
+            }
+            let [Some((_, mut to_driver)), Some((peer, mut to_device))] = up else {
+                panic!("life {life}: not up: {device:?} {driver:?}")
+            };
+            assert!(peer.dma_only);
+            let mut slot = [0; w::SLOT_LEN];
+            assert!(to_driver.send(&seen_by_device, b"hello").unwrap());
+            assert!(to_device.receive(&world.mem, &mut slot).unwrap());
+            assert_eq!(&slot[..5], b"hello");
+            assert!(to_device.send(&world.mem, b"back").unwrap());
+            assert!(to_driver.receive(&seen_by_device, &mut slot).unwrap());
+            assert_eq!(&slot[..4], b"back");
+            device.shutdown(&seen_by_device);
+            driver.shutdown(&world.mem);
         }
     }
 }

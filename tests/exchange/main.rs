@@ -68,6 +68,8 @@ impl<Q, P> End<Q, P> {
             owner: owner(role),
             vectors: 0x2122,
             mailbox,
+            window_mailbox: 0x4000,
+            dma_only: false,
             table,
             slot: 0x0031_3233,
             heartbeat: Duration::from_millis(25),
@@ -175,8 +177,13 @@ fn meet(stage: &mut Stage, master: &mut Option<Master>, board: &mut Option<Board
         stage.step(master, "master looks", Master::look);
         stage.now += Duration::from_millis(10);
     }
-    let peer =
-        |role| Peer { owner: owner(role), vectors: 0x2122, epoch: epoch(role), slot: 0x0031_3233 };
+    let peer = |role| Peer {
+        owner: owner(role),
+        vectors: 0x2122,
+        epoch: epoch(role),
+        slot: 0x0031_3233,
+        dma_only: false,
+    };
     if let Some(end) = master {
         assert_eq!(end.link.as_ref().map(|l| &l.0), Some(&peer(Role::Device)));
     }

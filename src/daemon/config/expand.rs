@@ -67,10 +67,10 @@ fn route(route: &Route) -> String {
 }
 
 fn engine(engine: &EngineConfig) -> String {
-    let EngineConfig { depth, latency_us, bandwidth_mb_s, error_ppm, cpu_below } = engine;
+    let EngineConfig { depth, latency_us, bandwidth_mb_s, error_ppm, cpu_below, dma_only } = engine;
     format!(
         "{{ depth = {depth}, latency_us = {latency_us}, bandwidth_mb_s = {bandwidth_mb_s}, \
-         error_ppm = {error_ppm}, cpu_below = {cpu_below} }}"
+         error_ppm = {error_ppm}, cpu_below = {cpu_below}, dma_only = {dma_only} }}"
     )
 }
 

@@ -156,6 +156,7 @@ fn read_engine(reader: &mut Reader<'_>, table: &DeTable<'_>, dma: Dma) -> Engine
         bandwidth_mb_s: number("bandwidth_mb_s", 0..=1_000_000, default.bandwidth_mb_s),
         error_ppm: number("error_ppm", 0..=1_000_000, default.error_ppm),
         cpu_below: number("cpu_below", 0..=65_536, default.cpu_below),
+        dma_only: reader.boolean(engine, "dma_only").unwrap_or(default.dma_only),
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) const ENGINE: Keys = &[
     ("bandwidth_mb_s", "bandwidth_mb_s = 0"),
     ("error_ppm", "error_ppm = 0"),
     ("cpu_below", "cpu_below = 256"),
+    ("dma_only", "dma_only = false"),
 ];
 
 /// Longest path of a Unix socket: `sun_path` is 108 bytes with its terminator (unix(7)).

@@ -24,7 +24,7 @@ mtu = 9000
 queues = 4
 netns = "board0"
 dma = "engine"
-engine = { depth = 8, latency_us = 1000, bandwidth_mb_s = 2000, error_ppm = 5, cpu_below = 0 }
+engine = { depth = 8, latency_us = 1000, bandwidth_mb_s = 2000, error_ppm = 5, cpu_below = 0, dma_only = true }
 port = "tap"
 features_off = ["MRG_RXBUF", "HOST_TSO4"]
 keep = true
@@ -75,6 +75,7 @@ fn a_full_config_means_what_it_says() {
             bandwidth_mb_s: 2000,
             error_ppm: 5,
             cpu_below: 0,
+            dma_only: true,
         },
         dialect: Dialect::V1,
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],

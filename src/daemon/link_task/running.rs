@@ -67,7 +67,9 @@ pub(super) struct Running<'a> {
     stop: watch::Receiver<bool>,
     netdev: &'a mut Netdev,
     link: Link,
+    /// What this end's CPU reaches, and what its engine does, in the same table.
     mem: Arc<BusMemory>,
+    engine_mem: Arc<BusMemory>,
     slot: Slot,
     /// The backplane, as long as it is there, and who is on it.
     shm: Option<ShmLink>,
@@ -107,9 +109,14 @@ impl<'a> Running<'a> {
             Ok::<_, String>(Region::mapped(range.start, len, side, slot.memory.clone(), offset))
         };
         let table = vec![region(&window, window_side)?, region(&driver, driver_side)?];
-        let mem = Arc::new(BusMemory::new(table).map_err(|e| e.to_string())?);
         // The master's memory is passive: it never copies.
         let engine = task.role == Role::Agent && task.config.dma == Dma::Engine;
+        let mut own = table.clone();
+        if engine && task.config.engine.dma_only {
+            own[1].backing = None;
+        }
+        let memory = |table| BusMemory::new(table).map(Arc::new).map_err(|e| e.to_string());
+        let (mem, engine_mem) = (memory(own)?, memory(table)?);
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
@@ -140,6 +147,7 @@ impl<'a> Running<'a> {
             netdev,
             link,
             mem,
+            engine_mem,
             slot,
             shm: Some(shm),
             peers,

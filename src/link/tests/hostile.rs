@@ -56,6 +56,8 @@ impl Pair {
                 owner: RAW,
                 vectors: 2,
                 mailbox,
+                window_mailbox: 0x4000,
+                dma_only: false,
                 table,
                 slot: 0,
                 heartbeat: HEARTBEAT,

@@ -43,6 +43,7 @@ impl Running<'_> {
         let job = Job {
             path,
             mem: self.mem.clone(),
+            engine_mem: self.engine_mem.clone(),
             tap,
             doorbell: self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?.clone(),
             peer,
