@@ -8,6 +8,7 @@ mod engine;
 mod features;
 mod hostile;
 mod life;
+pub(crate) mod matrix;
 mod netdev_state;
 
 /// A claim and what it needs beyond `ip`.
