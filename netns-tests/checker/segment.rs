@@ -36,6 +36,7 @@ pub(crate) fn finished(vnet: &Vnet, bytes: &[u8]) -> Result<Vec<Vec<u8>>, String
         return Err(format!("{vnet:?} asks for segmentation without size or checksum"));
     }
     let headers = headers(vnet, bytes)?;
+    look_at_lengths(vnet, bytes)?;
     let pieces: Vec<_> = bytes[headers..].chunks(vnet.gso_size.into()).collect();
     let last = pieces.len().saturating_sub(1);
     let mut segments = Vec::with_capacity(pieces.len());
@@ -81,6 +82,27 @@ fn net(bytes: &[u8]) -> Result<(usize, u16), String> {
         ethertype @ (IPV4 | IPV6) if bytes.len() >= at + 20 => Ok((at, ethertype)),
         other => Err(format!("segmentation of ethertype {other:#06x}")),
     }
+}
+
+/// Sees that what segmentation overwrites was right: lengths, and the checksum over IPv4's header.
+fn look_at_lengths(vnet: &Vnet, bytes: &[u8]) -> Result<(), String> {
+    let (net, ethertype) = net(bytes)?;
+    let transport = usize::from(vnet.csum_start);
+    let same = |what, at, len| match usize::from(word(bytes, at)) {
+        found if found == len => Ok(()),
+        found => Err(format!("{what} says {found} bytes, there are {len}")),
+    };
+    if ethertype == IPV6 {
+        same("IPv6", net + 4, bytes.len() - net - 40)?;
+    } else {
+        same("IPv4", net + 2, bytes.len() - net)?;
+        let header = bytes.get(net..net + usize::from(bytes[net] & 0xf) * 4).unwrap_or_default();
+        if fold(sum(header)) != 0xffff {
+            return Err("IPv4's header has a wrong checksum".to_owned());
+        }
+    }
+    let udp = vnet.gso_type == GSO_UDP;
+    if udp { same("UDP", transport + 4, bytes.len() - transport) } else { Ok(()) }
 }
 
 /// Makes of a copy of the headers those of one segment.
