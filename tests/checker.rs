@@ -250,16 +250,17 @@ fn wrong_headers_of_segments_are_found() {
     let uso = |kind: &Kind| kind.name == "USO4";
     // The transport header is behind an IPv4 header, without options here.
     let short = |frame: &Frame| frame.bytes[14] == 0x45 && finish(frame).len() > 2;
-    let cases: [(&str, &dyn Fn(&Kind) -> bool, usize, usize, u8); 6] = [
-        ("CWR in the second segment", &ecn, 1, 34 + 13, 0x80),
-        ("no CWR in the first", &ecn, 0, 34 + 13, 0x80),
-        ("FIN in the first", &tso4, 0, 34 + 13, 0x01),
-        ("the same identification again", &tso4, 1, 14 + 5, 0x01),
-        ("another sequence number", &tso4, 1, 34 + 7, 0x01),
-        ("another UDP length", &uso, 1, 34 + 5, 0x01),
+    let tcp = find(tso4, short);
+    let (ecn, udp) = (find(ecn, short), find(uso, short));
+    let cases = [
+        ("CWR in the second segment", ecn, 1, 34 + 13, 0x80),
+        ("no CWR in the first", ecn, 0, 34 + 13, 0x80),
+        ("FIN in the first", tcp, 0, 34 + 13, 0x01),
+        ("the same identification again", tcp, 1, 14 + 5, 0x01),
+        ("another sequence number", tcp, 1, 34 + 7, 0x01),
+        ("another UDP length", udp, 1, 34 + 5, 0x01),
     ];
-    for (what, kind, segment, at, bit) in cases {
-        let (flow, number) = find(kind, short);
+    for (what, (flow, number), segment, at, bit) in cases {
         let faults = faults_of(flow, number, |sent| {
             let mut came = finish_all(&sent);
             came[segment].bytes[at] ^= bit;

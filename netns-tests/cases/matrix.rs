@@ -6,7 +6,7 @@
 //! seed chooses; a filter that begins with `matrix::` chooses from all.
 //!
 //! `BOARDLANE_CHECK_SEED` is the seed, of the choice and of the frames; `BOARDLANE_CHECK_FRAMES` is how
-//! many frames each way sends (100,000).
+//! many frames are sent, half of them each way (100,000).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,8 @@ const FRAMES: &str = "BOARDLANE_CHECK_FRAMES";
 /// What the names of cells begin with.
 pub(crate) const PREFIX: &str = "matrix::";
 const MTU: u16 = 65_521;
+/// The machines of the two ends.
+const ENDS: [&str; 2] = ["master", "board0"];
 /// A link without these does not come up.
 const NEEDED: [&str; 1] = ["VERSION_1"];
 
@@ -129,24 +131,51 @@ pub(crate) fn seed() -> u64 {
 pub(crate) fn run(name: &str) {
     let cell = all().into_iter().find(|cell| cell.name() == name);
     let cell = cell.unwrap_or_else(|| panic!("there is no case {name}"));
-    let frames = std::env::var(FRAMES).map_or(100_000, |text| text.parse().unwrap());
     let world = World::running(1, |machine, _| cell.keys(machine));
-    let ends = ["master", "board0"];
-    for machine in ends {
+    for machine in ENDS {
         let status = world.link_status(machine, "bl0").unwrap();
         let features: BTreeSet<_> = status.features.iter().map(String::as_str).collect();
         assert_eq!(features, cell.features(), "{machine}");
     }
-    let plan = Plan { seed: seed(), frames, mtu: MTU, uso: kernel_segments_udp(&world) };
     let allowed = allowed(&cell.features());
-    let reports = checker::check(
-        ends.map(|machine| world.inside(machine, || End::on("bl0")).unwrap()),
-        allowed,
-        &plan,
-    );
-    for ((report, allowed), machine) in reports.unwrap().iter().zip(allowed).zip(ends) {
+    let reports = check(&world, frames(), allowed);
+    for ((report, allowed), machine) in reports.iter().zip(allowed).zip(ENDS) {
         judge(&world, machine, report, allowed);
     }
+}
+
+/// What is lost with an engine that fails now and then is what it spoilt, as it counts it.
+pub(super) fn the_checker_misses_the_frames_that_an_engine_spoils_and_no_other() {
+    let engine = "dma = \"engine\"\nengine = { error_ppm = 1000, cpu_below = 0 }";
+    let world = World::running(1, |machine, _| {
+        let engine = if machine == "master" { "" } else { engine };
+        format!("address = []\nmtu = {MTU}\n{engine}")
+    });
+    let names: BTreeSet<_> = Features::OFFER.names().collect();
+    let [there, back] = check(&world, 20_000, allowed(&names));
+    let queue = &world.link_status("board0", "bl0").unwrap().queues[0];
+    for (report, drops) in [(there, &queue.rx.drops), (back, &queue.tx.drops)] {
+        let spoilt = drops.get("dma_error").copied().unwrap_or(0);
+        let Report { faults, .. } = report;
+        eprintln!("{spoilt} frames spoilt, {} lost when finished", faults.lost);
+        // One of them may be several segments.
+        assert!(0 < spoilt && spoilt <= faults.lost && faults.lost <= spoilt * 128, "{faults:?}");
+        assert_eq!(faults.count(), faults.lost, "{faults:?}");
+    }
+}
+
+/// How many frames a cell sends.
+pub(crate) fn frames() -> u64 {
+    let given = std::env::var(FRAMES);
+    given.map_or(100_000, |text| text.parse().unwrap_or_else(|e| panic!("{FRAMES}={text}: {e}")))
+}
+
+/// Sends so many frames, half of them each way.
+fn check(world: &World, frames: u64, allowed: [Allowed; 2]) -> [Report; 2] {
+    let uso = kernel_segments_udp(world);
+    let plan = Plan { seed: seed(), frames: frames / 2, mtu: MTU, uso };
+    let ends = ENDS.map(|machine| world.inside(machine, || End::on("bl0")).unwrap());
+    checker::check(ends, allowed, &plan).unwrap()
 }
 
 /// Whether a packet socket takes frames that are UDP to be segmented: since the version that has TAPs
