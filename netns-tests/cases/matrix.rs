@@ -42,10 +42,10 @@ impl Cell {
     fn name(&self) -> String {
         let ring = if self.packed { "packed" } else { "split" };
         let dma = if self.engine { "engine" } else { "direct" };
-        let name = format!("{PREFIX}{ring}_{dma}_{}", self.queues);
+        let link = format!("{ring}_{dma}_{}", self.queues);
         match self.off {
-            Some((feature, end)) => format!("{name}_without_{feature}_at_{end}"),
-            None => name,
+            Some((feature, end)) => format!("{PREFIX}{link}_without_{feature}_at_{end}"),
+            None => format!("{PREFIX}complete_{link}"),
         }
     }
 

@@ -85,13 +85,13 @@ impl Expected {
         })
     }
 
-    /// Takes out what equals `came`; gives how many are before it.
-    fn take(&mut self, came: &[u8]) -> Option<usize> {
+    /// Takes out what equals `came`; gives what was due before it.
+    fn take(&mut self, came: &[u8]) -> Option<Vec<Vec<u8>>> {
         let finished = self.finished();
         let at = finished.iter().position(|due| equal(due, came))?;
-        finished.remove(at);
-        self.left -= 1;
-        Some(at)
+        let passed: Vec<_> = finished.drain(..=at).take(at).collect();
+        self.left -= at + 1;
+        Some(passed)
     }
 }
 
@@ -200,76 +200,72 @@ impl Ledger {
     /// Judges a finished frame.
     fn piece(&mut self, maker: &Maker, id: Identity, came: &[u8]) {
         let pending = &mut self.pending[usize::from(id.flow)];
-        let Some(at) = pending.iter().position(|due| due.id == id) else {
-            return self.unexpected(maker, id, came);
-        };
-        for passed in pending.drain(..at) {
-            self.in_flight -= passed.left;
-            self.missing.push(passed);
-        }
-        let Some(due) = pending.front_mut() else { return };
-        let taken = due.take(came);
-        if due.left == 0 {
-            pending.pop_front();
-        }
-        match taken {
-            Some(0) => {
-                self.in_flight -= 1;
-                self.right(1, came.len());
+        if let Some(at) = pending.iter().position(|due| due.id == id) {
+            for passed in pending.drain(..at) {
+                self.in_flight -= passed.left;
+                self.missing.push(passed);
             }
-            Some(before) => {
-                self.in_flight -= 1;
-                self.faults.swapped += 1;
-                let what = format_args!("a segment came {before} places too early");
-                self.faults.tell(id, what);
+            let due = &mut pending[0];
+            let taken = due.take(came);
+            if let Some(passed) = taken {
+                self.in_flight -= passed.len() + 1;
+                if !passed.is_empty() {
+                    let (frame, left) = (due.frame.clone(), passed.len());
+                    self.missing.push(Expected { id, frame, left, finished: Some(passed.into()) });
+                }
+                if due.left == 0 {
+                    pending.pop_front();
+                }
+                return self.right(1, came.len());
             }
-            None => self.unequal(maker, id, came),
+        }
+        if self.was_missing(id, came) {
+            self.faults.swapped += 1;
+            self.faults.tell(id, format_args!("came after what was sent later"));
+        } else if Self::is_repeated(maker, id, came) {
+            self.faults.repeated += 1;
+            self.faults.tell(id, format_args!("came once more"));
+        } else {
+            self.unequal(id, came);
         }
     }
 
-    /// A piece of the frame that is due, but not one that is due.
-    fn unequal(&mut self, maker: &Maker, id: Identity, came: &[u8]) {
-        if self.is_repeated(maker, id, came) {
-            return;
-        }
-        // It stands for the next one.
+    /// What equals nothing that was sent stands for what is due.
+    fn unequal(&mut self, id: Identity, came: &[u8]) {
         let pending = &mut self.pending[usize::from(id.flow)];
-        let Some(due) = pending.front_mut() else { return };
-        let Some(piece) = due.finished().pop_front() else { return };
-        due.left -= 1;
+        let due = pending.front_mut().filter(|due| due.id == id);
+        let Some(piece) = due.and_then(|due| {
+            due.left -= 1;
+            due.finished().pop_front()
+        }) else {
+            return self.altered(id, format_args!("nothing like it is under way"));
+        };
         self.in_flight -= 1;
-        if due.left == 0 {
+        if pending.front().is_some_and(|due| due.left == 0) {
             pending.pop_front();
         }
         self.altered(id, format_args!("{}", difference(&piece, came)));
     }
 
-    /// A piece of a frame that is not under way (any more).
-    fn unexpected(&mut self, maker: &Maker, id: Identity, came: &[u8]) {
-        if let Some(at) = self.missing.iter().position(|due| due.id == id) {
-            if self.missing[at].take(came).is_some() {
-                if self.missing[at].left == 0 {
-                    self.missing.swap_remove(at);
-                }
-                self.faults.swapped += 1;
-                self.faults.tell(id, format_args!("came after what was sent later"));
-                return;
+    /// Takes what had been passed over.
+    fn was_missing(&mut self, id: Identity, came: &[u8]) -> bool {
+        for due in self.missing.iter_mut().filter(|due| due.id == id) {
+            let finished = due.finished();
+            if let Some(at) = finished.iter().position(|due| equal(due, came)) {
+                finished.remove(at);
+                due.left -= 1;
+                self.missing.retain(|due| due.left > 0);
+                return true;
             }
         }
-        if !self.is_repeated(maker, id, came) {
-            self.altered(id, format_args!("nothing like it is under way"));
-        }
+        false
     }
 
-    fn is_repeated(&mut self, maker: &Maker, id: Identity, came: &[u8]) -> bool {
+    /// Whether it is a piece of a frame of this number; then it came before.
+    fn is_repeated(maker: &Maker, id: Identity, came: &[u8]) -> bool {
         let Frame { vnet, bytes } = maker.make(id);
         let pieces = segment::finished(&vnet, &bytes).expect("a frame that was made here");
-        let repeated = pieces.iter().any(|piece| equal(piece, came));
-        if repeated {
-            self.faults.repeated += 1;
-            self.faults.tell(id, format_args!("came once more"));
-        }
-        repeated
+        pieces.iter().any(|piece| equal(piece, came))
     }
 }
 
