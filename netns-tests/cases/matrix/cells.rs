@@ -39,8 +39,10 @@ impl Cell {
 
     /// What the link's status must show.
     pub(super) fn features(&self) -> BTreeSet<&'static str> {
-        let off = Features::from_names(self.off().map(|(feature, _)| feature)).unwrap();
-        Features::OFFER.without(off).names().collect()
+        // One queue pair needs no command to choose it.
+        let pair = (self.queues == 1).then_some("MQ");
+        let off = self.off().map(|(feature, _)| feature).chain(pair);
+        Features::OFFER.without(Features::from_names(off).unwrap()).names().collect()
     }
 
     /// The lines of one end's link.
@@ -66,10 +68,13 @@ pub(super) fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
     for off in [None].into_iter().chain(ends) {
         for (packed, engine) in [(true, false), (true, true), (false, false), (false, true)] {
-            if packed && off.is_some_and(|(feature, _)| feature == RING_PACKED) {
-                continue;
+            for queues in [1, 2] {
+                let without = |name| off.is_some_and(|(feature, _)| feature == name);
+                let never = (packed && without(RING_PACKED)) || (queues == 1 && without("MQ"));
+                if !never {
+                    cells.push(Cell { packed, engine, queues, off });
+                }
             }
-            cells.extend([1].map(|queues| Cell { packed, engine, queues, off }));
         }
     }
     cells
