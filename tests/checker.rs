@@ -29,7 +29,7 @@ fn maker() -> &'static Maker {
 
 /// What a ledger says where frames `first..` of a flow were sent, and `arrive` makes of them what came.
 fn faults_of(flow: u8, first: u32, arrive: impl FnOnce(Vec<Frame>) -> Vec<Frame>) -> Faults {
-    let (maker, mut ledger) = (maker(), Ledger::new(ALL));
+    let (maker, mut ledger) = (maker(), Ledger::new(ALL, false));
     let ids = (first..first + UNDER_WAY).map(|number| Identity { flow, number });
     let sent: Vec<_> = ids.clone().map(|id| maker.make(id)).collect();
     ids.zip(&sent).for_each(|(id, frame)| ledger.sent(id, frame.clone()));
@@ -179,6 +179,28 @@ fn frames_that_were_swapped_are_found() {
 }
 
 #[test]
+fn order_is_not_asked_of_a_flow_that_the_kernel_spreads_over_queues_but_all_else_is() {
+    let (flow, number) = find_segmented(|kind| kind.name == "VLAN, TSO4");
+    let judge = |queues, arrive: &dyn Fn(&mut Vec<Frame>)| {
+        let mut ledger = Ledger::new(ALL, queues);
+        let ids = (number..number + UNDER_WAY).map(|number| Identity { flow, number });
+        let mut frames: Vec<_> = ids.clone().map(|id| maker().make(id)).collect();
+        ids.zip(&frames).for_each(|(id, frame)| ledger.sent(id, frame.clone()));
+        arrive(&mut frames);
+        frames.iter().for_each(|f| drop(ledger.receive(maker(), &f.vnet, &f.bytes)));
+        ledger.close();
+        assert_eq!(ledger.in_flight(), 0);
+        ledger.faults
+    };
+    let swap: &dyn Fn(&mut Vec<Frame>) = &|frames| frames.swap(0, 2);
+    assert!(judge(false, swap).swapped > 0);
+    assert_eq!(judge(true, swap), Faults::default());
+    assert!(judge(true, &|frames| drop(frames.remove(1))).lost > 0);
+    assert!(judge(true, &|frames| frames.push(frames[1].clone())).repeated > 0);
+    assert!(judge(true, &|frames| frames[1].bytes[80] ^= 1).altered > 0);
+}
+
+#[test]
 fn segments_that_were_swapped_are_found() {
     let (flow, number) = find_segmented(tso4);
     let faults = faults_of(flow, number, |sent| {
@@ -277,7 +299,7 @@ fn what_was_not_negotiated_is_found() {
         let frame = maker.make(id);
         let left_over = frame.vnet.needs_csum();
         for (allowed, wrong) in [(ALL, false), (Allowed::default(), left_over)] {
-            let mut ledger = Ledger::new(allowed);
+            let mut ledger = Ledger::new(allowed, false);
             ledger.sent(id, frame.clone());
             ledger.receive(maker, &frame.vnet, &frame.bytes);
             ledger.close();
@@ -309,7 +331,7 @@ fn each_offload_is_judged_by_its_own_feature() {
         let (flow, number) = find_segmented(|kind| kind.name == name);
         let id = Identity { flow, number };
         let frame = maker().make(id);
-        let mut ledger = Ledger::new(allowed);
+        let mut ledger = Ledger::new(allowed, false);
         ledger.sent(id, frame.clone());
         ledger.receive(maker(), &frame.vnet, &frame.bytes);
         assert_eq!(ledger.faults.not_allowed, 1, "{name}");
@@ -318,7 +340,7 @@ fn each_offload_is_judged_by_its_own_feature() {
 
 #[test]
 fn frames_of_others_are_told_apart() {
-    let mut ledger = Ledger::new(ALL);
+    let mut ledger = Ledger::new(ALL, false);
     let other = [0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0];
     assert!(!ledger.receive(maker(), &Vnet::default(), &other));
     assert!(!ledger.receive(maker(), &Vnet::default(), &other[..8]));

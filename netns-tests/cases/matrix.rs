@@ -51,21 +51,26 @@ pub(crate) fn run(name: &str) {
         assert_eq!(features, cell.features(), "{machine}");
     }
     let allowed = allowed(&cell.features());
-    let reports = check(&world, frames(), allowed);
+    let reports = check(&world, frames(), cell.pairs() > 1, allowed);
     for ((report, allowed), machine) in reports.iter().zip(allowed).zip(ENDS) {
         judge(&world, machine, report, allowed);
+        let status = world.link_status(machine, "bl0").unwrap();
+        let frames: Vec<_> = status.queues.iter().map(|queue| queue.tx.frames).collect();
+        eprintln!("  by its queue pairs: {frames:?}");
+        assert_eq!(frames.len(), cell.pairs());
+        assert!(frames.iter().all(|frames| *frames > 0), "a queue pair that is not used");
     }
 }
 
 /// What is lost with an engine that fails now and then is what it spoilt, as it counts it.
 pub(super) fn the_checker_misses_the_frames_that_an_engine_spoils_and_no_other() {
-    let engine = "dma = \"engine\"\nengine = { error_ppm = 1000, cpu_below = 0 }";
+    let engine = "dma = \"engine\"\nengine = { error_ppm = 10_000, cpu_below = 0 }";
     let world = World::running(1, |machine, _| {
         let engine = if machine == "master" { "" } else { engine };
         format!("address = []\nmtu = {MTU}\n{engine}")
     });
     let names: BTreeSet<_> = Features::OFFER.names().collect();
-    let [there, back] = check(&world, 20_000, allowed(&names));
+    let [there, back] = check(&world, 20_000, false, allowed(&names));
     let queue = &world.link_status("board0", "bl0").unwrap().queues[0];
     for (report, drops) in [(there, &queue.rx.drops), (back, &queue.tx.drops)] {
         let spoilt = drops.get("dma_error").copied().unwrap_or(0);
@@ -84,9 +89,9 @@ pub(crate) fn frames() -> u64 {
 }
 
 /// Sends so many frames, half of them each way.
-fn check(world: &World, frames: u64, allowed: [Allowed; 2]) -> [Report; 2] {
+fn check(world: &World, frames: u64, queues: bool, allowed: [Allowed; 2]) -> [Report; 2] {
     let uso = kernel_segments_udp(world);
-    let plan = Plan { seed: seed(), frames: frames / 2, mtu: MTU, uso };
+    let plan = Plan { seed: seed(), frames: frames / 2, mtu: MTU, uso, queues };
     let ends = ENDS.map(|machine| world.inside(machine, || End::on("bl0")).unwrap());
     checker::check(ends, allowed, &plan).unwrap()
 }

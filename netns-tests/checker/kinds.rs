@@ -63,6 +63,13 @@ impl Kind {
         self.transport == Some(UDP) && self.left == Left::Segmentation
     }
 
+    /// Whether Linux spreads a flow of this kind over a TAP's queues, so that its order does not hold:
+    /// in a tagged frame from a packet socket it takes the IP header for the tag when it looks for the
+    /// flow, and so IPv4's length for what tells the flow.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.net == Net::V4 && !self.tags.is_empty()
+    }
+
     /// Where a finished frame of this kind has its TCP checksum.
     pub(crate) fn tcp_checksum(&self, frame: &[u8]) -> Option<usize> {
         let net = ETHERNET_LEN + 4 * self.tags.len();

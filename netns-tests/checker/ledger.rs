@@ -98,6 +98,8 @@ impl Expected {
 /// One way's account.
 pub(crate) struct Ledger {
     allowed: Allowed,
+    /// Whether frames go by several queues of the sending netdev.
+    queues: bool,
     pending: Vec<VecDeque<Expected>>,
     /// Passed over.
     missing: Vec<Expected>,
@@ -107,9 +109,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(allowed: Allowed) -> Self {
+    pub(crate) fn new(allowed: Allowed, queues: bool) -> Self {
         Self {
             allowed,
+            queues,
             pending: (0..FLOWS).map(|_| VecDeque::new()).collect(),
             missing: Vec::new(),
             in_flight: 0,
@@ -200,12 +203,15 @@ impl Ledger {
     /// Judges a finished frame.
     fn piece(&mut self, maker: &Maker, id: Identity, came: &[u8]) {
         let pending = &mut self.pending[usize::from(id.flow)];
-        if let Some(at) = pending.iter().position(|due| due.id == id) {
-            for passed in pending.drain(..at) {
+        if let Some(found) = pending.iter().position(|due| due.id == id) {
+            // What is before it was passed over, if the flow's order holds.
+            let spread = self.queues && kind_of(id.flow).is_spread();
+            let (at, passed) = if spread { (found, 0) } else { (0, found) };
+            for passed in pending.drain(..passed) {
                 self.in_flight -= passed.left;
                 self.missing.push(passed);
             }
-            let due = &mut pending[0];
+            let due = &mut pending[at];
             let taken = due.take(came);
             if let Some(passed) = taken {
                 self.in_flight -= passed.len() + 1;
@@ -214,7 +220,7 @@ impl Ledger {
                     self.missing.push(Expected { id, frame, left, finished: Some(passed.into()) });
                 }
                 if due.left == 0 {
-                    pending.pop_front();
+                    pending.remove(at);
                 }
                 return self.right(1, came.len());
             }
@@ -233,7 +239,7 @@ impl Ledger {
     /// What equals nothing that was sent stands for what is due.
     fn unequal(&mut self, id: Identity, came: &[u8]) {
         let pending = &mut self.pending[usize::from(id.flow)];
-        let due = pending.front_mut().filter(|due| due.id == id);
+        let due = pending.iter_mut().find(|due| due.id == id);
         let Some(piece) = due.and_then(|due| {
             due.left -= 1;
             due.finished().pop_front()
@@ -241,9 +247,7 @@ impl Ledger {
             return self.altered(id, format_args!("nothing like it is under way"));
         };
         self.in_flight -= 1;
-        if pending.front().is_some_and(|due| due.left == 0) {
-            pending.pop_front();
-        }
+        pending.retain(|due| due.left > 0);
         self.altered(id, format_args!("{}", difference(&piece, came)));
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) mtu: u16,
     /// Whether the kernel takes frames that leave the segmentation of UDP over (Linux 6.2).
     pub(crate) uso: bool,
+    /// Whether the link has several queue pairs.
+    pub(crate) queues: bool,
 }
 
 /// The packet sockets of one end. They belong to the network namespace in which they are made.
@@ -67,7 +69,7 @@ pub(crate) fn check(ends: [End; 2], allowed: [Allowed; 2], plan: &Plan) -> io::R
     let [End(send_a, receive_a), End(send_b, receive_b)] = ends;
     let way = |number: u8, sender, receiver| Way {
         maker: Maker::new(plan.seed, number, plan.mtu),
-        ledger: Ledger::new(allowed[usize::from(number)]),
+        ledger: Ledger::new(allowed[usize::from(number)], plan.queues),
         sender,
         receiver,
         dice: Dice::of(&[plan.seed, 0xf10, number.into()]),

@@ -45,6 +45,11 @@ impl Cell {
         Features::OFFER.without(Features::from_names(off).unwrap()).names().collect()
     }
 
+    /// How many queue pairs the link has.
+    pub(super) fn pairs(&self) -> usize {
+        if self.features().contains("MQ") { self.queues.into() } else { 1 }
+    }
+
     /// The lines of one end's link.
     pub(super) fn keys(&self, machine: &str) -> String {
         let end = if machine == "master" { "master" } else { "board" };
