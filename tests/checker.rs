@@ -187,7 +187,7 @@ fn order_is_not_asked_of_a_flow_that_the_kernel_spreads_over_queues_but_all_else
         let mut frames: Vec<_> = ids.clone().map(|id| maker().make(id)).collect();
         ids.zip(&frames).for_each(|(id, frame)| ledger.sent(id, frame.clone()));
         arrive(&mut frames);
-        frames.iter().for_each(|f| drop(ledger.receive(maker(), &f.vnet, &f.bytes)));
+        frames.iter().for_each(|f| assert!(ledger.receive(maker(), &f.vnet, &f.bytes)));
         ledger.close();
         assert_eq!(ledger.in_flight(), 0);
         ledger.faults
