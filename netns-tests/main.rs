@@ -15,6 +15,7 @@
 )]
 
 mod cases;
+mod checker;
 mod traffic;
 mod world;
 
@@ -29,11 +30,12 @@ use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
 
-use cases::Case;
+use cases::matrix;
 use world::{Traces, sweep};
 
-/// A case that has not ended by then hangs.
+/// A case that has not ended by then hangs; one of many frames has more time.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
+const FRAME_LIMIT_US: u64 = 100;
 /// Cases that run at once: more would share the processors too thinly.
 const AT_ONCE: usize = 2;
 
@@ -41,24 +43,32 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some("--case") {
         let name = words.next().unwrap_or_default();
-        let case = cases::ALL.iter().find(|case| case.name == name).expect("a case's name");
-        (case.run)();
+        match cases::ALL.iter().find(|case| case.name == name) {
+            Some(case) => (case.run)(),
+            None => matrix::run(&name),
+        }
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(arguments.test_threads.map_or(AT_ONCE, |n| n.clamp(1, AT_ONCE)));
     let missing = if arguments.list { None } else { missing() };
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let trials = cases::ALL.iter().map(|case| {
-        let tool = case.needs.iter().find(|tool| !there(tool));
+    let seed = matrix::seed();
+    let cells = matrix::chosen(arguments.filter.as_deref(), seed);
+    if !arguments.list {
+        eprintln!("cells of the matrix by {}={seed}", matrix::SEED);
+    }
+    let cases = cases::ALL.iter().map(|case| (case.name.to_owned(), case.needs));
+    let trials = cases.chain(cells.into_iter().map(|name| (name, &[][..]))).map(|(name, needs)| {
+        let tool = needs.iter().find(|tool| !there(tool));
         let reason = missing.clone().or(tool.map(|tool| format!("there is no program {tool}")));
-        Trial::ignorable_test(case.name, move || match reason {
+        Trial::ignorable_test(name.clone(), move || match reason {
             Some(reason) if strict => Err(format!("cannot run here: {reason}").into()),
             Some(reason) => {
-                eprintln!("{}: ignored: {reason}", case.name);
+                eprintln!("{name}: ignored: {reason}");
                 Ok(Completion::ignored_with(reason))
             }
-            None => run(case).map(|()| Completion::Completed),
+            None => run(&name, seed).map(|()| Completion::Completed),
         })
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
@@ -87,10 +97,12 @@ fn there(tool: &str) -> bool {
 }
 
 /// Runs a case in a process, shows what it says, and removes what it leaves.
-fn run(case: &'static Case) -> Result<(), Failed> {
+fn run(name: &str, seed: u64) -> Result<(), Failed> {
     let started = Instant::now();
+    let limit = CASE_LIMIT + Duration::from_micros(FRAME_LIMIT_US * matrix::frames());
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--case", case.name]).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.args(["--case", name]).env(matrix::SEED, seed.to_string());
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
     let mut process = child::spawn(&mut command, None)?;
     let mut said = process.stderr.take().expect("piped");
     let reader = thread::spawn(move || {
@@ -103,7 +115,7 @@ fn run(case: &'static Case) -> Result<(), Failed> {
         if let Some(status) = process.try_wait()? {
             break Some(status);
         }
-        if started.elapsed() >= CASE_LIMIT {
+        if started.elapsed() >= limit {
             process.kill()?;
             process.wait()?;
             break None;
@@ -119,14 +131,9 @@ fn run(case: &'static Case) -> Result<(), Failed> {
     }
     left.extend(traces.remove());
     let text = reader.join().unwrap_or_default().replace('\n', "\n    ");
-    eprintln!(
-        "{} took {:.1} s\n    {}",
-        case.name,
-        started.elapsed().as_secs_f64(),
-        text.trim_end()
-    );
+    eprintln!("{name} took {:.1} s\n    {}", started.elapsed().as_secs_f64(), text.trim_end());
     match status {
-        None => Err(format!("it hangs: not done after {} s", CASE_LIMIT.as_secs()).into()),
+        None => Err(format!("it hangs: not done after {} s", limit.as_secs()).into()),
         Some(status) if !status.success() => Err(format!("it failed ({status}), see above").into()),
         Some(_) if !left.is_empty() => Err(format!("it left {}", left.join(", ")).into()),
         Some(_) => Ok(()),

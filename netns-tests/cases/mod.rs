@@ -8,6 +8,7 @@ mod engine;
 mod features;
 mod hostile;
 mod life;
+pub(crate) mod matrix;
 mod netdev_state;
 
 /// A claim and what it needs beyond `ip`.
@@ -75,6 +76,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(engine::an_engine_that_takes_a_millisecond_carries_tcp_both_ways),
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
+    case!(matrix::the_checker_misses_the_frames_that_an_engine_spoils_and_no_other),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

@@ -44,7 +44,7 @@ impl Link {
                 return Ok(false);
             };
             match control.poll(now, &self.mem).map_err(broken)? {
-                None => return Ok(control.send(now, &self.mem)),
+                None => return control.send(now, &self.mem).map_err(broken),
                 Some((command, done)) => self.answered(command, done)?,
             }
         }

@@ -106,9 +106,7 @@ impl ControlDriver {
         mem: &BusMemory,
     ) -> Result<Option<(Command, bool)>, ControlError> {
         let Some((command, until)) = self.asked else { return Ok(None) };
-        let answered = self.queue.pop_used(mem)?.is_some()
-            || self.queue.arm(mem)? && self.queue.pop_used(mem)?.is_some();
-        if !answered {
+        if self.queue.pop_used(mem)?.is_none() {
             let silent = now >= until;
             return if silent { Err(ControlError::Silent(command)) } else { Ok(None) };
         }
@@ -124,11 +122,14 @@ impl ControlDriver {
     }
 
     /// Asks the next thing, if nothing is asked. `true`: ring the device.
-    pub fn send(&mut self, now: Instant, mem: &BusMemory) -> bool {
+    pub fn send(&mut self, now: Instant, mem: &BusMemory) -> Result<bool, ControlError> {
         if self.asked.is_some() {
-            return false;
+            return Ok(false);
         }
-        let Some(command) = self.waiting.pop_front() else { return false };
+        let Some(command) = self.waiting.pop_front() else { return Ok(false) };
+        // Each answer is to be notified. It cannot be there before it is asked for, so there is no
+        // need to look again.
+        let _ = self.queue.arm(mem)?;
         let octets = command.octets();
         let write = |addr, octets: &[u8]| {
             let len = u32::try_from(octets.len()).expect("a few bytes");
@@ -141,11 +142,59 @@ impl ControlDriver {
         let writable = write(self.answer, &[u8::MAX]);
         self.queue.add(mem, &[readable], &[writable], 0).expect("one command at a time");
         self.asked = Some((command, now + PATIENCE));
-        self.queue.publish(mem)
+        Ok(self.queue.publish(mem))
     }
 
     /// When an answer is overdue.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.asked.map(|(_, until)| until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::{Kind, Mapping, Region, Side};
+    use crate::virtqueue::Chain;
+
+    #[test]
+    fn every_answer_is_notified_and_not_only_the_first() {
+        let mapping = Arc::new(Mapping::anonymous(0x4000, Kind::Cached));
+        let region = Region::mapped(0, 0x4000, Side::Near, mapping, 0);
+        let mem = BusMemory::new(vec![region]).unwrap();
+        for (packed, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
+            let config = QueueConfig {
+                size: 4,
+                desc: 0,
+                driver: 0x1000,
+                device: 0x2000,
+                packed,
+                in_order: false,
+                event_idx,
+                indirect: false,
+            };
+            for at in (0..0x4000).step_by(0x1000) {
+                mem.view(mem.resolve(at, 0x1000).unwrap()).unwrap().copy_from(0, &[0; 0x1000]);
+            }
+            let now = Instant::now();
+            let mut driver = ControlDriver::new(&mem, &config, 0x3000, 0x3100).unwrap();
+            let mut device = config.activate_device(&mem).unwrap();
+            let mut chain = Chain::with_capacity(4);
+            for command in [Command::Promiscuous(true), Command::UsePairs(2), Command::Announced] {
+                driver.ask(command);
+                driver.send(now, &mem).unwrap();
+                assert!(device.pop(&mem, &mut chain).unwrap());
+                let answer = mem.view(mem.resolve(0x3100, 1).unwrap()).unwrap();
+                answer.copy_from(0, &[ctrl::OK]);
+                device.push(&mem, chain.head, 1);
+                assert!(
+                    device.publish(&mem),
+                    "{command:?}: packed {packed}, EVENT_IDX {event_idx}"
+                );
+                assert_eq!(driver.poll(now, &mem), Ok(Some((command, true))));
+            }
+        }
     }
 }
