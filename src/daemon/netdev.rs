@@ -18,16 +18,19 @@ use tokio::time::Instant;
 
 use super::config::{LinkConfig, Netns};
 use crate::net::announce;
+use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Offload, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
+use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
 use owned::Owned;
 
+const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
 /// Changes come in bursts; they are looked at together.
@@ -37,6 +40,8 @@ const BURST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
+    /// What this kernel's TAPs cannot do.
+    unfit: Features,
     namespace: Option<Namespace>,
     netlink: Netlink,
     watch: Watch,
@@ -86,6 +91,8 @@ impl Netdev {
             Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
         };
         let tap = opened.map_err(|e| e.to_string())?;
+        let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
+        let unfit = if uso { Features::NONE } else { USO };
         let netns = namespace.as_ref().map(AsFd::as_fd);
         let netlink = match netns {
             None => Netlink::new(),
@@ -105,6 +112,7 @@ impl Netdev {
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
+            unfit,
             namespace,
             netlink: netlink.map_err(|e| e.to_string())?,
             watch,
@@ -137,6 +145,11 @@ impl Netdev {
         // The operator's from now on: an interface that is set down stays down.
         self.desired.up = None;
         done
+    }
+
+    /// Features that a link by this netdev does without: Linux before 6.2 knows no USO.
+    pub fn unfit(&self) -> Features {
+        self.unfit
     }
 
     /// The TAP itself.

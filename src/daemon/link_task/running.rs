@@ -126,7 +126,7 @@ impl<'a> Running<'a> {
             owner: slot.id.into(),
             vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
-            features_off: task.features_off,
+            features_off: task.features_off.union(netdev.unfit()),
             mac: task.other_mac,
             pairs: task.config.queues,
             mtu: task.config.mtu.unwrap_or(MTU_MAX),
