@@ -6,7 +6,7 @@
 //! and *driver memory*, a part of the master's which the board reaches. The master's end is a virtio
 //! driver, the board's a virtio device; each shows the link to its kernel as a TAP.
 //!
-//! **A frame** from the master's kernel: a worker (`daemon::worker`, a thread per link) reads it from
+//! **A frame** from the master's kernel: a worker (`daemon::worker`, a thread per queue pair) reads it from
 //! the TAP straight into a transmit buffer that the [driver's path](net::driver_path) lends, and the
 //! [transmitq](virtqueue) gets a descriptor chain. A batch later the index is published and, if the
 //! other end asked for it, its doorbell rung. There a worker takes the chain from the
@@ -22,6 +22,11 @@
 //! DRIVER_OK, each end's [`link::Link`] makes a data path for its worker. Before any message, the
 //! [session](tunnel::session) lets the ends find each other in the window's header: an end that starts
 //! draws a new *epoch*, and what was set up with the old one is gone.
+//!
+//! **A command** of the control queue (a filter, the number of pairs) is the link's own: the
+//! [device's end](net::control) has the model carry it out, and workers look at what it
+//! [set](net::settings). A pair's data path [changes hands](link) between link and worker, so that a
+//! queue may be reset, or pairs come and go, while the others carry frames.
 //!
 //! All of this but the workers is values without I/O: `handle_*` takes an input, `poll_*` gives an
 //! output, `now` is an argument. `examples/two_links.rs` is a whole link in one thread.

@@ -30,6 +30,7 @@ pub(super) fn an_engine_that_takes_a_millisecond_carries_tcp_both_ways() {
     }
     let [master, board] = ends(&world);
     assert_eq!((&*board.dma.mode, &*master.dma.mode), ("engine", "direct"));
+    assert!(board.dma.most_under_way >= 8, "copies overlap: {:?}", board.dma);
     assert!(board.dma.transfers > 0 && board.dma.bytes > 16 << 20, "{:?}", board.dma);
     assert_eq!(master.dma.transfers, 0);
     for end in [master, board] {

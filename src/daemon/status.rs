@@ -117,6 +117,9 @@ pub struct DmaStatus {
     pub transfers: u64,
     /// Bytes copied by it.
     pub bytes: u64,
+    /// Most copies that one queue pair had under way at once.
+    #[serde(default)]
+    pub most_under_way: u64,
 }
 
 /// Columns of the table that hold numbers, and so are set to the right.
@@ -239,11 +242,11 @@ mod tests {
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
         "notifications_received":4,"rescues":1}],
-        "dma":{"mode":"direct","transfers":21,"bytes":3100}},
+        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
         "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
-        "dma":{"mode":"direct","transfers":0,"bytes":0}}]}"#;
+        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0}}]}"#;
 
     fn sample() -> Status {
         let up = LinkStatus {
@@ -266,7 +269,7 @@ mod tests {
                 notifications_received: 4,
                 rescues: 1,
             }],
-            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100 },
+            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),

@@ -326,6 +326,7 @@ impl Turn {
             }
             stats.transfers.fetch_add(1, Ordering::Relaxed);
             stats.transfer_bytes.fetch_add(len, Ordering::Relaxed);
+            stats.most_under_way.fetch_max(engine.under_way() as u64, Ordering::Relaxed);
             begun += 1;
         }
         begun

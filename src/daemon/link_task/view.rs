@@ -95,6 +95,12 @@ impl View {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
                 transfers: sum(|stats| &stats.transfers),
                 bytes: sum(|stats| &stats.transfer_bytes),
+                most_under_way: self
+                    .stats
+                    .iter()
+                    .map(|stats| count(&stats.most_under_way))
+                    .max()
+                    .unwrap_or(0),
             },
         }
     }

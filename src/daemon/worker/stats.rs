@@ -43,4 +43,6 @@ pub struct QueueStats {
     pub transfers: AtomicU64,
     /// As above.
     pub transfer_bytes: AtomicU64,
+    /// Most transfers that were under way at once.
+    pub most_under_way: AtomicU64,
 }
