@@ -206,9 +206,12 @@ fn write_rows<const N: usize>(rows: &[[String; N]], text: &mut String) {
 const GROUPS: &[(&str, &[&str])] = &[
     ("csum", &["CSUM", "GUEST_CSUM"]),
     ("tso", &["HOST_TSO4", "HOST_TSO6", "GUEST_TSO4", "GUEST_TSO6"]),
+    ("uso", &["HOST_USO", "GUEST_USO4", "GUEST_USO6"]),
     ("mrg", &["MRG_RXBUF"]),
     ("event", &["EVENT_IDX"]),
     ("indirect", &["INDIRECT_DESC"]),
+    ("packed", &["RING_PACKED"]),
+    ("mq", &["MQ"]),
 ];
 
 /// What a reader looks for in the features; a group of which some are missing ends in `-`.
