@@ -58,7 +58,7 @@ fn links() -> impl Iterator<Item = (String, String, usize, BTreeSet<&'static str
     OFF.iter().enumerate().map(|(slot, off)| {
         // One pair is all that these links have.
         let off = Features::from_names([*off, "MQ"]).unwrap();
-        let left: BTreeSet<_> = Features::OFFER.without(off).names().collect();
+        let left: BTreeSet<_> = Features::ACCEPT.without(off).names().collect();
         (format!("board{slot}"), format!("bl{slot}"), slot, left)
     })
 }

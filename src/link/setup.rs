@@ -39,7 +39,11 @@ impl Link {
         if self.params.pairs == 1 {
             off = off.union(Features::of(&[net::F_MQ]));
         }
-        Features::OFFER.without(off)
+        let all = match self.params.role {
+            Role::Device => Features::OFFER,
+            Role::Driver => Features::ACCEPT,
+        };
+        all.without(off)
     }
 
     /// Acts on what the tunnel and the model say.

@@ -130,6 +130,9 @@ impl Features {
         net::F_NOTF_COAL,
     ]);
 
+    /// What this program's driver accepts of it: a TAP does not tell which VLANs its kernel wants.
+    pub const ACCEPT: Self = Self::OFFER.minus(Self::of(&[net::F_CTRL_VLAN]));
+
     /// The set of these bits, each below 128.
     pub const fn of(bits: &[u8]) -> Self {
         let mut set = 0;

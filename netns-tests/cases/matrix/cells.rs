@@ -42,7 +42,7 @@ impl Cell {
         // One queue pair needs no command to choose it.
         let pair = (self.queues == 1).then_some("MQ");
         let off = self.off().map(|(feature, _)| feature).chain(pair);
-        Features::OFFER.without(Features::from_names(off).unwrap()).names().collect()
+        Features::ACCEPT.without(Features::from_names(off).unwrap()).names().collect()
     }
 
     /// How many queue pairs the link has.

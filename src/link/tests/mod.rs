@@ -43,7 +43,7 @@ impl Random {
 }
 
 /// What is in use between two ends of one queue pair.
-const ONE_PAIR: Features = Features::OFFER.minus(Features::of(&[net::F_MQ]));
+const ONE_PAIR: Features = Features::ACCEPT.minus(Features::of(&[net::F_MQ]));
 
 /// What happens to doorbells and notices on their way.
 #[derive(Clone, Copy, Debug)]
