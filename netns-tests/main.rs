@@ -15,6 +15,7 @@
 )]
 
 mod cases;
+mod packets;
 mod traffic;
 mod world;
 

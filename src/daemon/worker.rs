@@ -242,7 +242,7 @@ impl Turn {
                 }
             }
             let (sent, no_room) = self.outward()?;
-            let (received, no_room_back) = self.from_ring()?;
+            let (received, no_room_back) = self.take_in()?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
                 continue;
@@ -250,7 +250,7 @@ impl Turn {
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
             // With an engine, work that a lost doorbell announced becomes a transfer first.
-            if silent && self.from_ring()?.0 + self.submit() > 0 {
+            if silent && self.take_in()?.0 + self.submit() > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -19,7 +19,7 @@ pub enum Port {
 
 impl Turn {
     /// A batch from the ring to the port: how many frames, and whether it ended for want of room.
-    pub(super) fn from_ring(&mut self) -> Result<(usize, bool), Fault> {
+    pub(super) fn take_in(&mut self) -> Result<(usize, bool), Fault> {
         match self.job.port {
             Port::Tap(_) | Port::Discard => Ok((self.inward()?, false)),
             Port::Echo(_) => self.echo(),

@@ -1,0 +1,71 @@
+//! A packet socket: raw frames to and from a netdev, each with its virtio-net header.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::world::{PATIENCE, World};
+
+/// Length of the header that PACKET_VNET_HDR puts before a frame: without `num_buffers`.
+pub(crate) const VNET_LEN: usize = 10;
+/// Greatest frame that is received.
+const ROOM: usize = 66 << 10;
+
+/// A socket on a netdev.
+pub(crate) struct Packets(Socket);
+
+impl Packets {
+    /// Receives frames of this ethertype that come in by the machine's netdev, those that it sends aside.
+    pub(crate) fn on(world: &World, machine: &str, netdev: &str, ethertype: u16) -> Self {
+        let index = world.netdev(machine, netdev).unwrap()["ifindex"].as_i64().unwrap();
+        let socket = world.inside(machine, || {
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+            socket.bind(&address(c_int::try_from(index).unwrap(), ethertype)?)?;
+            io::Result::Ok(socket)
+        });
+        let socket = socket.unwrap();
+        let one: c_int = 1;
+        let len = libc::socklen_t::try_from(size_of::<c_int>()).unwrap();
+        // SAFETY: the option takes an int, and `one` is one for the time of the call.
+        let done = unsafe {
+            let fd = socket.as_raw_fd();
+            let one = (&raw const one).cast();
+            libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, one, len)
+        };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    /// Sends a frame with its header before it.
+    pub(crate) fn send(&self, frame: &[u8]) {
+        assert_eq!(self.0.send(frame).unwrap(), frame.len());
+    }
+
+    /// The next frame with its header before it.
+    pub(crate) fn receive(&self) -> Vec<u8> {
+        let mut frame = vec![0; ROOM];
+        let len = io::Read::read(&mut &self.0, &mut frame).expect("a frame comes in time");
+        frame.truncate(len);
+        frame
+    }
+}
+
+fn address(index: c_int, ethertype: u16) -> io::Result<SockAddr> {
+    // SAFETY: what is written is a sockaddr_ll, for which there is room in the storage, and its length.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let to = storage.cast::<libc::sockaddr_ll>();
+            (*to).sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).unwrap();
+            (*to).sll_protocol = ethertype.to_be();
+            (*to).sll_ifindex = index;
+            *len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
+            Ok(())
+        })
+    }?;
+    Ok(address)
+}
