@@ -12,6 +12,8 @@ use crate::world::{PATIENCE, World};
 
 /// Length of the header that PACKET_VNET_HDR puts before a frame: without `num_buffers`.
 pub(crate) const VNET_LEN: usize = 10;
+/// Room for what waits to be received: more than a case has under way.
+const BUFFER: c_int = 64 << 20;
 /// Greatest frame that is received.
 const ROOM: usize = 66 << 10;
 
@@ -28,15 +30,8 @@ impl Packets {
             io::Result::Ok(socket)
         });
         let socket = socket.unwrap();
-        let one: c_int = 1;
-        let len = libc::socklen_t::try_from(size_of::<c_int>()).unwrap();
-        // SAFETY: the option takes an int, and `one` is one for the time of the call.
-        let done = unsafe {
-            let fd = socket.as_raw_fd();
-            let one = (&raw const one).cast();
-            libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, one, len)
-        };
-        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        set(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1);
+        set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)
     }
@@ -53,6 +48,14 @@ impl Packets {
         frame.truncate(len);
         frame
     }
+}
+
+fn set(socket: &Socket, level: c_int, option: c_int, value: c_int) {
+    let len = libc::socklen_t::try_from(size_of::<c_int>()).unwrap();
+    let value = (&raw const value).cast();
+    // SAFETY: each option used here takes an int, and `value` is one for the time of the call.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, len) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
 }
 
 fn address(index: c_int, ethertype: u16) -> io::Result<SockAddr> {
