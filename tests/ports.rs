@@ -84,7 +84,7 @@ impl Site {
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).env("BOARDLANE_LOG", "warn");
         let process = child::spawn(&mut command, None).unwrap();
         self.daemons.push((daemon, process));
     }
@@ -113,7 +113,8 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for (_, process) in &mut self.daemons {
+        // The backplane last: who loses it first tells so.
+        for (_, process) in self.daemons.iter_mut().rev() {
             // It may have ended by itself, which the test has seen.
             let _ = process.kill();
             let _ = process.wait();
@@ -225,9 +226,14 @@ impl Master {
         }
     }
 
-    /// Sends a batch from the front as far as there is room, and gives a batch of what has come.
-    fn exchange(&mut self, frames: &mut &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let Some(StartPair { path, doorbell, .. }) = &mut self.pair else { panic!("no pair") };
+    fn ring_worker(&self) {
+        let doorbell = self.pair.as_ref().and_then(|pair| pair.doorbell);
+        self.ring(doorbell.map_or(1, |(_, vector)| vector));
+    }
+
+    /// Sends a batch from the front as far as there is room.
+    fn send(&mut self, frames: &mut &[Vec<u8>]) {
+        let path = &mut self.pair.as_mut().unwrap().path;
         for _ in 0..BATCH {
             let Some((frame, rest)) = frames.split_first() else { break };
             if !path.room(&self.mem).unwrap().fill(&self.mem, frame) {
@@ -236,7 +242,14 @@ impl Master {
             assert_eq!(path.sent(&self.mem, frame.len()).unwrap(), None);
             *frames = rest;
         }
-        let mut ring = path.flush(&self.mem);
+        if path.flush(&self.mem) {
+            self.ring_worker();
+        }
+    }
+
+    /// A batch of what has come.
+    fn receive(&mut self) -> Vec<Vec<u8>> {
+        let path = &mut self.pair.as_mut().unwrap().path;
         let mut came = Vec::new();
         for _ in 0..BATCH {
             match path.receive(&self.mem).unwrap() {
@@ -254,10 +267,8 @@ impl Master {
             }
             path.received(&self.mem).unwrap();
         }
-        ring |= path.release(&self.mem);
-        let vector = doorbell.map_or(1, |(_, vector)| vector);
-        if ring {
-            self.ring(vector);
+        if path.release(&self.mem) {
+            self.ring_worker();
         }
         came
     }
@@ -275,19 +286,28 @@ fn frames(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(frame).collect()
 }
 
+/// A site whose agent echoes.
+fn echo(name: &str, keys: &str) -> Site {
+    let mut site = Site::new(name);
+    site.start("backplane", "");
+    site.start("agent", &format!("port = \"echo\"\n{keys}"));
+    site
+}
+
+const ENGINE: &str = "dma = \"engine\"\nengine = { latency_us = 100 }";
+
 #[test]
 fn what_fills_the_rings_comes_back_from_an_echo_in_order_and_unaltered() {
-    for keys in ["", "dma = \"engine\"\nengine = { latency_us = 100 }"] {
-        let mut site = Site::new("echo");
-        site.start("backplane", "");
-        site.start("agent", &format!("port = \"echo\"\n{keys}"));
+    let sent = frames(2000);
+    for keys in ["", ENGINE] {
+        let site = echo("echo", keys);
         let mut master = Master::new(&site);
-        let sent = frames(2000);
         let (mut left, mut came) = (&sent[..], 0);
         let mut since = Instant::now();
         while came < sent.len() {
             master.turn();
-            for frame in master.exchange(&mut left) {
+            master.send(&mut left);
+            for frame in master.receive() {
                 // `num_buffers` is the ring's own business.
                 let same = frame[..10] == sent[came][..10] && frame[12..] == sent[came][12..];
                 assert!(same, "frame {came} of {} bytes, {keys:?}", frame.len());
@@ -303,5 +323,41 @@ fn what_fills_the_rings_comes_back_from_an_echo_in_order_and_unaltered() {
             assert_eq!((way.frames, way.bytes), (2000, u64::try_from(bytes).unwrap()));
             assert!(way.drops.is_empty(), "{:?}", way.drops);
         }
+    }
+}
+
+#[test]
+fn an_echo_without_room_sleeps_though_frames_wait_and_goes_on_when_there_is_some() {
+    let sent = frames(600);
+    for keys in ["", ENGINE] {
+        let site = echo("room", keys);
+        let mut master = Master::new(&site);
+        let pid = site.daemons[1].1.id();
+        // All the time that the process has run, in ticks: proc_pid_stat(5).
+        let ticks = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+            fields.skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        let mut left = &sent[..];
+        let (mut seen, mut same) = ((0, 0), 0);
+        wait("nothing is sent any more, and the agent sleeps", || {
+            master.turn();
+            master.send(&mut left);
+            let now = (left.len(), ticks());
+            same = if now == seen { same + 1 } else { 0 };
+            seen = now;
+            if same == 40 { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+        assert!(!left.is_empty(), "the rings are full");
+        let mut came = Vec::new();
+        wait("all frames are back", || {
+            master.turn();
+            master.send(&mut left);
+            came.extend(master.receive());
+            if came.len() == sent.len() { Ok(()) } else { Err(format!("{}", came.len())) }
+        });
+        let same = |(a, b): (&Vec<u8>, &Vec<u8>)| a[HEADER_LEN..] == b[HEADER_LEN..];
+        assert!(came.iter().zip(&sent).all(same), "{keys:?}");
     }
 }
