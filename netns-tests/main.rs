@@ -16,6 +16,7 @@
 
 mod cases;
 mod checker;
+mod packets;
 mod traffic;
 mod world;
 

@@ -175,11 +175,13 @@ impl World {
         self.traces.directory.join(format!("slots/slot{slot}.sock"))
     }
 
-    /// The lines of one link in a config; addresses are the usual ones unless `keys` has others.
+    /// The lines of one link in a config; addresses are the usual ones unless `keys` has others, or a
+    /// port that needs none.
     pub(crate) fn link(&self, name: &str, slot: u8, host: u8, keys: &str) -> String {
         let usual = format!("\"10.77.{slot}.{host}/30\", \"fd77:0:0:{slot}::{host}/64\"");
         let usual = format!("address = [{usual}]\n");
-        let addresses = if keys.contains("address =") { "" } else { &usual };
+        let has_own = ["address =", "port ="].iter().any(|key| keys.contains(key));
+        let addresses = if has_own { "" } else { &usual };
         let path = self.slot(slot).display().to_string();
         format!("[[link]]\nname = \"{name}\"\ntransport = \"shm:{path}\"\n{addresses}{keys}\n")
     }

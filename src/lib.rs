@@ -4,7 +4,8 @@
 //!
 //! A link has two ends that share a *window*, a part of the board's memory which the master maps,
 //! and *driver memory*, a part of the master's which the board reaches. The master's end is a virtio
-//! driver, the board's a virtio device; each shows the link to its kernel as a TAP.
+//! driver, the board's a virtio device; each shows the link to its kernel as a TAP, unless
+//! its port is to discard or to echo.
 //!
 //! **A frame** from the master's kernel: a worker (`daemon::worker`, a thread per queue pair) reads it from
 //! the TAP straight into a transmit buffer that the [driver's path](net::driver_path) lends, and the

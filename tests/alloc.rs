@@ -9,7 +9,9 @@ use std::sync::Arc;
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::device_path::DevicePath;
 use boardlane::net::driver_path::DriverPath;
+use boardlane::net::echo::{Echo, Step};
 use boardlane::net::features::Features;
+use boardlane::net::frame::Offloads;
 use boardlane::net::path::{Inward, Path};
 use boardlane::net::placement::place;
 use boardlane::spec::{net, virtio};
@@ -126,6 +128,39 @@ fn our_two_paths_do_not_allocate() {
             assert_eq!(allocations(|| run(300)), 0, "{kind:?} {features}");
         }
     }
+}
+
+#[test]
+fn an_echo_does_not_allocate() {
+    let mem = memory(Kind::Cached);
+    let features = Features::OFFER;
+    let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], features)
+        .expect("there is memory enough");
+    let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
+        .expect("our own placement");
+    let mut device =
+        DevicePath::new(&mem, features, &p.receiveq, &p.transmitq).expect("sound queues");
+    let mut echo = Echo::new(Offloads::to_driver(features));
+    let mut run = |breaths| {
+        for _ in 0..breaths {
+            let lengths = [26, 72, 1526, 9026, 65_589];
+            let sent = lengths.iter().filter(|len| send(&mut driver, &mem, **len)).count();
+            driver.flush(&mem);
+            for _ in 0..sent {
+                let step = echo.step(&mut device, &mem, &mem).expect("a sound ring");
+                assert!(matches!(step, Step::Sent { .. }), "{step:?}");
+            }
+            assert_eq!(echo.step(&mut device, &mem, &mem), Ok(Step::Empty));
+            device.flush(&mem);
+            device.release(&mem);
+            let _ = device.arm_for_room(&mem).expect("a sound ring");
+            device.disarm(&mem);
+            assert_eq!(receive(&mut driver, &mem), sent);
+            driver.release(&mem);
+        }
+    };
+    run(2);
+    assert_eq!(allocations(|| run(300)), 0);
 }
 
 /// A driver that posts small buffers and sends in several pieces.

@@ -10,6 +10,7 @@ mod hostile;
 mod life;
 pub(crate) mod matrix;
 mod netdev_state;
+mod ports;
 
 /// A claim and what it needs beyond `ip`.
 pub(crate) struct Case {
@@ -77,6 +78,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
     case!(matrix::the_checker_misses_the_frames_that_an_engine_spoils_and_no_other),
+    case!(ports::frames_come_back_from_a_board_that_echoes_unaltered_and_in_order),
+    case!(ports::frames_come_back_from_a_board_that_echoes_by_engine),
+    case!(ports::frames_come_back_from_a_master_that_echoes),
+    case!(ports::each_of_two_queue_pairs_echoes_by_itself),
+    case!(ports::an_end_that_discards_counts_each_frame_and_sends_none),
+    case!(ports::an_end_without_a_netdev_makes_none_and_says_so_in_status),
+    case!(ports::an_echo_that_is_killed_echoes_again_after_its_restart),
+    case!(ports::a_frame_whose_offload_may_not_go_back_is_counted),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

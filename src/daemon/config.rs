@@ -71,6 +71,8 @@ pub struct LinkConfig {
     pub queues: u16,
     /// The network namespace that the netdev lives in; otherwise the daemon's.
     pub netns: Option<Netns>,
+    /// Where frames go and come from.
+    pub port: Port,
     /// Who copies the payload.
     pub dma: Dma,
     /// What the engine is like, where one copies.
@@ -130,6 +132,28 @@ impl fmt::Display for Netns {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Pid(pid) => write!(f, "{pid}"),
         }
+    }
+}
+
+/// Where a link's frames go at this end, and where its own come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Port {
+    /// To and from a netdev.
+    #[default]
+    Tap,
+    /// Nowhere: they are counted. None come.
+    Discard,
+    /// Back to the other end.
+    Echo,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Discard => "discard",
+            Self::Echo => "echo",
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! One link of a daemon, from its config to its end: netdev, transport, link, worker.
+//! One link of a daemon, from its config to its end: netdev if it has one, transport, link, worker.
 //!
 //! Each step that is not possible yet is tried again, and `status` says why it waits. What one link
 //! meets never touches another.
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Role;
-use super::config::{LinkConfig, Transport};
+use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::Netdev;
 use crate::link::State;
@@ -77,18 +77,24 @@ impl LinkTask {
 
     /// Runs until the daemon stops.
     pub async fn run(mut self) {
-        while let Some(netdev) = self.netdev().await {
-            self.view.borrow_mut().mac = Some(self.mac);
-            let Some(netdev) = self.attached(netdev).await else {
-                if self.pause().await {
+        loop {
+            let mut netdev = None;
+            if self.config.port == Port::Tap {
+                netdev = self.netdev().await;
+                if netdev.is_none() {
                     return;
                 }
-                continue;
-            };
-            if let Err(e) = netdev.tear_down(self.config.keep) {
-                tracing::warn!("{}: removing the netdev: {e}", self.config.name);
+                self.view.borrow_mut().mac = Some(self.mac);
             }
-            return;
+            if self.attached(netdev.as_mut()).await {
+                if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(self.config.keep)) {
+                    tracing::warn!("{}: removing the netdev: {e}", self.config.name);
+                }
+                return;
+            }
+            if self.pause().await {
+                return;
+            }
         }
     }
 
@@ -105,9 +111,9 @@ impl LinkTask {
         }
     }
 
-    /// Attaches to the slot, again and again; gives the netdev back when the daemon stops, `None` if
-    /// it is lost.
-    async fn attached(&mut self, mut netdev: Netdev) -> Option<Netdev> {
+    /// Attaches to the slot, again and again; `true` when the daemon stops, `false` if the netdev is
+    /// lost.
+    async fn attached(&mut self, mut netdev: Option<&mut Netdev>) -> bool {
         let mut next: Option<Box<ShmLink>> = None;
         loop {
             let shm = match next.take() {
@@ -115,21 +121,21 @@ impl LinkTask {
                 None => {
                     let mut stop = self.stop.clone();
                     tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => return Some(netdev),
+                        _ = stop.wait_for(|stop| *stop) => return true,
                         shm = self.connect() => shm,
                     }
                 }
             };
             match shm {
-                Ok(shm) => match self.connected(shm, &mut netdev).await {
-                    Ended::Stopping => return Some(netdev),
-                    Ended::NetdevLost => return None,
+                Ok(shm) => match self.connected(shm, netdev.as_deref_mut()).await {
+                    Ended::Stopping => return true,
+                    Ended::NetdevLost => return false,
                     Ended::Moved(shm) => next = shm,
                 },
                 Err(e) => {
                     self.wait_because(e);
                     if self.pause().await {
-                        return Some(netdev);
+                        return true;
                     }
                 }
             }
@@ -144,7 +150,7 @@ impl LinkTask {
     }
 
     /// Runs the link on one connection.
-    async fn connected(&mut self, shm: ShmLink, netdev: &mut Netdev) -> Ended {
+    async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
         let mut running = match Running::new(self, shm, netdev) {
             Ok(running) => running,
             Err(e) => {
@@ -154,8 +160,10 @@ impl LinkTask {
         };
         let ended = running.run().await;
         running.stop_workers().await;
-        // A netdev that is lost has none.
-        let _ = netdev.tap().set_carrier(false);
+        if let Some(netdev) = running.netdev {
+            // A netdev that is lost has none.
+            let _ = netdev.tap().set_carrier(false);
+        }
         self.view.borrow_mut().link_down();
         ended
     }

@@ -1,4 +1,4 @@
-//! The thread that moves one queue pair's frames between a netdev and the rings.
+//! The thread that moves one queue pair's frames between a port, mostly a netdev, and the rings.
 //!
 //! A breath takes a bounded batch each way, publishes, and rings the other end if it asked for that.
 //! With nothing left on either side it arms notifications, looks once more, and sleeps. When the other
@@ -24,14 +24,16 @@ use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpanMut, LostTap, Tap, Write};
+use crate::os::tap::{IoSpanMut, LostTap, Write};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
+mod port;
 mod stats;
 
 pub use frames::drop_stale;
 use frames::{read_shared, write};
+pub use port::Port;
 pub use stats::{DirectionStats, QueueStats};
 
 /// Frames a direction may move before the other has its turn.
@@ -64,8 +66,8 @@ pub struct Job {
     pub mem: Arc<BusMemory>,
     /// The same as an engine reaches it.
     pub engine_mem: Arc<BusMemory>,
-    /// The netdev.
-    pub tap: Arc<Tap>,
+    /// Where frames go and come from.
+    pub port: Port,
     /// Our doorbell for this pair.
     pub doorbell: Arc<OwnedFd>,
     /// The other end's; `None` if it polls.
@@ -99,7 +101,9 @@ impl Worker {
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(&poll, TAG_STOP)?;
-        poll.add(&*job.tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
+        if let Port::Tap(tap) = &job.port {
+            poll.add(&**tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
+        }
         poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
         let peer = job.peer.clone();
         let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
@@ -239,17 +243,16 @@ impl Turn {
                     self.job.stats.tx.dropped(reason);
                 }
             }
-            let (sent, blocked) = self.outward()?;
-            let received = self.inward()?;
+            let (sent, no_room) = self.outward()?;
+            let (received, no_room_back) = self.take_in()?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
                 continue;
             }
-            let Job { path, mem, .. } = &mut self.job;
-            let silent = !path.arm(mem, blocked)? && self.sleep()?;
+            let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
             // With an engine, work that a lost doorbell announced becomes a transfer first.
-            if silent && self.inward()? + self.submit() > 0 {
+            if silent && self.take_in()?.0 + self.submit() > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -355,7 +358,8 @@ impl Turn {
     fn outward(&mut self) -> Result<(usize, bool), Fault> {
         let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
         while frames < BATCH {
-            let Job { path, mem, tap, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Port::Tap(tap) = port else { return Ok((0, false)) };
             let read = match path.room(mem)? {
                 Room::Nowhere => {
                     blocked = true;
@@ -382,16 +386,20 @@ impl Turn {
         Ok((frames, blocked))
     }
 
-    /// A batch from the ring to the netdev: how many frames.
+    /// A batch from the ring to the netdev, or to nowhere: how many frames.
     fn inward(&mut self) -> Result<usize, Fault> {
-        let Job { path, mem, tap, stats, .. } = &mut self.job;
+        let Job { path, mem, port, stats, .. } = &mut self.job;
         let mut frames = 0;
         while frames < BATCH {
             match path.receive(mem)? {
                 Inward::Empty => break,
                 Inward::Dropped(reason) => stats.rx.dropped(reason),
                 Inward::Frame { prefix, tail, len } => {
-                    match write(tap, &self.frames, prefix, tail)? {
+                    let written = match port {
+                        Port::Tap(tap) => write(tap, &self.frames, prefix, tail)?,
+                        Port::Discard | Port::Echo(_) => Write::Sent,
+                    };
+                    match written {
                         Write::Sent => stats.rx.frame(len),
                         Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
                         Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),

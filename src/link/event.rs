@@ -27,9 +27,9 @@ pub enum Event {
     /// Give this data path to a worker.
     StartPair(StartPair),
     /// Take this pair's data path back from its worker, with nothing under way, and give it to
-    /// [`Link::handle_pair_stopped`].
+    /// [`handle_pair_stopped`](super::Link::handle_pair_stopped).
     StopPair(u16),
-    /// Stop all workers, whose data paths are done with, then call [`Link::handle_stopped`].
+    /// Stop all workers, whose data paths are done with, then call [`handle_stopped`](super::Link::handle_stopped).
     Stop,
     /// The driver takes these offloads from now on.
     Offloads(Offloads),

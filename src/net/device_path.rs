@@ -274,9 +274,12 @@ impl Path for DevicePath {
 
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
         let frames = path::arm(self.transmitq.as_mut(), mem).map_err(PathError::Transmitq)?;
-        let receiveq = self.receiveq.as_mut().filter(|_| for_room);
-        let room = path::arm(receiveq, mem).map_err(PathError::Receiveq)?;
+        let room = for_room && self.arm_for_room(mem)?;
         Ok(frames || room)
+    }
+
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        path::arm(self.receiveq.as_mut(), mem).map_err(PathError::Receiveq)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {

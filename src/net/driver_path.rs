@@ -231,8 +231,12 @@ impl Path for DriverPath {
 
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
         let frames = self.receiveq.arm(mem).map_err(PathError::Receiveq)?;
-        let room = for_room && self.transmitq.arm(mem).map_err(PathError::Transmitq)?;
+        let room = for_room && self.arm_for_room(mem)?;
         Ok(frames || room)
+    }
+
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        self.transmitq.arm(mem).map_err(PathError::Transmitq)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {

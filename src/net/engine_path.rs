@@ -389,17 +389,22 @@ impl Path for EnginePath {
 
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError> {
         let landed = self.out.landed() || self.inward.landed();
+        let room = for_room && self.arm_for_room(mem)?;
         // Without local memory the rings cannot be served; a completion comes before more is needed.
         let full = self.inward.arena.room().is_none();
         let transmitq = self.transmitq.as_mut().filter(|_| !full);
         let frames = path::arm(transmitq, mem).map_err(PathError::Transmitq)?;
-        let want = for_room && self.out.arena.room().is_some();
+        // Transfers that wait for the engine are no reason to stay awake: it completes others first.
+        Ok(landed || frames || room)
+    }
+
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        let want = self.out.arena.room().is_some();
         // Local memory may have come back since `room` found none, with chains in hand all the while.
         let held = want && self.pending.is_none() && self.held > 0;
         let receiveq = self.receiveq.as_mut().filter(|_| want);
         let room = path::arm(receiveq, mem).map_err(PathError::Receiveq)?;
-        // Transfers that wait for the engine are no reason to stay awake: it completes others first.
-        Ok(landed || frames || held || room)
+        Ok(self.out.landed() || held || room)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {

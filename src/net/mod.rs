@@ -6,6 +6,7 @@ pub mod control;
 pub mod control_driver;
 pub mod device_path;
 pub mod driver_path;
+pub mod echo;
 pub mod engine_path;
 pub mod features;
 pub mod frame;

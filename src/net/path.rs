@@ -135,6 +135,8 @@ pub trait Path: Send + fmt::Debug {
     /// Asks to be notified of frames, and with `for_room` of room. `true`: there is something
     /// already, so do not sleep.
     fn arm(&mut self, mem: &BusMemory, for_room: bool) -> Result<bool, PathError>;
+    /// Asks to be notified of room only. `true`: there is some already, so do not sleep.
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError>;
     /// Asks not to be notified.
     fn disarm(&mut self, mem: &BusMemory);
     /// To be called once a heartbeat, until it returns `None`. `Some`: since then a frame that was

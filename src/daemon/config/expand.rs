@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Write};
 
-use super::link::FIXED;
-use super::{Config, Dma, EngineConfig, LinkConfig, Route};
+use super::link::{FIXED, OF_NETDEV};
+use super::{Config, Dma, EngineConfig, LinkConfig, Port, Route};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
@@ -20,8 +20,13 @@ impl Config {
 
 fn expand_link(link: &LinkConfig, text: &mut String) {
     let mut line = |key: &str, value: String| {
+        let word = key.trim_start_matches("# ");
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{key} = {value}");
+        let _ = if link.port == Port::Tap || !OF_NETDEV.contains(&word) {
+            writeln!(text, "{key} = {value}")
+        } else {
+            writeln!(text, "# {word} = none without a netdev")
+        };
     };
     line("name", string(&link.name));
     line("transport", string(&link.transport));
@@ -45,6 +50,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         Some(netns) => line("netns", string(netns)),
         None => line("# netns", "the daemon's".into()),
     }
+    line("port", string(link.port));
     line("dma", string(link.dma));
     match link.dma {
         Dma::Engine => line("engine", engine(&link.engine)),

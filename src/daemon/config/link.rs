@@ -9,7 +9,7 @@ use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
-    Netns, QUEUES_MAX, Route, Transport,
+    Netns, Port, QUEUES_MAX, Route, Transport,
 };
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
@@ -27,13 +27,16 @@ pub(super) struct Choice {
 
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
 
+const PORT: Choice = Choice { key: "port", now: &["tap", "discard", "echo"], later: &[] };
+
 const DIALECT: Choice = Choice { key: "dialect", now: &["v2", "v1"], later: &[] };
 
 /// Keys whose one value of this version needs no place in [`LinkConfig`].
-pub(super) const FIXED: &[Choice] = &[
-    Choice { key: "port", now: &["tap"], later: &["discard", "echo"] },
-    Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] },
-];
+pub(super) const FIXED: &[Choice] =
+    &[Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] }];
+
+/// Keys that speak of a netdev, which only the port "tap" has.
+pub(super) const OF_NETDEV: &[&str] = &["address", "route", "mac", "mtu", "netns", "keep"];
 
 /// Reads the link whose keys are in `table`; `None` if its name or transport is not right.
 pub(super) fn read(
@@ -62,6 +65,7 @@ pub(super) fn read(
     if let (Some(slot), Some(value)) = (slot, table.get("slot")) {
         reader.once("slot", slot, &value.span(), "give each link its own slot");
     }
+    let port = read_port(reader, table);
     let dma = match read_choice(reader, table, &DMA) {
         Some("direct") => Dma::Direct,
         Some("engine") => Dma::Engine,
@@ -87,6 +91,7 @@ pub(super) fn read(
         mtu,
         queues: u16::try_from(queues).unwrap_or(1),
         netns,
+        port,
         dma,
         engine,
         dialect,
@@ -133,6 +138,23 @@ fn read_choice(
     };
     reader.problem(place, what, format!("write {}", now.join(" or ")));
     None
+}
+
+/// The port, beside which nothing may stand that only another one has.
+fn read_port(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Port {
+    let port = match read_choice(reader, table, &PORT) {
+        Some("discard") => Port::Discard,
+        Some("echo") => Port::Echo,
+        _ => return Port::Tap,
+    };
+    for (key, _) in table {
+        let word = key.get_ref().as_ref();
+        if OF_NETDEV.contains(&word) {
+            let what = format!("{word} speaks of a netdev, and port \"{port}\" makes none");
+            reader.problem(key.span(), what, r#"take this line out, or write port = "tap""#);
+        }
+    }
+    port
 }
 
 /// What the engine is like; the defaults where there is no table.

@@ -33,6 +33,18 @@ layout = "boardlane"
 heartbeat_ms = 100
 "#;
 
+/// Every key that a link without a netdev can have, below [`HEAD`].
+const PORT_FULL: &str = r#"port = "echo"
+slot = 3
+queues = 4
+dma = "engine"
+engine = { depth = 8 }
+features_off = ["MRG_RXBUF"]
+dialect = "v1"
+layout = "boardlane"
+heartbeat_ms = 100
+"#;
+
 /// What stands above the lines of a table's row: lines 1 to 3.
 const HEAD: &str = "[[link]]\nname = \"bl0\"\ntransport = \"shm:/a\"\n";
 
@@ -68,6 +80,7 @@ fn a_full_config_means_what_it_says() {
         mtu: Some(9000),
         queues: 4,
         netns: Some(Netns::Name("board0".into())),
+        port: Port::Tap,
         dma: Dma::Engine,
         engine: EngineConfig {
             depth: 8,
@@ -86,6 +99,19 @@ fn a_full_config_means_what_it_says() {
 }
 
 #[test]
+fn a_link_without_a_netdev_may_say_all_that_is_not_a_netdevs() {
+    let config = parse(&format!("{HEAD}{PORT_FULL}")).unwrap();
+    let link = &config.links[0];
+    assert_eq!((link.port, link.queues, link.dma), (Port::Echo, 4, Dma::Engine));
+    let expanded = config.expand();
+    for key in link::OF_NETDEV {
+        let line = format!("\n# {key} = none without a netdev\n");
+        assert!(expanded.contains(&line), "{key} in\n{expanded}");
+    }
+    assert!(expanded.contains("\nport = \"echo\"\n"), "{expanded}");
+}
+
+#[test]
 fn a_short_config_has_defaults_by_role() {
     for (role, control) in
         [(Role::Master, "/run/boardlane/master.sock"), (Role::Agent, "/run/boardlane/agent.sock")]
@@ -96,7 +122,7 @@ fn a_short_config_has_defaults_by_role() {
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
         assert_eq!(link.engine, EngineConfig::default());
-        assert_eq!(link.dialect, Dialect::V2);
+        assert_eq!((link.dialect, link.port), (Dialect::V2, Port::Tap));
     }
     assert_eq!(Role::of_file(Path::new("/etc/agents/board-agent.toml")), Role::Agent);
     assert_eq!(Role::of_file(Path::new("/etc/agents/master.toml")), Role::Master);
@@ -104,7 +130,9 @@ fn a_short_config_has_defaults_by_role() {
 
 #[test]
 fn what_expand_writes_reads_back_as_the_same_config() {
-    for text in [FULL, HEAD, &format!("{HEAD}netns = 42"), &format!("{HEAD}netns = '/a\"\\é'")] {
+    let lines = ["netns = 42", "netns = '/a\"\\é'", "port = \"discard\"", PORT_FULL];
+    let texts = lines.map(|lines| format!("{HEAD}{lines}"));
+    for text in [FULL, HEAD].into_iter().chain(texts.iter().map(String::as_str)) {
         let config = parse(text).unwrap();
         let expanded = config.expand();
         assert_eq!(parse(&expanded).expect(&expanded), config);

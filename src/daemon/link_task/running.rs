@@ -18,6 +18,7 @@ use crate::daemon::{Role, VERSION};
 use crate::link::{Event, Link, LinkParams, Start, State};
 use crate::memory::{BusMemory, Region, Side};
 use crate::net::engine_path::EngineUse;
+use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
@@ -65,7 +66,8 @@ struct Report {
 pub(super) struct Running<'a> {
     task: &'a LinkTask,
     stop: watch::Receiver<bool>,
-    netdev: &'a mut Netdev,
+    /// None where the port needs none.
+    pub(super) netdev: Option<&'a mut Netdev>,
     link: Link,
     /// What this end's CPU reaches, and what its engine does, in the same table.
     mem: Arc<BusMemory>,
@@ -79,6 +81,8 @@ pub(super) struct Running<'a> {
     /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
     workers: BTreeMap<u16, Worker>,
     queues: BTreeMap<u16, Arc<Tap>>,
+    /// What was negotiated for frames to the other end.
+    offloads: Offloads,
     /// Held while the netdev's address is being announced.
     announcing: Arc<()>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
@@ -91,7 +95,7 @@ impl<'a> Running<'a> {
     pub(super) fn new(
         task: &'a LinkTask,
         shm: ShmLink,
-        netdev: &'a mut Netdev,
+        netdev: Option<&'a mut Netdev>,
     ) -> Result<Self, String> {
         let slot = shm.slot().clone();
         let (window, driver) = regions(slot.len);
@@ -117,6 +121,7 @@ impl<'a> Running<'a> {
         }
         let memory = |table| BusMemory::new(table).map(Arc::new).map_err(|e| e.to_string());
         let (mem, engine_mem) = (memory(own)?, memory(table)?);
+        let unfit = netdev.as_ref().map_or(Features::NONE, |netdev| netdev.unfit());
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
@@ -126,7 +131,7 @@ impl<'a> Running<'a> {
             owner: slot.id.into(),
             vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
-            features_off: task.features_off.union(netdev.unfit()),
+            features_off: task.features_off.union(unfit),
             mac: task.other_mac,
             pairs: task.config.queues,
             mtu: task.config.mtu.unwrap_or(MTU_MAX),
@@ -155,13 +160,16 @@ impl<'a> Running<'a> {
             ringer: Ringer::default(),
             workers: BTreeMap::new(),
             queues: BTreeMap::new(),
+            offloads: Offloads::default(),
             announcing: Arc::new(()),
             generation: 0,
             broken,
             broken_rx,
         };
         running.tell_peers();
-        running.link.handle_netdev(Instant::now(), running.netdev.state());
+        if let Some(netdev) = &running.netdev {
+            running.link.handle_netdev(Instant::now(), netdev.state());
+        }
         Ok(running)
     }
 
@@ -205,17 +213,11 @@ impl<'a> Running<'a> {
                 }
                 Input::Due => self.link.handle_timeout(now()),
                 Input::Netdev => {
-                    let mac = self.netdev.state().mac;
-                    let look = self.netdev.heal().await;
-                    if look == Look::Gone {
+                    if self.heal_netdev().await == Look::Gone {
                         tracing::warn!("{}: the netdev has been deleted", task.config.name);
                         self.link.shutdown(now());
                         self.drain().await;
                         return Ended::NetdevLost;
-                    }
-                    self.netdev_looks(&look);
-                    if self.netdev.state().mac != mac && !self.workers.is_empty() {
-                        self.announce().await;
                     }
                 }
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
@@ -250,7 +252,7 @@ impl<'a> Running<'a> {
             event = next_event(&mut self.shm) => Input::Peer(event),
             shm = search, if lost => Input::Found(shm),
             () = watch_found(found) => Input::Nothing,
-            () = self.netdev.changed() => Input::Netdev,
+            () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
             Some(report) = self.broken_rx.recv() => {
                 if report.generation == self.generation {
@@ -317,7 +319,7 @@ impl<'a> Running<'a> {
                 }
                 Event::StopPair(pair) => self.stop_pair(pair).await,
                 Event::Offloads(offloads) => {
-                    if let Err(e) = self.netdev.set_offloads(offloads) {
+                    if let Err(e) = self.set_offloads(offloads) {
                         tracing::warn!("{}: offloads: {e}", self.task.config.name);
                     }
                 }
@@ -358,35 +360,24 @@ impl<'a> Running<'a> {
 
     fn carrier(&self, up: bool) {
         let up = up && !self.workers.is_empty();
-        if let Err(e) = self.netdev.tap().set_carrier(up) {
+        if let Some(Err(e)) = self.netdev.as_ref().map(|netdev| netdev.tap().set_carrier(up)) {
             tracing::warn!("{}: carrier: {e}", self.task.config.name);
         }
         self.task.view.borrow_mut().carrier = up;
     }
 
-    /// The master says which MAC address the board's netdev has, unless the config does.
-    async fn take_mac(&mut self, mac: [u8; 6]) {
-        let unicast = mac[0] & 1 == 0 && mac != [0; 6];
-        if self.task.role != Role::Agent || !unicast {
-            return;
-        }
-        if let Err(e) = self.netdev.set_mac(mac).await {
-            tracing::warn!("{}: {e}", self.task.config.name);
-        }
-        self.task.view.borrow_mut().mac = Some(self.netdev.state().mac);
-    }
-
     async fn start(&mut self, start: Start) -> Result<(), String> {
-        let allowed = match self.task.role {
+        self.offloads = match self.task.role {
             Role::Master => Offloads::to_device(start.features),
             Role::Agent => Offloads::to_driver(start.features),
         };
-        self.netdev.set_offloads(allowed).map_err(|e| e.to_string())?;
+        self.set_offloads(self.offloads).map_err(|e| e.to_string())?;
         self.agree_on_mtu(&start).await;
-        let tap = self.netdev.tap();
         {
             let mut view = self.task.view.borrow_mut();
-            drop_stale(tap, &view.stats(0)).map_err(|e| e.to_string())?;
+            if let Some(netdev) = &self.netdev {
+                drop_stale(netdev.tap(), &view.stats(0)).map_err(|e| e.to_string())?;
+            }
             view.features = start.features;
         }
         // The board's address may have moved to another port of the master's network; the master is
@@ -406,6 +397,14 @@ async fn search(task: &LinkTask) -> Box<ShmLink> {
         if let Ok(shm) = task.connect().await {
             return Box::new(shm);
         }
+    }
+}
+
+/// Waits until somebody changes the netdev, for ever if there is none.
+async fn changed(netdev: Option<&mut Netdev>) {
+    match netdev {
+        Some(netdev) => netdev.changed().await,
+        None => std::future::pending().await,
     }
 }
 

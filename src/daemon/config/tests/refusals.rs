@@ -202,7 +202,7 @@ fn what_a_later_version_does_is_refused_by_name() {
             "4:7: dma has no \"drect\"",
             "write \"auto\" or \"direct\" or \"engine\"",
         ),
-        ("port = \"echo\"", "4:8: port \"echo\" is not in this version", "write \"tap\""),
+        ("port = \"tun\"", "4:8: port has no \"tun\"", "write \"tap\" or \"discard\" or \"echo\""),
         ("dialect = \"v3\"", "4:11: dialect has no \"v3\"", "write \"v2\" or \"v1\""),
         (
             "layout = \"amp-pci\"",
@@ -217,6 +217,30 @@ fn what_a_later_version_does_is_refused_by_name() {
         let what = format!("f.toml:3:13: transport {kind}: is not in this version\n");
         assert!(said.starts_with(&what), "{said}");
         assert!(said.ends_with("^ use shm:PATH, the socket of a backplane's slot"), "{said}");
+    }
+}
+
+#[test]
+fn a_key_of_a_netdev_is_refused_beside_a_port_that_makes_none() {
+    let remedy = "take this line out, or write port = \"tap\"";
+    for (key, value) in [
+        ("address", "[\"10.77.0.1/30\"]"),
+        ("address", "[]"),
+        ("route", "[{ to = \"10.80.0.0/24\" }]"),
+        ("mac", "\"02:00:00:00:00:01\""),
+        ("mtu", "1500"),
+        ("netns", "\"board0\""),
+        ("keep", "false"),
+    ] {
+        for port in ["discard", "echo"] {
+            let what = format!("{key} speaks of a netdev, and port \"{port}\" makes none");
+            let first = format!("{key} = {value}\nport = \"{port}\"");
+            let last = format!("port = \"{port}\"\n{key} = {value}");
+            assert_complaints(&[
+                (&first, &format!("4:1: {what}"), remedy),
+                (&last, &format!("5:1: {what}"), remedy),
+            ]);
+        }
     }
 }
 

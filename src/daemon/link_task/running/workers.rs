@@ -1,23 +1,26 @@
 //! The workers of a link: one for each queue pair that is used, with a queue of the TAP.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
 use super::{Report, Running};
-use crate::daemon::config::EngineConfig;
-use crate::daemon::worker::{Job, Worker, drop_stale};
+use crate::daemon::config::{self, EngineConfig};
+use crate::daemon::worker::{Job, Port, Worker, drop_stale};
 use crate::link::{StartPair, pair_vector};
+use crate::net::echo::Echo;
 use crate::os::dma::EngineModel;
 
 impl Running<'_> {
     /// Announces the netdev's address, unless that is going on.
     pub(super) async fn announce(&self) {
+        let Some(netdev) = &self.netdev else { return };
         if Arc::strong_count(&self.announcing) > 1 {
             return;
         }
-        if let Err(e) = self.netdev.announce(self.announcing.clone()).await {
+        if let Err(e) = netdev.announce(self.announcing.clone()).await {
             tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
         }
     }
@@ -30,21 +33,14 @@ impl Running<'_> {
         });
         let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
         let vector = pair_vector(pair, own).map_or(0, usize::from);
-        let tap = match self.queues.get(&pair) {
-            _ if pair == 0 => self.netdev.tap().clone(),
-            Some(tap) => tap.clone(),
-            None => {
-                let tap = Arc::new(self.netdev.another_queue()?);
-                self.queues.entry(pair).or_insert(tap).clone()
-            }
-        };
+        let port = self.port(pair)?;
         let mut view = self.task.view.borrow_mut();
         view.engine = path.local().is_some();
         let job = Job {
             path,
             mem: self.mem.clone(),
             engine_mem: self.engine_mem.clone(),
-            tap,
+            port,
             doorbell: self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?.clone(),
             peer,
             stats: view.stats(pair),
@@ -59,6 +55,22 @@ impl Running<'_> {
         let worker = Worker::start(&self.task.config.name, job, report);
         self.workers.insert(pair, worker.map_err(|e| format!("starting the worker: {e}"))?);
         Ok(())
+    }
+
+    /// What a pair's frames go to and come from.
+    fn port(&mut self, pair: u16) -> Result<Port, String> {
+        let Some(netdev) = &self.netdev else {
+            return Ok(match self.task.config.port {
+                config::Port::Echo => Port::Echo(Echo::new(self.offloads)),
+                config::Port::Discard | config::Port::Tap => Port::Discard,
+            });
+        };
+        let tap = match self.queues.entry(pair) {
+            _ if pair == 0 => netdev.tap().clone(),
+            Entry::Occupied(tap) => tap.get().clone(),
+            Entry::Vacant(place) => place.insert(Arc::new(netdev.another_queue()?)).clone(),
+        };
+        Ok(Port::Tap(tap))
     }
 
     /// Closes the TAP's queues that have no worker any more; the kernel then uses the others.
