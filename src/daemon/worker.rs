@@ -19,7 +19,7 @@ use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::frame::Drop as FrameDrop;
 use crate::net::owed::Owed;
-use crate::net::path::{Inward, Path, PathError, Room};
+use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
@@ -342,8 +342,11 @@ impl Turn {
             path.handle_completion(completion)?;
             done += 1;
         }
-        while let Some(reason) = path.poll_drop() {
-            stats.tx.dropped(reason);
+        while let Some((queue, reason)) = path.poll_drop() {
+            match queue {
+                Which::Receiveq => stats.tx.dropped(reason),
+                Which::Transmitq => stats.rx.dropped(reason),
+            }
         }
         Ok(done)
     }

@@ -71,7 +71,7 @@ pub struct EnginePath {
     spare: Vec<Vec<Piece>>,
     next_token: u32,
     errors: u32,
-    drops: VecDeque<Drop>,
+    drops: VecDeque<(Which, Drop)>,
     prefix: Box<[u8; PREFIX_LEN]>,
     tail: Vec<Span>,
 }
@@ -302,7 +302,7 @@ impl Path for EnginePath {
                 self.depart(mem, len);
                 self.gather(mem)?;
             } else if self.holds_all() {
-                self.drops.push_back(Drop::TooLong);
+                self.drops.push_back((Which::Receiveq, Drop::TooLong));
             } else {
                 return Ok(Room::Nowhere);
             }
@@ -349,7 +349,7 @@ impl Path for EnginePath {
                     receiveq.push(mem, head, len);
                 }
             }
-            self.drops.extend(flight.bad);
+            self.drops.extend(flight.bad.map(|reason| (Which::Receiveq, reason)));
         }
         self.receiveq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
@@ -416,13 +416,13 @@ impl Path for EnginePath {
                 (self.held, self.held_len) = (0, 0);
                 self.taken.clear();
                 while self.out.pop().is_some() {
-                    self.drops.push_back(Drop::QueueReset);
+                    self.drops.push_back((which, Drop::QueueReset));
                 }
             }
             Which::Transmitq => {
                 self.transmitq = None;
                 while self.inward.pop().is_some() {
-                    self.drops.push_back(Drop::QueueReset);
+                    self.drops.push_back((which, Drop::QueueReset));
                 }
             }
         }
@@ -470,7 +470,7 @@ impl Path for EnginePath {
         if self.errors >= MOST_ERRORS { Err(PathError::Engine(self.errors)) } else { Ok(()) }
     }
 
-    fn poll_drop(&mut self) -> Option<Drop> {
+    fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         self.drops.pop_front()
     }
 }
