@@ -270,6 +270,9 @@ impl Turn {
                 self.poll.wait(&mut self.events, wait).map_err(Fault::Poll)?;
             }
         }
+        // What has been copied since is the driver's, and it may be told that nothing more will come.
+        let ring = self.job.path.flush(&self.job.mem);
+        self.published(OUT, 0, ring);
         // Nobody would send them later.
         self.ring_what_is_due(until);
         Ok(())

@@ -133,6 +133,16 @@ impl EnginePath {
         self.held == if self.mergeable { size.into() } else { 1 }
     }
 
+    /// Why the driver does not want the frame of `len` bytes in the lent memory.
+    fn judge(&mut self, len: usize) -> Option<Drop> {
+        if !self.settings.current.judges() {
+            return None;
+        }
+        let start = &mut self.prefix[..len.min(JUDGED_LEN)];
+        path::copy_out(&self.local, &self.lent, 0, start);
+        self.settings.current.judge(start)
+    }
+
     /// Pops receive chains until they can take any frame, or there are none left.
     fn gather(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         while self.held_len < LARGEST && !self.holds_all() {
@@ -298,7 +308,10 @@ impl Path for EnginePath {
         self.settings.refresh();
         self.gather(mem)?;
         if let Some((len, _)) = self.pending {
-            if len <= self.held_len {
+            // It has waited, and the driver may want it no more.
+            if let Some(reason) = self.judge(len) {
+                self.drops.push_back((Which::Receiveq, reason));
+            } else if len <= self.held_len {
                 self.depart(mem, len);
                 self.gather(mem)?;
             } else if self.holds_all() {
@@ -321,12 +334,8 @@ impl Path for EnginePath {
         if let Some(reason) = frame::wrong_length(len) {
             return Ok(Some(reason));
         }
-        if self.settings.current.judges() {
-            let start = &mut self.prefix[..len.min(JUDGED_LEN)];
-            path::copy_out(&self.local, &self.lent, 0, start);
-            if let Some(reason) = self.settings.current.judge(start) {
-                return Ok(Some(reason));
-            }
+        if let Some(reason) = self.judge(len) {
+            return Ok(Some(reason));
         }
         if len <= self.held_len {
             self.depart(mem, len);
