@@ -15,6 +15,7 @@
 )]
 
 mod cases;
+mod stock;
 mod traffic;
 mod world;
 
