@@ -181,7 +181,7 @@ pub(crate) fn pairs_come_and_go_under_traffic_by_engine() {
     pairs_come_and_go(keys, PACKED);
 }
 
-/// A receiveq that is set up, and another one that takes turns with it.
+/// A queue in other memory, which takes turns with the one that is set up.
 struct Turns<T> {
     spare: T,
 }
@@ -264,7 +264,7 @@ fn reset_receiveq(driver: &mut Driver, turns: &mut Turns<Receiver>, tally: &mut 
 #[derive(Debug, Default)]
 struct Sending {
     next: u32,
-    /// By pair, those that are used for sure.
+    /// Those that a reset of their queue left unused.
     abandoned: u64,
     sent: u64,
     came: u64,
