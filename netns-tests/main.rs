@@ -17,6 +17,7 @@
 mod cases;
 mod checker;
 mod packets;
+mod stock;
 mod traffic;
 mod world;
 

@@ -26,13 +26,13 @@ fn plain(_: &str, _: u8) -> String {
 }
 
 /// A client of a slot who writes what it likes.
-struct Intruder {
-    shm: ShmLink,
-    runtime: Runtime,
+pub(crate) struct Intruder {
+    pub(crate) shm: ShmLink,
+    pub(crate) runtime: Runtime,
 }
 
 impl Intruder {
-    fn in_slot(path: &Path) -> Self {
+    pub(crate) fn in_slot(path: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let shm = wait("an intruder is in the slot", || {
             runtime.block_on(ShmLink::connect(path)).map_err(|e| e.to_string())

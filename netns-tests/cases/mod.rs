@@ -1,16 +1,18 @@
 //! The cases, each a claim about what an operator sees.
 
+mod announce;
 mod basics;
 mod bridge;
 mod config;
 mod demo;
 mod engine;
 mod features;
-mod hostile;
+pub(crate) mod hostile;
 mod life;
 pub(crate) mod matrix;
 mod netdev_state;
 mod ports;
+mod stock;
 
 /// A claim and what it needs beyond `ip`.
 pub(crate) struct Case {
@@ -20,8 +22,8 @@ pub(crate) struct Case {
 }
 
 macro_rules! case {
-    ($module:ident::$name:ident $(, $tool:literal)*) => {
-        Case { name: concat!(stringify!($module), "::", stringify!($name)), run: $module::$name, needs: &[$($tool),*] }
+    ($module:ident$(::$name:ident)+ $(, $tool:literal)*) => {
+        Case { name: concat!(stringify!($module) $(, "::", stringify!($name))+), run: $module$(::$name)+, needs: &[$($tool),*] }
     };
 }
 
@@ -96,4 +98,21 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
     case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
     case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
+    case!(stock::filters::a_driver_gets_the_frames_that_it_asks_for_and_the_rest_is_counted),
+    case!(stock::filters::an_engine_copies_only_the_frames_that_the_driver_asks_for),
+    case!(stock::filters::a_driver_gets_tagged_frames_of_the_vlans_that_it_adds),
+    case!(stock::misuse::features_whose_needs_are_not_met_are_refused_by_name),
+    case!(stock::misuse::commands_that_make_no_sense_are_refused),
+    case!(stock::misuse::commands_of_features_not_negotiated_are_refused),
+    case!(stock::misuse::a_broken_control_queue_needs_a_reset_and_harms_no_later_session),
+    case!(stock::offloads::no_offload_comes_that_the_driver_has_turned_off, "ethtool"),
+    case!(stock::offloads::no_offload_comes_by_engine_that_the_driver_has_turned_off, "ethtool"),
+    case!(stock::notices::a_driver_that_coalesces_is_told_seldom_and_of_everything),
+    case!(stock::notices::a_driver_is_asked_to_announce_itself_until_it_has_and_hears_the_board),
+    case!(stock::queues::pairs_come_and_go_under_traffic),
+    case!(stock::queues::pairs_come_and_go_under_traffic_by_engine),
+    case!(stock::queues::a_queue_reset_a_hundred_times_disturbs_no_other),
+    case!(stock::queues::a_queue_reset_a_hundred_times_by_engine_disturbs_no_other),
+    case!(announce::a_masters_address_moves_in_the_boards_bridge, "bridge", "sysctl"),
+    case!(announce::a_boards_address_moves_in_the_masters_bridge, "bridge", "sysctl"),
 ];

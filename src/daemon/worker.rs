@@ -19,7 +19,7 @@ use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::frame::Drop as FrameDrop;
 use crate::net::owed::Owed;
-use crate::net::path::{Inward, Path, PathError, Room};
+use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
@@ -275,6 +275,9 @@ impl Turn {
                 self.poll.wait(&mut self.events, wait).map_err(Fault::Poll)?;
             }
         }
+        // What has been copied since is the driver's, and it may be told that nothing more will come.
+        let ring = self.job.path.flush(&self.job.mem);
+        self.published(OUT, 0, ring);
         // Nobody would send them later.
         self.ring_what_is_due(until);
         Ok(())
@@ -348,8 +351,11 @@ impl Turn {
             path.handle_completion(completion)?;
             done += 1;
         }
-        while let Some(reason) = path.poll_drop() {
-            stats.tx.dropped(reason);
+        while let Some((queue, reason)) = path.poll_drop() {
+            match queue {
+                Which::Receiveq => stats.tx.dropped(reason),
+                Which::Transmitq => stats.rx.dropped(reason),
+            }
         }
         Ok(done)
     }

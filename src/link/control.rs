@@ -7,12 +7,30 @@ use super::{Core, Event, Link};
 use crate::net::control_driver::{Command, ControlError};
 use crate::spec::net;
 
+/// Commands of the kind that data paths follow, answered in one turn; a flood waits.
+const MOST_ROUNDS: usize = 16;
+
 impl Link {
     /// Carries out the driver's commands, or asks the device and takes its answers.
     pub(super) fn turn_control(&mut self, now: Instant) {
+        for _ in 0..MOST_ROUNDS {
+            self.turn_control_once(now);
+            let waits = matches!(
+                &self.core,
+                Some(Core::Device { control: Some(control), .. }) if control.waits()
+            );
+            if !waits || !self.pairs_are_settled() {
+                return;
+            }
+        }
+        self.more = true;
+    }
+
+    fn turn_control_once(&mut self, now: Instant) {
+        let settled = self.pairs_are_settled();
         let ring = match &mut self.core {
             Some(Core::Device { model, control: Some(control), .. }) => {
-                match control.handle(&self.mem, model) {
+                match control.handle(&self.mem, model, settled) {
                     Ok((ring, more)) => {
                         self.more |= more;
                         ring

@@ -18,6 +18,8 @@ enum Change {
     Reset(u16),
     /// It has set it up anew.
     Enable(u16, QueueConfig),
+    /// It takes other offloads: what was judged by the earlier ones is published.
+    Offloads,
 }
 
 /// A queue pair.
@@ -77,6 +79,25 @@ impl Link {
     /// The driver has set a queue up that it had reset; `false` if there is none.
     pub(super) fn enable_queue(&mut self, now: Instant, index: u16, config: QueueConfig) -> bool {
         self.change_queue(now, index, Change::Enable(index, config))
+    }
+
+    /// The driver takes other offloads: each worker gives its path back once, and so has published what it
+    /// took from the netdev before.
+    pub(super) fn change_offloads(&mut self, now: Instant) {
+        for pair in 0..u16::try_from(self.pairs.len()).unwrap_or(u16::MAX) {
+            if let Some(waiting) = self.pairs.get_mut(usize::from(pair)) {
+                waiting.changes.push(Change::Offloads);
+            }
+            self.change(now, pair);
+        }
+    }
+
+    /// Whether every pair is as it was asked to be: none has a worker that is not used, none has to change.
+    pub(super) fn pairs_are_settled(&self) -> bool {
+        self.pairs.iter().enumerate().all(|(index, pair)| {
+            let used = index < usize::from(self.used_pairs);
+            pair.changes.is_empty() && !pair.stopping && (used || pair.path.is_some())
+        })
     }
 
     fn change_queue(&mut self, now: Instant, index: u16, change: Change) -> bool {
@@ -142,6 +163,7 @@ fn make(
             model.queue_quiesced(index);
             Ok(())
         }
+        Change::Offloads => Ok(()),
         Change::Enable(index, config) => path.enable_queue(mem, Which::of(index).1, &config),
     }
 }

@@ -177,7 +177,10 @@ impl Link {
                 }
             }
             model::Event::UsePairs(pairs) => self.use_pairs(pairs),
-            model::Event::Offloads(offloads) => self.events.push_back(Event::Offloads(offloads)),
+            model::Event::Offloads(offloads) => {
+                self.events.push_back(Event::Offloads(offloads));
+                self.change_offloads(now);
+            }
         }
         Ok(())
     }

@@ -3,6 +3,10 @@
 //!
 //! A command is a class, a command and data in the readable buffers, however the driver has cut them, and
 //! one byte for the answer in a writable one. It is copied to private memory before it is looked at.
+//!
+//! The answer says that what was asked for is so: no frame goes to a pair that is not used any more
+//! (§5.1.6.5.6.2), none carries an offload that was turned off. Where data paths have to follow first, it
+//! waits for them, and so do later commands.
 
 use super::model::NetDevice;
 use super::path;
@@ -21,6 +25,8 @@ pub struct ControlPath {
     queue: DeviceQueue,
     chain: Chain,
     command: Box<[u8]>,
+    /// Of a command that is done but not answered: how many bytes were written.
+    unanswered: Option<u32>,
 }
 
 impl ControlPath {
@@ -28,21 +34,39 @@ impl ControlPath {
     pub fn new(mem: &BusMemory, queue: &QueueConfig) -> Result<Self, QueueError> {
         let queue = queue.activate_device(mem)?;
         let chain = Chain::with_capacity(queue.size().into());
-        Ok(Self { queue, chain, command: vec![0; LONGEST].into() })
+        Ok(Self { queue, chain, command: vec![0; LONGEST].into(), unanswered: None })
     }
 
-    /// Carries out the commands that wait. `(ring the driver, more wait)`.
+    /// Whether a command waits for the data paths.
+    pub fn waits(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// Carries out the commands that wait, up to one that data paths have to follow. `followed`: they have
+    /// followed all that the device was told before. `(ring the driver, more wait)`.
     pub fn handle(
         &mut self,
         mem: &BusMemory,
         device: &mut NetDevice,
+        followed: bool,
     ) -> Result<(bool, bool), QueueError> {
+        if self.waits() && !followed {
+            return Ok((false, false));
+        }
         self.queue.disarm(mem);
         for _ in 0..MOST_COMMANDS {
+            if let Some(written) = self.unanswered.take() {
+                self.queue.push(mem, self.chain.head, written);
+            }
             if !self.queue.pop(mem, &mut self.chain)? {
                 break;
             }
-            let written = self.carry_out(mem, device);
+            self.unanswered = Some(self.carry_out(mem, device));
+            if device.has_to_be_followed() {
+                return Ok((self.queue.publish(mem), false));
+            }
+        }
+        if let Some(written) = self.unanswered.take() {
             self.queue.push(mem, self.chain.head, written);
         }
         let ring = self.queue.publish(mem);

@@ -63,8 +63,8 @@ pub struct DevicePath {
     private: Box<[u8]>,
     /// A frame in `private` that waits for more chains.
     pending: Option<Pending>,
-    /// Frames that waited, were dropped, and are not yet told of.
-    dropped: u32,
+    /// Why frames that waited were dropped, as far as that is not yet told.
+    dropped: Vec<Drop>,
     transmit: Chain,
     inward: Box<[u8]>,
     tail: Vec<Span>,
@@ -91,7 +91,7 @@ impl DevicePath {
             settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
             private: vec![0; LARGEST].into(),
             pending: None,
-            dropped: 0,
+            dropped: Vec::new(),
             transmit: Chain::with_capacity(transmitq.size().into()),
             inward: vec![0; LARGEST].into(),
             tail: Vec::with_capacity(transmitq.size().into()),
@@ -181,12 +181,16 @@ impl Path for DevicePath {
         self.settings.refresh();
         self.gather(mem)?;
         if let Some(Pending { len, .. }) = self.pending {
-            if len <= self.held_len {
+            // It has waited, and the driver may want it no more.
+            let unwanted = self.settings.current.judge(&self.private[..len.min(JUDGED_LEN)]);
+            if let Some(reason) = unwanted {
+                self.dropped.push(reason);
+            } else if len <= self.held_len {
                 self.lent = Lent::Private;
                 self.deliver(mem, len);
                 self.gather(mem)?;
             } else if self.holds_all() {
-                self.dropped = self.dropped.saturating_add(1);
+                self.dropped.push(Drop::TooLong);
             } else {
                 return Ok(Room::Nowhere);
             }
@@ -314,9 +318,8 @@ impl Path for DevicePath {
     }
 
     fn tick(&mut self) -> Option<Drop> {
-        if self.dropped > 0 {
-            self.dropped -= 1;
-            return Some(Drop::TooLong);
+        if let Some(reason) = self.dropped.pop() {
+            return Some(reason);
         }
         match &mut self.pending {
             Some(frame) if !frame.seen => {

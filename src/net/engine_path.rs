@@ -71,7 +71,7 @@ pub struct EnginePath {
     spare: Vec<Vec<Piece>>,
     next_token: u32,
     errors: u32,
-    drops: VecDeque<Drop>,
+    drops: VecDeque<(Which, Drop)>,
     prefix: Box<[u8; PREFIX_LEN]>,
     tail: Vec<Span>,
 }
@@ -131,6 +131,16 @@ impl EnginePath {
     fn holds_all(&self) -> bool {
         let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
         self.held == if self.mergeable { size.into() } else { 1 }
+    }
+
+    /// Why the driver does not want the frame of `len` bytes in the lent memory.
+    fn judge(&mut self, len: usize) -> Option<Drop> {
+        if !self.settings.current.judges() {
+            return None;
+        }
+        let start = &mut self.prefix[..len.min(JUDGED_LEN)];
+        path::copy_out(&self.local, &self.lent, 0, start);
+        self.settings.current.judge(start)
     }
 
     /// Pops receive chains until they can take any frame, or there are none left.
@@ -298,11 +308,14 @@ impl Path for EnginePath {
         self.settings.refresh();
         self.gather(mem)?;
         if let Some((len, _)) = self.pending {
-            if len <= self.held_len {
+            // It has waited, and the driver may want it no more.
+            if let Some(reason) = self.judge(len) {
+                self.drops.push_back((Which::Receiveq, reason));
+            } else if len <= self.held_len {
                 self.depart(mem, len);
                 self.gather(mem)?;
             } else if self.holds_all() {
-                self.drops.push_back(Drop::TooLong);
+                self.drops.push_back((Which::Receiveq, Drop::TooLong));
             } else {
                 return Ok(Room::Nowhere);
             }
@@ -321,12 +334,8 @@ impl Path for EnginePath {
         if let Some(reason) = frame::wrong_length(len) {
             return Ok(Some(reason));
         }
-        if self.settings.current.judges() {
-            let start = &mut self.prefix[..len.min(JUDGED_LEN)];
-            path::copy_out(&self.local, &self.lent, 0, start);
-            if let Some(reason) = self.settings.current.judge(start) {
-                return Ok(Some(reason));
-            }
+        if let Some(reason) = self.judge(len) {
+            return Ok(Some(reason));
         }
         if len <= self.held_len {
             self.depart(mem, len);
@@ -349,7 +358,7 @@ impl Path for EnginePath {
                     receiveq.push(mem, head, len);
                 }
             }
-            self.drops.extend(flight.bad);
+            self.drops.extend(flight.bad.map(|reason| (Which::Receiveq, reason)));
         }
         self.receiveq.as_mut().is_some_and(|queue| queue.publish(mem))
     }
@@ -421,13 +430,13 @@ impl Path for EnginePath {
                 (self.held, self.held_len) = (0, 0);
                 self.taken.clear();
                 while self.out.pop().is_some() {
-                    self.drops.push_back(Drop::QueueReset);
+                    self.drops.push_back((which, Drop::QueueReset));
                 }
             }
             Which::Transmitq => {
                 self.transmitq = None;
                 while self.inward.pop().is_some() {
-                    self.drops.push_back(Drop::QueueReset);
+                    self.drops.push_back((which, Drop::QueueReset));
                 }
             }
         }
@@ -475,7 +484,7 @@ impl Path for EnginePath {
         if self.errors >= MOST_ERRORS { Err(PathError::Engine(self.errors)) } else { Ok(()) }
     }
 
-    fn poll_drop(&mut self) -> Option<Drop> {
+    fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         self.drops.pop_front()
     }
 }

@@ -157,8 +157,8 @@ pub trait Path: Send + fmt::Debug {
     fn handle_completion(&mut self, _done: Completion) -> Result<(), PathError> {
         Ok(())
     }
-    /// Why a frame that was sent did not get through after all.
-    fn poll_drop(&mut self) -> Option<Drop> {
+    /// Why a frame on its way to or from a queue did not get through after all.
+    fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         None
     }
     /// Device: the driver resets this queue. It is not touched any more; the other one goes on.

@@ -29,8 +29,12 @@ pub fn announce(index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
     sent
 }
 
+/// The address of the netdev of this index, for packet sockets.
+///
+/// # Errors
+/// There is no such index.
 #[allow(clippy::cast_possible_truncation, reason = "numbers and lengths of a few bytes")]
-fn address(index: u32) -> io::Result<SockAddr> {
+pub fn address(index: u32) -> io::Result<SockAddr> {
     let index = libc::c_int::try_from(index).map_err(io::Error::other)?;
     // SAFETY: what is written is a sockaddr_ll, for which there is room in the storage, and its length.
     let ((), address) = unsafe {

@@ -22,6 +22,9 @@ struct End {
     announced: u32,
     reason: String,
     came: BTreeMap<u16, Vec<u8>>,
+    /// Its workers take their time to give a path back: those that were asked to.
+    slow: bool,
+    asked: Vec<u16>,
 }
 
 struct Two {
@@ -51,6 +54,8 @@ impl Two {
                 announced: 0,
                 reason: String::new(),
                 came: BTreeMap::new(),
+                slow: false,
+                asked: Vec::new(),
             }
         };
         let ends = [end(Role::Driver, 1, pairs[0]), end(Role::Device, 2, pairs[1])];
@@ -84,6 +89,7 @@ impl Two {
                     end.vectors.insert(start.pair, start.doorbell);
                     assert!(end.workers.insert(start.pair, start.path).is_none(), "two workers");
                 }
+                Event::StopPair(pair) if end.slow => end.asked.push(pair),
                 Event::StopPair(pair) => {
                     let path = end.workers.remove(&pair);
                     assert!(path.is_some(), "pair {pair} has no worker");
@@ -251,4 +257,40 @@ fn a_command_that_is_never_answered_ends_the_session() {
     }
     let reason = &two.ends[DRIVER].reason;
     assert_eq!(reason, "controlq: Promiscuous(true) was not answered");
+}
+
+/// The device's worker of this pair gives its path back at last.
+fn give_back(two: &mut Two, pair: u16) {
+    let path = two.ends[DEVICE].workers.remove(&pair);
+    two.input(DEVICE, |link, now| link.handle_pair_stopped(now, pair, path));
+    two.run(10 * MS);
+}
+
+#[test]
+fn a_driver_hears_that_a_pair_is_not_used_once_no_worker_has_it() {
+    let mut two = Two::new(16, [2, 2], Features::NONE);
+    two.ends[DEVICE].slow = true;
+    two.ask(Command::UsePairs(1), net::F_MQ);
+    assert_eq!(two.ends[DEVICE].asked, [1]);
+    assert_eq!(two.used()[DRIVER], [0, 1], "not answered yet");
+    give_back(&mut two, 1);
+    assert_eq!(two.used(), [vec![0], vec![0]]);
+}
+
+#[test]
+fn other_offloads_are_in_force_once_each_worker_has_published_what_it_had() {
+    let mut two = Two::new(16, [2, 2], Features::NONE);
+    two.ends[DEVICE].slow = true;
+    if let Some(Core::Device { model, .. }) = &mut two.ends[DEVICE].link.core {
+        model.control(net::ctrl::GUEST_OFFLOADS_SET, &[0; 8]).unwrap();
+    }
+    // A later command waits for its turn.
+    two.ask(Command::UsePairs(1), net::F_MQ);
+    assert_eq!(two.ends[DEVICE].asked, [0, 1]);
+    assert_eq!(two.ends[DEVICE].offloads, Some(Offloads::default()));
+    give_back(&mut two, 0);
+    assert!(!two.ends[DEVICE].link.pairs_are_settled());
+    give_back(&mut two, 1);
+    assert!(two.ends[DEVICE].link.pairs_are_settled());
+    assert_eq!(two.used(), [vec![0], vec![0]]);
 }

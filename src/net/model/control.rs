@@ -91,6 +91,11 @@ impl NetDevice {
         }
     }
 
+    /// Whether a command has changed what data paths have to follow, and the link has not been told yet.
+    pub fn has_to_be_followed(&self) -> bool {
+        self.pairs_changed || self.offloads_changed.is_some()
+    }
+
     fn needs(&self, feature: u8) -> Option<()> {
         self.negotiated()?.has(feature).then_some(())
     }

@@ -5,7 +5,7 @@ use super::pairs::compare;
 use super::*;
 use crate::net::driver_path::RECEIVE_BUFFER;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::path::PathError;
+use crate::net::path::{PathError, Which};
 
 /// Transfers under way, and how often they fail.
 struct Engine {
@@ -55,7 +55,7 @@ impl Board {
             engine.under_way.push(transfer);
             engine.most = engine.most.max(engine.under_way.len());
         }
-        while let Some(reason) = end.path.poll_drop() {
+        while let Some((_, reason)) = end.path.poll_drop() {
             end.drops.push(reason);
         }
     }
@@ -270,6 +270,22 @@ fn each_frame_that_the_engine_spoils_is_counted_and_the_rings_go_on() {
         assert!(ends.1.end.drops.iter().all(|d| *d == Drop::DmaError));
         assert!(ends.0.drops.iter().all(|d| *d == Drop::TooShort), "buffers that came back empty");
         assert_eq!(capacity(&mem, &mut ends, &mut random), before);
+    }
+}
+
+#[test]
+fn frames_that_a_queue_reset_ends_are_counted_for_their_direction() {
+    for which in [Which::Receiveq, Which::Transmitq] {
+        let features = features(true, true, true);
+        let (mem, (mut driver, mut board)) =
+            slot(16 << 20, [Kind::Cached; 2], features, [256, 256], [64, 0]);
+        driver.outbox.push_back(frame(0, 500));
+        board.end.outbox.push_back(frame(1, 500));
+        driver.turn(&mem, 8);
+        board.turn(&mem, 8);
+        board.end.path.reset_queue(which);
+        let drops: Vec<_> = std::iter::from_fn(|| board.end.path.poll_drop()).collect();
+        assert_eq!(drops, [(which, Drop::QueueReset)]);
     }
 }
 

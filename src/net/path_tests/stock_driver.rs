@@ -3,6 +3,7 @@
 use super::*;
 use crate::memory::Span;
 use crate::net::frame::LARGEST;
+use crate::net::settings::{Current, Settings};
 use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
 
 const SLOT: u64 = 16 << 20;
@@ -207,6 +208,23 @@ fn a_waiting_frame_is_delivered_whole_before_the_next_one() {
     let got = stock.frames();
     assert_eq!(got.iter().map(|(f, _)| f.len()).collect::<Vec<_>>(), [5012, 112]);
     assert!(got[0].0[12..] == first[12..] && got[1].0[12..] == second[12..]);
+}
+
+#[test]
+fn a_frame_that_waits_is_dropped_if_the_driver_wants_it_no_more() {
+    let features = features(true, true, false);
+    let mut stock = Stock::new(SIZE, Kind::Cached, features, &[1526], false);
+    let settings = Settings::new(Current::at_first(features, [2, 0, 0, 0, 0, 7]));
+    stock.device = End::new(stock.device.path.obeying(&settings));
+    stock.post(0..2);
+    assert!(stock.give(&frame(1, 5000)));
+    settings.change(|current| current.filter.promiscuous = false);
+    stock.post(2..SIZE);
+    assert!(stock.give(&frame(2, 100)));
+    assert!(stock.frames().is_empty());
+    assert_eq!(stock.device.drops, [Drop::Filtered], "the one that has just come");
+    assert_eq!(stock.device.path.tick(), Some(Drop::Filtered), "the one that waited");
+    assert_eq!(stock.device.path.tick(), None);
 }
 
 #[test]
