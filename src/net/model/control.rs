@@ -123,7 +123,8 @@ impl NetDevice {
     fn set_offloads(&mut self, asked: Features) -> Option<()> {
         let negotiated = self.negotiated()?.intersection(GUEST_OFFLOADS);
         negotiated.contains(asked).then_some(())?;
-        let offloads = Offloads::to_driver(asked);
+        // One that lacks what it needs is as good as off, and a netdev would refuse the whole set.
+        let offloads = Offloads::to_driver(asked.without(Features::NONE));
         self.offloads_changed = Some(offloads);
         self.change(|current| current.offloads = offloads)
     }
