@@ -129,8 +129,9 @@ impl EnginePath {
 
     /// Whether more chains than are held cannot come, or would not count.
     fn holds_all(&self) -> bool {
-        let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
-        self.held == if self.mergeable { size.into() } else { 1 }
+        // Without a queue there is none, and a frame that waits does so for the next one.
+        let size = self.receiveq.as_ref().map(DeviceQueue::size);
+        size.is_some_and(|size| self.held == if self.mergeable { size.into() } else { 1 })
     }
 
     /// Pops receive chains until they can take any frame, or there are none left.
@@ -377,7 +378,8 @@ impl Path for EnginePath {
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
-        if let (Some(flight), Some(transmitq)) = (self.inward.pop(), &mut self.transmitq) {
+        let flight = self.inward.pop().filter(|flight| flight.chains > 0);
+        if let (Some(flight), Some(transmitq)) = (flight, &mut self.transmitq) {
             transmitq.push(mem, flight.head, 0);
         }
         Ok(())
@@ -421,8 +423,9 @@ impl Path for EnginePath {
             }
             Which::Transmitq => {
                 self.transmitq = None;
-                while self.inward.pop().is_some() {
-                    self.drops.push_back(Drop::QueueReset);
+                // `receive` tells of them, which counts them where they would have gone.
+                for flight in &mut self.inward.flights {
+                    (flight.chains, flight.bad) = (0, Some(Drop::QueueReset));
                 }
             }
         }
@@ -448,7 +451,7 @@ impl Path for EnginePath {
                 *waited = true;
                 None
             }
-            pending => pending.take().map(|_| Drop::TooLong),
+            pending => pending.take().map(|_| path::waited_in_vain(self.receiveq.as_ref())),
         }
     }
 
