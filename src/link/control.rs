@@ -3,13 +3,17 @@
 use std::time::Instant;
 
 use super::messages::Broken;
-use super::{Core, Event, Link};
+use super::{Core, Event, Link, Work};
 use crate::net::control_driver::{Command, ControlError};
 use crate::spec::net;
 
 impl Link {
     /// Carries out the driver's commands, or asks the device and takes its answers.
     pub(super) fn turn_control(&mut self, now: Instant) {
+        // Before DRIVER_OK nothing is asked (virtio 1.4 §3.1.1), and a queue that rests is the driver's.
+        if self.work != Work::Running {
+            return;
+        }
         let ring = match &mut self.core {
             Some(Core::Device { model, control: Some(control), .. }) => {
                 match control.handle(&self.mem, model) {

@@ -36,6 +36,15 @@ const DEVICE: usize = 1;
 impl Two {
     /// Two ends of a slot of `mib`, with at most so many pairs each, run until they are up and settled.
     fn new(mib: u64, pairs: [u16; 2], off: Features) -> Self {
+        let mut two = Self::unmet(mib, pairs, off);
+        two.run(SECOND);
+        for end in &two.ends {
+            assert!(end.workers.contains_key(&0), "{}", end.reason);
+        }
+        two
+    }
+
+    fn unmet(mib: u64, pairs: [u16; 2], off: Features) -> Self {
         let (now, len) = (Instant::now(), mib << 20);
         let mem = slot(len);
         let end = |role, owner, pairs| {
@@ -54,12 +63,7 @@ impl Two {
             }
         };
         let ends = [end(Role::Driver, 1, pairs[0]), end(Role::Device, 2, pairs[1])];
-        let mut two = Self { mem: mem.clone(), now, ends };
-        two.run(SECOND);
-        for end in &two.ends {
-            assert!(end.workers.contains_key(&0), "{}", end.reason);
-        }
-        two
+        Self { mem: mem.clone(), now, ends }
     }
 
     fn run(&mut self, time: Duration) {
@@ -205,6 +209,28 @@ fn a_device_that_has_not_so_many_pairs_leaves_the_driver_with_those_that_it_uses
     let mut two = Two::new(16, [2, 4], Features::NONE);
     two.ask(Command::UsePairs(3), net::F_MQ);
     assert_eq!(two.used(), [vec![0, 1], vec![0, 1]]);
+    two.all_pairs_carry();
+}
+
+#[test]
+fn the_device_is_asked_for_nothing_before_it_runs() {
+    let mut two = Two::unmet(16, [1, 1], Features::NONE);
+    let mut early = 0;
+    for last in 0..200 {
+        two.now += MS;
+        for end in [DRIVER, DEVICE] {
+            two.input(end, |link, now| link.handle_timeout(now));
+            let own = NetdevState { mtu: 1500, up: true, mac: [2, 0, 0, 0, 0, last] };
+            two.input(DRIVER, |link, now| link.handle_netdev(now, own));
+            let link = &two.ends[DRIVER].link;
+            if let Some(Core::Driver { control: Some(control), .. }) = &link.core {
+                let asked = control.poll_timeout().is_some();
+                assert!(!asked || link.work == Work::Running);
+                early += u32::from(link.work != Work::Running);
+            }
+        }
+    }
+    assert!(early > 0, "the address changed while the queue was there and the device did not run");
     two.all_pairs_carry();
 }
 
