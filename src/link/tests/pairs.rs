@@ -11,9 +11,14 @@ use crate::spec::net::HEADER_LEN;
 use crate::tunnel::message::NetdevState;
 use crate::tunnel::model::Device;
 
-/// An end with a worker per pair that is never slow.
+mod resets;
+
+/// An end with a worker per pair that is never slow, unless `slow`.
 struct End {
     link: Link,
+    slow: bool,
+    /// Pairs whose workers have been told to stop, and have not yet.
+    stopping: BTreeSet<u16>,
     workers: BTreeMap<u16, Box<dyn Path>>,
     /// Vectors that pairs were told to ring.
     vectors: BTreeMap<u16, Option<(u32, u16)>>,
@@ -22,6 +27,14 @@ struct End {
     announced: u32,
     reason: String,
     came: BTreeMap<u16, Vec<u8>>,
+}
+
+impl End {
+    fn stopped(&mut self, now: Instant, pair: u16) {
+        assert!(self.stopping.remove(&pair));
+        let path = self.workers.remove(&pair);
+        self.link.handle_pair_stopped(now, pair, path);
+    }
 }
 
 struct Two {
@@ -53,6 +66,8 @@ impl Two {
             link.handle_peers(now, BTreeSet::from([1, 2]));
             End {
                 link,
+                slow: false,
+                stopping: BTreeSet::new(),
                 workers: BTreeMap::new(),
                 vectors: BTreeMap::new(),
                 features: Features::NONE,
@@ -89,12 +104,15 @@ impl Two {
                     assert!(end.workers.insert(start.pair, start.path).is_none(), "two workers");
                 }
                 Event::StopPair(pair) => {
-                    let path = end.workers.remove(&pair);
-                    assert!(path.is_some(), "pair {pair} has no worker");
-                    end.link.handle_pair_stopped(now, pair, path);
+                    assert!(end.workers.contains_key(&pair), "pair {pair} has no worker");
+                    assert!(end.stopping.insert(pair), "pair {pair} was told already");
+                    if !end.slow {
+                        end.stopped(now, pair);
+                    }
                 }
                 Event::Stop => {
                     end.workers.clear();
+                    end.stopping.clear();
                     end.link.handle_stopped(now);
                 }
                 Event::Offloads(offloads) => end.offloads = Some(offloads),

@@ -3,7 +3,7 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{NetDevice, queues};
+use super::NetDevice;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::net::settings::{Addresses, Coalesce, Current};
@@ -111,9 +111,8 @@ impl NetDevice {
 
     /// Only pairs whose queues the driver has set up can be used.
     fn use_pairs(&mut self, pairs: u16) -> Option<()> {
-        let there = queues(&self.offer, self.accepted).len() / 2;
         let queues = self.queues.get(..2 * usize::from(pairs)).unwrap_or_default();
-        let set_up = pairs > 0 && usize::from(pairs) <= there && !queues.is_empty();
+        let set_up = pairs > 0 && pairs <= self.pairs() && !queues.is_empty();
         (set_up && queues.iter().all(|queue| queue.state.enabled)).then_some(())?;
         self.pairs_changed |= self.used_pairs != pairs;
         self.used_pairs = pairs;
