@@ -156,7 +156,10 @@ impl Link {
     fn model_event(&mut self, now: Instant, event: model::Event) -> Result<(), Broken> {
         match event {
             model::Event::Activate { features, queues } => self.activate(now, features, &queues)?,
-            model::Event::Reset => self.take_back(now, "the driver reset the device".to_owned()),
+            model::Event::Reset => {
+                self.take_back(now, "the driver reset the device".to_owned());
+                self.may_try_again()?;
+            }
             model::Event::ResetQueue(index) if self.resets_queue(index) => {
                 self.reset_queue(now, index);
             }
