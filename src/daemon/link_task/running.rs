@@ -79,8 +79,8 @@ pub(super) struct Running<'a> {
     /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
     workers: BTreeMap<u16, Worker>,
     queues: BTreeMap<u16, Arc<Tap>>,
-    /// Held while the netdev's address is being announced.
-    announcing: Arc<()>,
+    /// When announcing the netdev's address was begun.
+    announced: Option<Instant>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
@@ -155,7 +155,7 @@ impl<'a> Running<'a> {
             ringer: Ringer::default(),
             workers: BTreeMap::new(),
             queues: BTreeMap::new(),
-            announcing: Arc::new(()),
+            announced: None,
             generation: 0,
             broken,
             broken_rx,
@@ -215,6 +215,8 @@ impl<'a> Running<'a> {
                     }
                     self.netdev_looks(&look);
                     if self.netdev.state().mac != mac && !self.workers.is_empty() {
+                        // One that is going on is the old address's.
+                        self.announced = None;
                         self.announce().await;
                     }
                 }

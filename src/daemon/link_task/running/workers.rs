@@ -9,15 +9,20 @@ use super::{Report, Running};
 use crate::daemon::config::EngineConfig;
 use crate::daemon::worker::{Job, Worker, drop_stale};
 use crate::link::{StartPair, pair_vector};
+use crate::os::announce;
 use crate::os::dma::EngineModel;
 
 impl Running<'_> {
-    /// Announces the netdev's address, unless that is going on.
-    pub(super) async fn announce(&self) {
-        if Arc::strong_count(&self.announcing) > 1 {
+    /// Announces the netdev's address, unless that is going on: nor does one that fails at once make
+    /// room for the next, as each costs a log line, and the other end can ask for as many as it likes.
+    pub(super) async fn announce(&mut self) {
+        let now = Instant::now();
+        let going_on = self.announced.is_some_and(|at| now < at + announce::TIME);
+        if going_on || !self.netdev.is_up() {
             return;
         }
-        if let Err(e) = self.netdev.announce(self.announcing.clone()).await {
+        self.announced = Some(now);
+        if let Err(e) = self.netdev.announce().await {
             tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
         }
     }
