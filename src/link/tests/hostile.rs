@@ -358,6 +358,23 @@ fn a_driver_that_comes_to_nothing_again_and_again_is_kept_away() {
 }
 
 #[test]
+fn an_end_that_says_hello_again_and_again_is_told_of_once() {
+    let mut pair = Pair::new(Role::Device, Features::NONE);
+    let mut out = [0; msg::MAX_LEN];
+    for last in 0..100 {
+        let body = Body::Hello(Hello { mac: [2, 0, 0, 0, 0, last], ..hello(&pair) });
+        let message = Message { dev_num: 0, token: last.into(), body };
+        let len = message::encode(Dialect::default(), &message, &mut out);
+        assert!(pair.send(&out[..len]));
+        pair.pass(MS);
+        pair.look();
+        while pair.take().is_some() {}
+    }
+    let told: Vec<_> = pair.events.iter().filter(|e| matches!(e, Event::Peer(_))).collect();
+    assert!(matches!(told[..], [Event::Peer(Hello { mac: [2, 0, 0, 0, 0, 0], .. })]), "{told:?}");
+}
+
+#[test]
 fn an_end_that_breaks_the_fifo_is_kept_away_for_longer_and_longer() {
     for role in [Role::Device, Role::Driver] {
         let mut pair = Pair::new(role, Features::NONE);
