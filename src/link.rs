@@ -156,6 +156,8 @@ pub struct Link {
     started: Instant,
     short_sessions: u32,
     up_since: Option<Instant>,
+    /// Tries of this session's driver in a row that came to nothing.
+    futile: u32,
     /// Look at the header though it is not time: a doorbell came without a message.
     look: bool,
     /// Messages were left for the next turn.
@@ -232,6 +234,7 @@ impl Link {
             started: now,
             short_sessions: 0,
             up_since: None,
+            futile: 0,
             look: true,
             more: false,
             next_poll: now,
@@ -295,6 +298,9 @@ impl Link {
                 tunnel.notify_status_changed(model.as_ref());
                 self.say(State::Down, reason.to_owned());
                 self.stop_workers(now);
+                if let Err(e) = self.may_try_again() {
+                    self.offend(now, e.to_string());
+                }
             }
             Some(Core::Driver { .. }) => self.offend(now, reason.to_owned()),
             None => {}
@@ -436,6 +442,7 @@ impl Link {
         self.ring(peer.owner, 0);
         self.peer = Some(peer);
         self.netdevs.begin();
+        self.futile = 0;
         self.fifo = Some(fifo);
         self.say(State::Negotiating, String::new());
     }
@@ -459,9 +466,11 @@ impl Link {
             return;
         }
         self.work = Work::Stopping;
-        if self.up_since.take().is_some_and(|t| now >= t + QUARANTINE[1]) {
+        let up = self.up_since.take().map_or(Duration::ZERO, |since| now - since);
+        if up >= QUARANTINE[1] {
             self.offences = 0;
         }
+        self.futile = if up < QUARANTINE[0] { self.futile + 1 } else { 0 };
         self.events.push_back(Event::Carrier(false));
         self.events.push_back(Event::Stop);
     }

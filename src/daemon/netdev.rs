@@ -157,9 +157,8 @@ impl Netdev {
         &self.tap
     }
 
-    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself;
-    /// `done` is dropped then.
-    pub async fn announce(&self, done: impl Send + 'static) -> Result<(), String> {
+    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself.
+    pub async fn announce(&self) -> Result<(), String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
         let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
         let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
@@ -175,7 +174,6 @@ impl Netdev {
             if let Err(e) = sent {
                 tracing::warn!("{name}: announcing the address: {e}");
             }
-            drop(done);
         };
         let thread = std::thread::Builder::new().name("bl-announce".to_owned()).spawn(work);
         thread.map(drop).map_err(|e| e.to_string())

@@ -278,8 +278,10 @@ impl Turn {
         // What has been copied since is the driver's, and it may be told that nothing more will come.
         let ring = self.job.path.flush(&self.job.mem);
         self.published(OUT, 0, ring);
-        // Nobody would send them later.
-        self.ring_what_is_due(until);
+        // Nobody would send what waits later, however late it is due.
+        if let Some(last) = self.owed.iter().filter_map(Owed::poll_timeout).max() {
+            self.ring_what_is_due(last);
+        }
         Ok(())
     }
 
@@ -295,6 +297,9 @@ impl Turn {
 
     /// So many frames were published one way; `ring`: the other end wants to be told.
     fn published(&mut self, way: usize, frames: usize, ring: bool) {
+        if !ring && self.owed[way].poll_timeout().is_none() {
+            return;
+        }
         let asked = self.settings.as_mut().map_or(Coalesce::default(), |settings| {
             settings.refresh();
             let current = &settings.current;
@@ -312,11 +317,12 @@ impl Turn {
         let due = self.owed.iter().filter_map(Owed::poll_timeout).min();
         let until = due.map(|due| due.saturating_duration_since(Instant::now()));
         let longest = self.job.heartbeat;
-        let timeout = until.map_or(longest, |until| until.min(longest));
+        let early = until.filter(|until| *until < longest);
+        let timeout = early.unwrap_or(longest);
         self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
         self.job.stats.notifications_received.fetch_add(rung.into(), Ordering::Relaxed);
-        Ok(due.is_none() && self.events.iter().next().is_none())
+        Ok(early.is_none() && self.events.iter().next().is_none())
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.

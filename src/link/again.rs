@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::messages::Broken;
 use super::{Link, State};
 
 /// First and greatest delay before a peer that broke a rule is met again.
 pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// Tries of a driver in a row that may come to nothing, in a session.
+const MOST_FUTILE: u32 = 16;
 
 impl Link {
     /// The other end broke a rule: leave, and come back with growing delay.
@@ -14,6 +18,15 @@ impl Link {
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);
         self.restart_at = Some(now + delay);
+    }
+
+    /// Device: whether the driver may try again. A try whose features are refused, or that runs for less
+    /// than a second, costs this end work and lines in its log; there are a few in a row.
+    pub(super) fn may_try_again(&self) -> Result<(), Broken> {
+        if self.futile > MOST_FUTILE {
+            return Err(Broken("the driver sets the device up again and again".to_owned()));
+        }
+        Ok(())
     }
 
     /// How long to wait before the next session: not at all, unless several in a row have ended as

@@ -3,9 +3,13 @@
 use std::time::Instant;
 
 use super::messages::Broken;
-use super::{Core, Event, Link};
+use super::{Core, Event, Link, Work};
+use crate::net::control::ControlPath;
 use crate::net::control_driver::{Command, ControlError};
-use crate::spec::net;
+use crate::net::features::Features;
+use crate::net::model::NetDevice;
+use crate::spec::{net, virtio};
+use crate::virtqueue::QueueConfig;
 
 /// Commands of the kind that data paths follow, answered in one turn; a flood waits.
 const MOST_ROUNDS: usize = 16;
@@ -13,6 +17,10 @@ const MOST_ROUNDS: usize = 16;
 impl Link {
     /// Carries out the driver's commands, or asks the device and takes its answers.
     pub(super) fn turn_control(&mut self, now: Instant) {
+        // Before DRIVER_OK nothing is asked (virtio 1.4 §3.1.1), and a queue that rests is the driver's.
+        if self.work != Work::Running {
+            return;
+        }
         for _ in 0..MOST_ROUNDS {
             self.turn_control_once(now);
             let waits = matches!(
@@ -97,4 +105,40 @@ impl Link {
             self.command(net::F_GUEST_ANNOUNCE, Command::Announced);
         }
     }
+
+    /// Device: the driver resets the control queue, which no worker has. `false`: it is another one, or
+    /// the driver may not.
+    pub(super) fn reset_control(&mut self, index: u16) -> bool {
+        match &mut self.core {
+            Some(Core::Device { tunnel, model, control }) if may_reset_control(model, index) => {
+                *control = None;
+                model.queue_quiesced(index);
+                tunnel.notify_at_rest(model.as_ref());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Device: the driver has set up the control queue that it had reset. `false`: it is another one.
+    pub(super) fn enable_control(
+        &mut self,
+        index: u16,
+        config: &QueueConfig,
+    ) -> Result<bool, Broken> {
+        match &mut self.core {
+            Some(Core::Device { model, control, .. }) if may_reset_control(model, index) => {
+                let new = ControlPath::new(&self.mem, config);
+                *control = Some(new.map_err(|e| Broken(format!("controlq: {e}")))?);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn may_reset_control(model: &NetDevice, index: u16) -> bool {
+    let features = model.negotiated().unwrap_or_default();
+    let needed = Features::of(&[virtio::F_RING_RESET, net::F_CTRL_VQ]);
+    features.contains(needed) && index == model.controlq()
 }

@@ -56,6 +56,8 @@ impl Link {
                     let refused = model.refused().filter(|_| !was_refused).map(ToString::to_string);
                     if let Some(why) = refused {
                         self.say(State::Negotiating, format!("FEATURES_OK is refused: {why}"));
+                        self.futile += 1;
+                        self.may_try_again()?;
                     }
                 }
             }

@@ -130,11 +130,14 @@ impl Link {
         }
     }
 
-    /// The other end has said what it is: a program that begins anew has to hear of us again.
+    /// The other end has said what it is: a program that begins anew has to hear of us again. In one
+    /// session it is the same one, and the owner, whom each costs netlink requests, is told once.
     pub(super) fn greet(&mut self, hello: Hello) {
-        self.netdevs.greeted = true;
+        let again = std::mem::replace(&mut self.netdevs.greeted, true);
         self.netdevs.unsent = true;
-        self.events.push_back(Event::Peer(hello));
+        if !again {
+            self.events.push_back(Event::Peer(hello));
+        }
     }
 
     /// Tells the owner what was heard, if it is time to.

@@ -160,18 +160,25 @@ impl Link {
     fn model_event(&mut self, now: Instant, event: model::Event) -> Result<(), Broken> {
         match event {
             model::Event::Activate { features, queues } => self.activate(now, features, &queues)?,
-            model::Event::Reset => self.take_back(now, "the driver reset the device".to_owned()),
+            model::Event::Reset => {
+                self.take_back(now, "the driver reset the device".to_owned());
+                self.may_try_again()?;
+            }
             model::Event::ResetQueue(index) if self.resets_queue(index) => {
                 self.reset_queue(now, index);
             }
-            // Whoever does this without RING_RESET, or to the control queue, takes the device down.
+            model::Event::ResetQueue(index) if self.reset_control(index) => {}
+            // Whoever does this without RING_RESET takes the device down.
             model::Event::ResetQueue(index) => {
                 self.take_back(now, format!("the driver reset queue {index}"));
             }
             model::Event::EnableQueue(queue) => {
                 let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
                 let features = model.negotiated().unwrap_or_default();
-                if !self.enable_queue(now, queue.index, config_from(&queue, features)) {
+                let config = config_from(&queue, features);
+                if !self.enable_control(queue.index, &config)?
+                    && !self.enable_queue(now, queue.index, config)
+                {
                     let index = queue.index;
                     return Err(Broken(format!("queue {index} was set up after DRIVER_OK")));
                 }
@@ -206,7 +213,7 @@ impl Link {
             let queue = queues.iter().find(|q| q.index == index);
             queue.map(|queue| config_from(queue, features))
         };
-        let there = if features.has(net::F_MQ) { model.offer().pairs } else { 1 };
+        let (there, controlq) = (model.pairs(), model.controlq());
         self.pairs.clear();
         for pair in 0..there {
             let [receive, transmit] = [2 * pair, 2 * pair + 1];
@@ -233,7 +240,7 @@ impl Link {
             };
             self.pairs.push(Pair::new(path));
         }
-        let new = match config(net::controlq(there)).filter(|_| features.has(net::F_CTRL_VQ)) {
+        let new = match config(controlq).filter(|_| features.has(net::F_CTRL_VQ)) {
             None => None,
             Some(queue) => {
                 let new = ControlPath::new(&self.mem, &queue);

@@ -11,6 +11,8 @@ use crate::virtqueue::{Buffer, DriverQueue, QueueConfig, QueueError};
 
 /// Memory that a command takes, and its answer, in bytes.
 pub const COMMAND_LEN: u32 = 64;
+/// Entries that a command takes, with its answer.
+const ENTRIES: u16 = 2;
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ impl Command {
 pub enum ControlError {
     /// The ring is broken.
     Queue(QueueError),
+    /// The device's queue has fewer entries than a command and its answer take.
+    TooSmall(u16),
     /// No answer within a second.
     Silent(Command),
     /// The answer is neither OK nor ERR.
@@ -54,6 +58,9 @@ impl fmt::Display for ControlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue(e) => write!(f, "controlq: {e}"),
+            Self::TooSmall(size) => {
+                write!(f, "controlq: the device takes {size} entries, a command needs {ENTRIES}")
+            }
             Self::Silent(command) => write!(f, "controlq: {command:?} was not answered"),
             Self::Answer(command, n) => write!(f, "controlq: {command:?} was answered by {n}"),
         }
@@ -87,7 +94,10 @@ impl ControlDriver {
         queue: &QueueConfig,
         command: u64,
         answer: u64,
-    ) -> Result<Self, QueueError> {
+    ) -> Result<Self, ControlError> {
+        if queue.size < ENTRIES {
+            return Err(ControlError::TooSmall(queue.size));
+        }
         let queue = queue.activate_driver(mem)?;
         Ok(Self { queue, command, answer, waiting: VecDeque::new(), asked: None })
     }
@@ -159,22 +169,47 @@ mod tests {
     use crate::memory::{Kind, Mapping, Region, Side};
     use crate::virtqueue::Chain;
 
-    #[test]
-    fn every_answer_is_notified_and_not_only_the_first() {
+    fn memory() -> BusMemory {
         let mapping = Arc::new(Mapping::anonymous(0x4000, Kind::Cached));
         let region = Region::mapped(0, 0x4000, Side::Near, mapping, 0);
-        let mem = BusMemory::new(vec![region]).unwrap();
-        for (packed, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
-            let config = QueueConfig {
-                size: 4,
-                desc: 0,
-                driver: 0x1000,
-                device: 0x2000,
-                packed,
-                in_order: false,
-                event_idx,
-                indirect: false,
+        BusMemory::new(vec![region]).unwrap()
+    }
+
+    fn queue(size: u16, packed: bool, event_idx: bool) -> QueueConfig {
+        QueueConfig {
+            size,
+            desc: 0,
+            driver: 0x1000,
+            device: 0x2000,
+            packed,
+            in_order: false,
+            event_idx,
+            indirect: false,
+        }
+    }
+
+    #[test]
+    fn a_queue_without_room_for_a_command_is_refused_before_one_is_asked() {
+        let mem = memory();
+        for packed in [false, true] {
+            let new = |size| {
+                ControlDriver::new(&mem, &queue(size, packed, false), 0x3000, 0x3100).map(
+                    |mut c| {
+                        c.ask(Command::Announced);
+                        c.send(Instant::now(), &mem)
+                    },
+                )
             };
+            assert_eq!(new(1), Err(ControlError::TooSmall(1)));
+            assert!(matches!(new(2), Ok(Ok(_))));
+        }
+    }
+
+    #[test]
+    fn every_answer_is_notified_and_not_only_the_first() {
+        let mem = memory();
+        for (packed, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
+            let config = queue(4, packed, event_idx);
             for at in (0..0x4000).step_by(0x1000) {
                 mem.view(mem.resolve(at, 0x1000).unwrap()).unwrap().copy_from(0, &[0; 0x1000]);
             }

@@ -109,8 +109,9 @@ impl DevicePath {
 
     /// Whether more chains than are held cannot come, or would not count.
     fn holds_all(&self) -> bool {
-        let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
-        self.held == if self.mergeable { size.into() } else { 1 }
+        // Without a queue there is none, and a frame that waits does so for the next one.
+        let size = self.receiveq.as_ref().map(DeviceQueue::size);
+        size.is_some_and(|size| self.held == if self.mergeable { size.into() } else { 1 })
     }
 
     /// Pops receive chains until they can take the largest frame, or there are none left.
@@ -326,7 +327,7 @@ impl Path for DevicePath {
                 frame.seen = true;
                 None
             }
-            frame => frame.take().map(|_| Drop::TooLong),
+            frame => frame.take().map(|_| path::waited_in_vain(self.receiveq.as_ref())),
         }
     }
 }

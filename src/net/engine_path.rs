@@ -129,8 +129,9 @@ impl EnginePath {
 
     /// Whether more chains than are held cannot come, or would not count.
     fn holds_all(&self) -> bool {
-        let size = self.receiveq.as_ref().map_or(0, DeviceQueue::size);
-        self.held == if self.mergeable { size.into() } else { 1 }
+        // Without a queue there is none, and a frame that waits does so for the next one.
+        let size = self.receiveq.as_ref().map(DeviceQueue::size);
+        size.is_some_and(|size| self.held == if self.mergeable { size.into() } else { 1 })
     }
 
     /// Why the driver does not want the frame of `len` bytes in the lent memory.
@@ -462,7 +463,7 @@ impl Path for EnginePath {
                 *waited = true;
                 None
             }
-            pending => pending.take().map(|_| Drop::TooLong),
+            pending => pending.take().map(|_| path::waited_in_vain(self.receiveq.as_ref())),
         }
     }
 

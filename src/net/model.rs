@@ -191,6 +191,16 @@ impl NetDevice {
         (self.status & status::FEATURES_OK != 0).then_some(self.accepted)
     }
 
+    /// Queue pairs that there are for the driver, from `FEATURES_OK` on.
+    pub fn pairs(&self) -> u16 {
+        pairs(&self.offer, self.accepted)
+    }
+
+    /// Where the control queue stands if `CTRL_VQ` is negotiated, from `FEATURES_OK` on.
+    pub fn controlq(&self) -> u16 {
+        net::controlq(self.pairs())
+    }
+
     /// What the driver sets at run time, from `FEATURES_OK` to the next reset.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
@@ -318,11 +328,16 @@ impl NetDevice {
     }
 }
 
-/// The queues of a device whose driver accepts `features`.
+/// The queue pairs of a device whose driver accepts `features`.
+fn pairs(offer: &Offer, features: Features) -> u16 {
+    if features.has(net::F_MQ) { offer.pairs } else { 1 }
+}
+
+/// Their queues, and the control queue.
 fn queues(offer: &Offer, features: Features) -> Vec<Queue> {
-    let pairs = if features.has(net::F_MQ) { offer.pairs } else { 1 };
     let control = features.has(net::F_CTRL_VQ).then_some(CONTROLQ_SIZE);
-    let sizes = (0..pairs).flat_map(|_| [offer.rx_size, offer.tx_size]).chain(control);
+    let sizes =
+        (0..pairs(offer, features)).flat_map(|_| [offer.rx_size, offer.tx_size]).chain(control);
     sizes.map(Queue::new).collect()
 }
 

@@ -8,28 +8,38 @@ use super::settings::Coalesce;
 /// The notification of one direction that is owed to the driver.
 #[derive(Debug, Default)]
 pub struct Owed {
-    /// Frames since it was owed, and the moment at which it is due.
-    waiting: Option<(u32, Instant)>,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    due: Instant,
+    /// Frames since then.
+    frames: u32,
 }
 
 impl Owed {
-    /// So many frames were used; `ring`: the driver wants to be told. `true`: tell it now.
+    /// So many frames were used; `ring`: the driver wants to be told. `true`: tell it now. What the driver
+    /// asks for now counts, also for a notification that waits already.
     pub fn handle(&mut self, now: Instant, frames: usize, ring: bool, asked: Coalesce) -> bool {
         if !ring && self.waiting.is_none() {
             return false;
         }
-        let after = Duration::from_micros(asked.max_usecs.into());
-        let (before, due) = self.waiting.unwrap_or((0, now + after));
-        let frames = before.saturating_add(u32::try_from(frames).unwrap_or(u32::MAX));
+        let (since, before) = self.waiting.map_or((now, 0), |w| (w.since, w.frames));
+        // An engine's frames have been counted when they set out: there is one at least to tell of.
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX).max(ring.into());
+        let frames = before.saturating_add(frames);
+        let due = since + Duration::from_micros(asked.max_usecs.into());
+        self.waiting = Some(Waiting { since, due, frames });
         // Without a packet limit the time alone counts.
         let enough = asked.max_packets > 0 && frames >= asked.max_packets;
-        self.waiting = Some((frames, due));
         enough || self.is_due(now)
     }
 
     /// Whether it is to be sent, without further frames.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.waiting.is_some_and(|(_, due)| now >= due)
+        self.waiting.is_some_and(|waiting| now >= waiting.due)
     }
 
     /// It has been sent.
@@ -39,7 +49,7 @@ impl Owed {
 
     /// When it is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.waiting.map(|(_, due)| due)
+        self.waiting.map(|waiting| waiting.due)
     }
 }
 
@@ -85,5 +95,22 @@ mod tests {
         let asked = Coalesce { max_packets: 0, ..ASKED };
         assert!(!owed.handle(now, 1000, true, asked));
         assert!(owed.is_due(now + Duration::from_micros(100)));
+    }
+
+    #[test]
+    fn a_driver_that_asks_for_less_delay_gets_it_at_once() {
+        let (mut owed, now) = (Owed::default(), Instant::now());
+        let hours = Coalesce { max_packets: 0, max_usecs: u32::MAX };
+        assert!(!owed.handle(now, 1, true, hours));
+        assert!(!owed.handle(now + Duration::from_secs(1), 0, false, hours));
+        assert!(owed.handle(now + Duration::from_secs(1), 0, false, Coalesce::default()));
+    }
+
+    #[test]
+    fn frames_that_were_counted_before_they_landed_are_one_at_least() {
+        let (mut owed, now) = (Owed::default(), Instant::now());
+        let one = Coalesce { max_packets: 1, max_usecs: u32::MAX };
+        assert!(!owed.handle(now, 1, false, one), "it is on its way");
+        assert!(owed.handle(now, 0, true, one), "it has landed");
     }
 }

@@ -191,6 +191,11 @@ pub(super) fn arm(queue: Option<&mut DeviceQueue>, mem: &BusMemory) -> Result<bo
     queue.map_or(Ok(false), |queue| queue.arm(mem))
 }
 
+/// Why a frame is dropped that has waited for chains of this queue long enough.
+pub(super) fn waited_in_vain(receiveq: Option<&DeviceQueue>) -> Drop {
+    if receiveq.is_some() { Drop::TooLong } else { Drop::QueueReset }
+}
+
 /// Copies `data` into the spans, starting `at` bytes into them.
 pub(super) fn copy_in(mem: &BusMemory, spans: &[Span], mut at: usize, mut data: &[u8]) {
     for &span in spans {

@@ -12,6 +12,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 const ROUNDS: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(300), Duration::from_secs(1)];
 
+/// How long an announcement takes: what asks for another one meanwhile is served by the last round.
+pub const TIME: Duration = Duration::from_millis(1350);
+
 /// Sends each frame once a round by the netdev of this index in the calling thread's network namespace.
 /// Blocks for somewhat more than a second.
 ///

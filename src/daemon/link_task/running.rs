@@ -83,8 +83,8 @@ pub(super) struct Running<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
-    /// Held while the netdev's address is being announced.
-    announcing: Arc<()>,
+    /// When announcing the netdev's address was begun.
+    announced: Option<Instant>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
@@ -161,7 +161,7 @@ impl<'a> Running<'a> {
             workers: BTreeMap::new(),
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
-            announcing: Arc::new(()),
+            announced: None,
             generation: 0,
             broken,
             broken_rx,

@@ -11,7 +11,7 @@ use super::*;
 use crate::tunnel::arbitrary::{driver_message, nearly_a_message};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{self, DriverTunnel};
-use crate::tunnel::message::{self, Blocks, Body, Hello};
+use crate::tunnel::message::{self, Blocks, Body, Hello, Message};
 
 const LEN: u64 = 1 << 20;
 const RAW: u32 = 66;
@@ -305,6 +305,73 @@ fn a_driver_may_reset_the_device_and_set_it_up_again_in_one_session() {
         assert_eq!(pair.events.iter().filter(|e| matches!(e, Event::Stop)).count(), 1);
         tunnel.restart(pair.now);
     }
+}
+
+#[test]
+fn a_driver_that_comes_to_nothing_again_and_again_is_kept_away() {
+    let set = |status: u8| Body::SetDeviceStatus { status: status.into() };
+    let features = |low| {
+        let high = [virtio::F_VERSION_1].iter().fold(0, |bits, bit| bits | 1 << (bit - 32));
+        Body::SetDriverFeatures(Blocks { index: 0, blocks: vec![low, high] })
+    };
+    let queue = |index: u32| Body::SetVqueue {
+        index,
+        flags: msg::VQ_ENABLE,
+        size: 16,
+        reserved: 0,
+        desc: 0x1_0000 + 0x1000 * u64::from(index),
+        driver: 0x1_4000 + 0x1000 * u64::from(index),
+        device: 0x1_8000 + 0x1000 * u64::from(index),
+    };
+    let runs = vec![set(3), features(0), set(11), queue(0), queue(1), set(15), set(0)];
+    // What is not offered, now this and now that.
+    let refused = [10, 14].map(|bit| vec![set(3), features(1 << bit), set(11), set(0)]);
+    for (what, cycle, breaks) in [
+        ("resets what runs", runs.clone(), false),
+        ("breaks what runs", runs, true),
+        ("is refused", refused.concat(), false),
+    ] {
+        let mut pair = Pair::new(Role::Device, Features::NONE);
+        pair.events.clear();
+        let mut cycles = 0;
+        while pair.raw.fifo.is_some() && pair.last_state() != State::Quarantined {
+            cycles += 1;
+            assert!(cycles < 50, "{what}: it goes on");
+            for body in &cycle {
+                let mut out = [0; msg::MAX_LEN];
+                let message = Message { dev_num: 0, token: 7, body: body.clone() };
+                let len = message::encode(Dialect::default(), &message, &mut out);
+                assert!(pair.send(&out[..len]));
+                let now = pair.now;
+                pair.input(|link| link.handle_doorbell(now));
+                if breaks && pair.path.is_some() {
+                    pair.input(|link| link.handle_broken(now, "a test broke the ring"));
+                }
+                while pair.take().is_some() {}
+            }
+        }
+        assert!(pair.states().count() < 60, "{what}: {} lines", pair.states().count());
+        let (state, why) = pair.states().last().unwrap();
+        assert_eq!(state, State::Quarantined);
+        assert_eq!(why, "the driver sets the device up again and again");
+    }
+}
+
+#[test]
+fn an_end_that_says_hello_again_and_again_is_told_of_once() {
+    let mut pair = Pair::new(Role::Device, Features::NONE);
+    let mut out = [0; msg::MAX_LEN];
+    for last in 0..100 {
+        let body = Body::Hello(Hello { mac: [2, 0, 0, 0, 0, last], ..hello(&pair) });
+        let message = Message { dev_num: 0, token: last.into(), body };
+        let len = message::encode(Dialect::default(), &message, &mut out);
+        assert!(pair.send(&out[..len]));
+        pair.pass(MS);
+        pair.look();
+        while pair.take().is_some() {}
+    }
+    let told: Vec<_> = pair.events.iter().filter(|e| matches!(e, Event::Peer(_))).collect();
+    assert!(matches!(told[..], [Event::Peer(Hello { mac: [2, 0, 0, 0, 0, 0], .. })]), "{told:?}");
 }
 
 #[test]

@@ -11,9 +11,14 @@ use crate::spec::net::HEADER_LEN;
 use crate::tunnel::message::NetdevState;
 use crate::tunnel::model::Device;
 
-/// An end with a worker per pair that is never slow.
+mod resets;
+
+/// An end with a worker per pair that is never slow, unless `slow`.
 struct End {
     link: Link,
+    slow: bool,
+    /// Pairs whose workers have been told to stop, and have not yet.
+    stopping: BTreeSet<u16>,
     workers: BTreeMap<u16, Box<dyn Path>>,
     /// Vectors that pairs were told to ring.
     vectors: BTreeMap<u16, Option<(u32, u16)>>,
@@ -22,9 +27,14 @@ struct End {
     announced: u32,
     reason: String,
     came: BTreeMap<u16, Vec<u8>>,
-    /// Its workers take their time to give a path back: those that were asked to.
-    slow: bool,
-    asked: Vec<u16>,
+}
+
+impl End {
+    fn stopped(&mut self, now: Instant, pair: u16) {
+        assert!(self.stopping.remove(&pair));
+        let path = self.workers.remove(&pair);
+        self.link.handle_pair_stopped(now, pair, path);
+    }
 }
 
 struct Two {
@@ -39,6 +49,15 @@ const DEVICE: usize = 1;
 impl Two {
     /// Two ends of a slot of `mib`, with at most so many pairs each, run until they are up and settled.
     fn new(mib: u64, pairs: [u16; 2], off: Features) -> Self {
+        let mut two = Self::unmet(mib, pairs, off);
+        two.run(SECOND);
+        for end in &two.ends {
+            assert!(end.workers.contains_key(&0), "{}", end.reason);
+        }
+        two
+    }
+
+    fn unmet(mib: u64, pairs: [u16; 2], off: Features) -> Self {
         let (now, len) = (Instant::now(), mib << 20);
         let mem = slot(len);
         let end = |role, owner, pairs| {
@@ -47,6 +66,8 @@ impl Two {
             link.handle_peers(now, BTreeSet::from([1, 2]));
             End {
                 link,
+                slow: false,
+                stopping: BTreeSet::new(),
                 workers: BTreeMap::new(),
                 vectors: BTreeMap::new(),
                 features: Features::NONE,
@@ -54,17 +75,10 @@ impl Two {
                 announced: 0,
                 reason: String::new(),
                 came: BTreeMap::new(),
-                slow: false,
-                asked: Vec::new(),
             }
         };
         let ends = [end(Role::Driver, 1, pairs[0]), end(Role::Device, 2, pairs[1])];
-        let mut two = Self { mem: mem.clone(), now, ends };
-        two.run(SECOND);
-        for end in &two.ends {
-            assert!(end.workers.contains_key(&0), "{}", end.reason);
-        }
-        two
+        Self { mem: mem.clone(), now, ends }
     }
 
     fn run(&mut self, time: Duration) {
@@ -89,14 +103,16 @@ impl Two {
                     end.vectors.insert(start.pair, start.doorbell);
                     assert!(end.workers.insert(start.pair, start.path).is_none(), "two workers");
                 }
-                Event::StopPair(pair) if end.slow => end.asked.push(pair),
                 Event::StopPair(pair) => {
-                    let path = end.workers.remove(&pair);
-                    assert!(path.is_some(), "pair {pair} has no worker");
-                    end.link.handle_pair_stopped(now, pair, path);
+                    assert!(end.workers.contains_key(&pair), "pair {pair} has no worker");
+                    assert!(end.stopping.insert(pair), "pair {pair} was told already");
+                    if !end.slow {
+                        end.stopped(now, pair);
+                    }
                 }
                 Event::Stop => {
                     end.workers.clear();
+                    end.stopping.clear();
                     end.link.handle_stopped(now);
                 }
                 Event::Offloads(offloads) => end.offloads = Some(offloads),
@@ -215,6 +231,28 @@ fn a_device_that_has_not_so_many_pairs_leaves_the_driver_with_those_that_it_uses
 }
 
 #[test]
+fn the_device_is_asked_for_nothing_before_it_runs() {
+    let mut two = Two::unmet(16, [1, 1], Features::NONE);
+    let mut early = 0;
+    for last in 0..200 {
+        two.now += MS;
+        for end in [DRIVER, DEVICE] {
+            two.input(end, |link, now| link.handle_timeout(now));
+            let own = NetdevState { mtu: 1500, up: true, mac: [2, 0, 0, 0, 0, last] };
+            two.input(DRIVER, |link, now| link.handle_netdev(now, own));
+            let link = &two.ends[DRIVER].link;
+            if let Some(Core::Driver { control: Some(control), .. }) = &link.core {
+                let asked = control.poll_timeout().is_some();
+                assert!(!asked || link.work == Work::Running);
+                early += u32::from(link.work != Work::Running);
+            }
+        }
+    }
+    assert!(early > 0, "the address changed while the queue was there and the device did not run");
+    two.all_pairs_carry();
+}
+
+#[test]
 fn our_driver_takes_every_frame_and_tells_its_address() {
     let mut two = Two::new(16, [1, 1], Features::NONE);
     for last in [6, 7, 7] {
@@ -261,8 +299,8 @@ fn a_command_that_is_never_answered_ends_the_session() {
 
 /// The device's worker of this pair gives its path back at last.
 fn give_back(two: &mut Two, pair: u16) {
-    let path = two.ends[DEVICE].workers.remove(&pair);
-    two.input(DEVICE, |link, now| link.handle_pair_stopped(now, pair, path));
+    let now = two.now;
+    two.ends[DEVICE].stopped(now, pair);
     two.run(10 * MS);
 }
 
@@ -271,7 +309,7 @@ fn a_driver_hears_that_a_pair_is_not_used_once_no_worker_has_it() {
     let mut two = Two::new(16, [2, 2], Features::NONE);
     two.ends[DEVICE].slow = true;
     two.ask(Command::UsePairs(1), net::F_MQ);
-    assert_eq!(two.ends[DEVICE].asked, [1]);
+    assert_eq!(two.ends[DEVICE].stopping, BTreeSet::from([1]));
     assert_eq!(two.used()[DRIVER], [0, 1], "not answered yet");
     give_back(&mut two, 1);
     assert_eq!(two.used(), [vec![0], vec![0]]);
@@ -286,7 +324,7 @@ fn other_offloads_are_in_force_once_each_worker_has_published_what_it_had() {
     }
     // A later command waits for its turn.
     two.ask(Command::UsePairs(1), net::F_MQ);
-    assert_eq!(two.ends[DEVICE].asked, [0, 1]);
+    assert_eq!(two.ends[DEVICE].stopping, BTreeSet::from([0, 1]));
     assert_eq!(two.ends[DEVICE].offloads, Some(Offloads::default()));
     give_back(&mut two, 0);
     assert!(!two.ends[DEVICE].link.pairs_are_settled());

@@ -27,7 +27,7 @@ pub(super) struct Flight {
     pub(super) transfer: Option<u32>,
     /// Why it does not go on.
     pub(super) bad: Option<Drop>,
-    /// Outward: how many chains it took. Inward: its chain's head.
+    /// How many chains it took; inward one, with this head.
     pub(super) chains: usize,
     pub(super) head: u16,
 }

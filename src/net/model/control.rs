@@ -3,7 +3,7 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{NetDevice, queues};
+use super::NetDevice;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::net::settings::{Addresses, Coalesce, Current};
@@ -116,9 +116,8 @@ impl NetDevice {
 
     /// Only pairs whose queues the driver has set up can be used.
     fn use_pairs(&mut self, pairs: u16) -> Option<()> {
-        let there = queues(&self.offer, self.accepted).len() / 2;
         let queues = self.queues.get(..2 * usize::from(pairs)).unwrap_or_default();
-        let set_up = pairs > 0 && usize::from(pairs) <= there && !queues.is_empty();
+        let set_up = pairs > 0 && pairs <= self.pairs() && !queues.is_empty();
         (set_up && queues.iter().all(|queue| queue.state.enabled)).then_some(())?;
         self.pairs_changed |= self.used_pairs != pairs;
         self.used_pairs = pairs;
@@ -128,7 +127,8 @@ impl NetDevice {
     fn set_offloads(&mut self, asked: Features) -> Option<()> {
         let negotiated = self.negotiated()?.intersection(GUEST_OFFLOADS);
         negotiated.contains(asked).then_some(())?;
-        let offloads = Offloads::to_driver(asked);
+        // One that lacks what it needs is as good as off, and a netdev would refuse the whole set.
+        let offloads = Offloads::to_driver(asked.without(Features::NONE));
         self.offloads_changed = Some(offloads);
         self.change(|current| current.offloads = offloads)
     }

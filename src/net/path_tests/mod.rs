@@ -6,6 +6,7 @@ mod engine;
 mod hostile_device;
 mod hostile_driver;
 mod pairs;
+mod queue_reset;
 mod stock_driver;
 
 use std::collections::VecDeque;

@@ -23,6 +23,8 @@ impl Running<'_> {
         let moved = netdev.state().mac != mac;
         self.netdev_looks(&look);
         if moved && !self.workers.is_empty() {
+            // One that is going on is the old address's.
+            self.announced = None;
             self.announce().await;
         }
         look

@@ -11,16 +11,20 @@ use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::worker::{Job, Port, Worker, drop_stale};
 use crate::link::{StartPair, pair_vector};
 use crate::net::echo::Echo;
+use crate::os::announce;
 use crate::os::dma::EngineModel;
 
 impl Running<'_> {
-    /// Announces the netdev's address, unless that is going on.
-    pub(super) async fn announce(&self) {
-        let Some(netdev) = &self.netdev else { return };
-        if Arc::strong_count(&self.announcing) > 1 {
+    /// Announces the netdev's address, unless that is going on: nor does one that fails at once make
+    /// room for the next, as each costs a log line, and the other end can ask for as many as it likes.
+    pub(super) async fn announce(&mut self) {
+        let now = Instant::now();
+        let going_on = self.announced.is_some_and(|at| now < at + announce::TIME);
+        let Some(netdev) = self.netdev.as_ref().filter(|netdev| !going_on && netdev.is_up()) else {
             return;
-        }
-        if let Err(e) = netdev.announce(self.announcing.clone()).await {
+        };
+        self.announced = Some(now);
+        if let Err(e) = netdev.announce().await {
             tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
         }
     }

@@ -189,6 +189,23 @@ fn offloads_and_notifications_are_told_to_the_data_path() {
 }
 
 #[test]
+fn an_offload_without_what_it_needs_is_off() {
+    let mut device = with_two_pairs(Features::OFFER);
+    start(&mut device);
+    for (names, offloads) in [
+        (["GUEST_TSO4", "GUEST_TSO6"], Offloads::default()),
+        (["GUEST_CSUM", "GUEST_USO4"], Offloads { csum: true, ..Offloads::default() }),
+        (["GUEST_CSUM", "GUEST_ECN"], Offloads { csum: true, ..Offloads::default() }),
+        (["GUEST_ECN", "GUEST_TSO6"], Offloads::default()),
+    ] {
+        let bits = u64::try_from(Features::from_names(names).unwrap().bits()).unwrap();
+        device.control((5, 0), &bits.to_le_bytes()).unwrap();
+        assert_eq!(device.poll_event(), Some(Event::Offloads(offloads)), "{names:?}");
+        assert_eq!(device.settings().watch().current.offloads, offloads);
+    }
+}
+
+#[test]
 fn an_announcement_is_asked_for_until_the_driver_has_made_it() {
     let mut device = with_two_pairs(Features::OFFER);
     start(&mut device);

@@ -1,0 +1,182 @@
+//! A worker on a TAP of this kernel, with a data path that is played.
+//!
+//! It needs what `tests/tap.rs` needs; without that its cases are ignored, with the reason; where
+//! `CI=true` says that they must run, they fail.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
+use std::os::fd::OwnedFd;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use boardlane::daemon::worker::{Job, Port, QueueStats, Worker};
+use boardlane::memory::BusMemory;
+use boardlane::net::features::Features;
+use boardlane::net::frame::Drop as FrameDrop;
+use boardlane::net::path::{Inward, Path, PathError, Room};
+use boardlane::net::settings::{Coalesce, Current, Settings};
+use boardlane::os::dma::EngineModel;
+use boardlane::os::netns::Namespace;
+use boardlane::os::tap::Tap;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Nothing comes and nothing goes, but one used buffer, of which the driver wants to be told.
+#[derive(Debug)]
+struct OneUsed {
+    breaths: Arc<AtomicU64>,
+    told: bool,
+}
+
+impl Path for OneUsed {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        self.breaths.fetch_add(1, Ordering::Relaxed);
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        !std::mem::replace(&mut self.told, true)
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        Ok(Inward::Empty)
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+struct Bench {
+    worker: Worker,
+    settings: Arc<Settings>,
+    stats: Arc<QueueStats>,
+    breaths: Arc<AtomicU64>,
+}
+
+impl Bench {
+    /// A worker whose driver wants notifications after so many µs.
+    fn new(max_usecs: u32) -> Self {
+        let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
+        let settings = Settings::new(Current::at_first(Features::NONE, [2, 0, 0, 0, 0, 7]));
+        settings.change(|current| current.receive = Coalesce { max_packets: 0, max_usecs });
+        let (stats, breaths) = (Arc::<QueueStats>::default(), Arc::<AtomicU64>::default());
+        let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+        let job = Job {
+            path: Box::new(OneUsed { breaths: breaths.clone(), told: false }),
+            mem: mem.clone(),
+            engine_mem: mem,
+            port: Port::Tap(Arc::new(Tap::create("bl-worker", false).unwrap())),
+            doorbell: bell(),
+            peer: Some(bell()),
+            stats: stats.clone(),
+            heartbeat: Duration::from_millis(20),
+            engine: EngineModel::default(),
+            settings: Some(settings.clone()),
+        };
+        let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
+        let bench = Self { worker, settings, stats, breaths };
+        bench.eventually("it has slept", |bench| bench.breaths.load(Ordering::Relaxed) > 2);
+        bench
+    }
+
+    fn sent(&self) -> u64 {
+        self.stats.notifications_sent.load(Ordering::Relaxed)
+    }
+
+    fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let since = Instant::now();
+        while !holds(self) {
+            assert!(since.elapsed() < Duration::from_secs(10), "never came true: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+const HOURS: u32 = u32::MAX;
+
+fn a_notification_that_waits_is_sent_before_the_data_path_changes_hands() {
+    let Bench { worker, stats, .. } = Bench::new(HOURS);
+    assert_eq!(stats.notifications_sent.load(Ordering::Relaxed), 0, "there are hours left");
+    assert!(worker.stop().is_some());
+    assert_eq!(stats.notifications_sent.load(Ordering::Relaxed), 1);
+}
+
+fn a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay() {
+    let bench = Bench::new(HOURS);
+    assert_eq!(bench.sent(), 0, "there are hours left");
+    bench.settings.change(|current| current.receive = Coalesce::default());
+    bench.eventually("it was sent", |bench| bench.sent() == 1);
+}
+
+fn a_notification_is_sent_when_its_time_has_come() {
+    let bench = Bench::new(1000);
+    bench.eventually("it was sent", |bench| bench.sent() == 1);
+}
+
+/// A namespace for one case, which goes with it.
+struct Scratch {
+    name: String,
+    namespace: Namespace,
+}
+
+impl Scratch {
+    /// One in which a TAP can be made.
+    fn new(name: String) -> Result<Self, String> {
+        let namespace = Namespace::create(&name).map_err(|e| e.to_string())?;
+        let scratch = Self { name, namespace };
+        let probe = || Tap::create("probe", false).map(drop);
+        let made = scratch.namespace.run(probe).map_err(|e| e.to_string())?;
+        made.map_err(|e| e.to_string()).map(|()| scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = Namespace::remove(&self.name) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn case(number: usize, name: &str, run: fn()) -> Trial {
+    Trial::ignorable_test(name, move || {
+        match Scratch::new(format!("bl-worker-test-{}-{number}", process::id())) {
+            Ok(scratch) => {
+                scratch.namespace.run(run)?;
+                Ok(Completion::Completed)
+            }
+            Err(e) if std::env::var_os("CI").is_some_and(|v| v == "true") => {
+                Err(Failed::from(format!("cannot run: {e}")))
+            }
+            Err(e) => Ok(Completion::ignored_with(e)),
+        }
+    })
+}
+
+macro_rules! case {
+    ($number:literal, $name:ident) => {
+        case($number, stringify!($name), $name)
+    };
+}
+
+fn main() {
+    let cases = vec![
+        case!(0, a_notification_that_waits_is_sent_before_the_data_path_changes_hands),
+        case!(1, a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay),
+        case!(2, a_notification_is_sent_when_its_time_has_come),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), cases).exit();
+}
