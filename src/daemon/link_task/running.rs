@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::{LinkTask, RETRY, view};
 use crate::daemon::config::{Dma, MTU_MAX};
@@ -20,6 +21,7 @@ use crate::memory::{BusMemory, Region, Side};
 use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
+use crate::net::path::Path;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
@@ -51,8 +53,13 @@ enum Input {
     Netdev,
     /// The worker cannot go on: why, and whether the netdev is lost.
     Broken(String, bool),
+    /// A worker has left.
+    Left(Left),
     Nothing,
 }
+
+/// A worker that was told to give its data path back, in a session: the pair, and the path if it is good.
+type Left = (u64, u16, Option<Box<dyn Path>>);
 
 /// A worker cannot go on.
 #[derive(Debug)]
@@ -80,6 +87,10 @@ pub(super) struct Running<'a> {
     ringer: Ringer,
     /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
     workers: BTreeMap<u16, Worker>,
+    /// Those that have been told to give their data path back; what they give comes by a channel.
+    leaving: BTreeMap<u16, JoinHandle<()>>,
+    left: mpsc::UnboundedSender<Left>,
+    left_rx: mpsc::UnboundedReceiver<Left>,
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
@@ -144,6 +155,7 @@ impl<'a> Running<'a> {
         let first = slot.doorbells.first().ok_or("the slot has no doorbell")?.clone();
         let doorbell = Doorbell::new(first).map_err(|e| format!("watching the doorbell: {e}"))?;
         let (broken, broken_rx) = mpsc::unbounded_channel();
+        let (left, left_rx) = mpsc::unbounded_channel();
         let peers = shm.peers().clone();
         let stop = task.stop.clone();
         let mut running = Self {
@@ -159,6 +171,9 @@ impl<'a> Running<'a> {
             doorbell,
             ringer: Ringer::default(),
             workers: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            left,
+            left_rx,
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
             announced: None,
@@ -227,6 +242,7 @@ impl<'a> Running<'a> {
                     self.drain().await;
                     return Ended::NetdevLost;
                 }
+                Input::Left(left) => self.pair_stopped(left),
                 Input::Nothing => {}
             }
         }
@@ -254,6 +270,7 @@ impl<'a> Running<'a> {
             () = watch_found(found) => Input::Nothing,
             () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
+            Some(left) = self.left_rx.recv() => Input::Left(left),
             Some(report) = self.broken_rx.recv() => {
                 if report.generation == self.generation {
                     Input::Broken(report.reason, report.lost)
@@ -267,7 +284,7 @@ impl<'a> Running<'a> {
     /// Without its backplane a link goes on; it moves when it has nothing to lose, or when the other
     /// end is on the new one.
     fn may_move(&self, found: Option<&ShmLink>) -> bool {
-        found.is_some_and(|shm| self.workers.is_empty() || !shm.peers().is_empty())
+        found.is_some_and(|shm| !self.is_at_work() || !shm.peers().is_empty())
     }
 
     fn peer_event(&mut self, event: Result<PeerEvent, String>) {
@@ -317,7 +334,7 @@ impl<'a> Running<'a> {
                         return Some(Ended::NetdevLost);
                     }
                 }
-                Event::StopPair(pair) => self.stop_pair(pair).await,
+                Event::StopPair(pair) => self.stop_pair(pair),
                 Event::Offloads(offloads) => {
                     if let Err(e) = self.set_offloads(offloads) {
                         tracing::warn!("{}: offloads: {e}", self.task.config.name);
@@ -359,7 +376,7 @@ impl<'a> Running<'a> {
     }
 
     fn carrier(&self, up: bool) {
-        let up = up && !self.workers.is_empty();
+        let up = up && self.is_at_work();
         if let Some(Err(e)) = self.netdev.as_ref().map(|netdev| netdev.tap().set_carrier(up)) {
             tracing::warn!("{}: carrier: {e}", self.task.config.name);
         }

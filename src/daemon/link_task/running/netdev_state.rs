@@ -22,7 +22,7 @@ impl Running<'_> {
         }
         let moved = netdev.state().mac != mac;
         self.netdev_looks(&look);
-        if moved && !self.workers.is_empty() {
+        if moved && self.is_at_work() {
             // One that is going on is the old address's.
             self.announced = None;
             self.announce().await;

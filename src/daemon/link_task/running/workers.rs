@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
-use super::{Report, Running};
+use super::{Left, Report, Running};
 use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::worker::{Job, Port, Worker, drop_stale};
 use crate::link::{StartPair, pair_vector};
@@ -79,10 +79,10 @@ impl Running<'_> {
 
     /// Closes the TAP's queues that have no worker any more; the kernel then uses the others.
     pub(super) fn close_queues(&mut self) {
-        let workers = &self.workers;
+        let (workers, leaving) = (&self.workers, &self.leaving);
         let mut view = self.task.view.borrow_mut();
         self.queues.retain(|pair, tap| {
-            let used = workers.contains_key(pair);
+            let used = workers.contains_key(pair) || leaving.contains_key(pair);
             if !used {
                 // A netdev that is lost has none.
                 let _ = drop_stale(tap, &view.stats(*pair));
@@ -91,18 +91,36 @@ impl Running<'_> {
         });
     }
 
-    /// Takes a pair's data path back from its worker.
-    pub(super) async fn stop_pair(&mut self, pair: u16) {
-        let path = match self.workers.remove(&pair) {
-            // A panic of that thread has been printed.
-            Some(worker) => spawn_blocking(|| worker.stop()).await.ok().flatten(),
-            None => None,
+    /// Has a worker give its data path back. With a slow engine this takes time, and meanwhile the other
+    /// end is to see heartbeats.
+    pub(super) fn stop_pair(&mut self, pair: u16) {
+        let Some(worker) = self.workers.remove(&pair) else {
+            return self.link.handle_pair_stopped(Instant::now(), pair, None);
         };
-        self.link.handle_pair_stopped(Instant::now(), pair, path);
+        let (generation, left) = (self.generation, self.left.clone());
+        // The receiver outlives every worker.
+        let leave = move || drop(left.send((generation, pair, worker.stop())));
+        self.leaving.insert(pair, spawn_blocking(leave));
+    }
+
+    /// A worker has left; one of an earlier session has nothing to give.
+    pub(super) fn pair_stopped(&mut self, (generation, pair, path): Left) {
+        if generation == self.generation && self.leaving.remove(&pair).is_some() {
+            self.link.handle_pair_stopped(Instant::now(), pair, path);
+        }
+    }
+
+    /// Whether there is a worker still.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.workers.is_empty() || !self.leaving.is_empty()
     }
 
     /// Stops the workers, on a thread that may wait for them.
     pub(in crate::daemon::link_task) async fn stop_workers(&mut self) {
+        for (_, leaving) in std::mem::take(&mut self.leaving) {
+            // Its panic has been printed.
+            let _ = leaving.await;
+        }
         let workers = std::mem::take(&mut self.workers);
         // A panic of that thread has been printed.
         let _ = spawn_blocking(move || drop(workers)).await;
