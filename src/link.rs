@@ -1,20 +1,21 @@
-//! One end of one link, without I/O: session, message FIFOs, tunnel, and the data path they set up.
+//! One end of one link, without I/O: session, message FIFOs, tunnel, control queue, and the data paths
+//! they set up, one for each queue pair.
 //!
 //! Inputs are `handle_doorbell`, `handle_timeout`, `handle_peers`, `handle_peer_gone`, `handle_netdev`,
-//! and from the worker `handle_stopped` and `handle_broken`. After each, drain [`Link::poll_event`] and
-//! wait until [`Link::poll_timeout`].
+//! and from workers `handle_pair_stopped`, `handle_stopped` and `handle_broken`. After each, drain
+//! [`Link::poll_event`] and wait until [`Link::poll_timeout`].
 //!
 //! | state | what goes on | left when |
 //! |---|---|---|
 //! | waiting | looks for the other end in the window | both ends run with each other's epoch |
 //! | negotiating | messages: HELLO, features, queues | the device is activated |
-//! | up | the worker has the data path | anything breaks |
-//! | down | the worker stops, then the session starts anew | the other end is met again |
+//! | up | workers have the data paths of the pairs in use | anything breaks |
+//! | down | the workers stop, then the session starts anew | the other end is met again |
 //! | quarantined | the same, but with growing delay: the other end broke a rule | the delay is over |
 //!
 //! Invariants: a new epoch is drawn, and the slot given up, only while no worker has a data path,
 //! because a peer takes either as the promise that nobody touches the old rings. `Start` and `Stop`
-//! alternate, and with `Stop` the carrier goes.
+//! alternate, and with `Stop` the carrier goes; between them each pair's `StartPair` and `StopPair` do.
 //!
 //! A doorbell that is lost costs time only: messages are looked for at each heartbeat, and while the
 //! ends negotiate as often as the header is before they meet.
