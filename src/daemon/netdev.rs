@@ -30,6 +30,7 @@ use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
 use owned::Owned;
 
+/// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";

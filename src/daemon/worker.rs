@@ -185,6 +185,7 @@ enum Fault {
     Tap(LostTap),
     Poll(std::io::Error),
     Engine,
+    SlowEngine,
 }
 
 impl std::fmt::Display for Fault {
@@ -194,6 +195,11 @@ impl std::fmt::Display for Fault {
             Self::Tap(e) => write!(f, "{e}"),
             Self::Poll(e) => write!(f, "waiting for work: {e}"),
             Self::Engine => f.write_str("the DMA engine's thread has ended"),
+            Self::SlowEngine => write!(
+                f,
+                "the DMA engine has not done within {} s what was under way",
+                FINISH_TIME.as_secs()
+            ),
         }
     }
 }
@@ -268,7 +274,7 @@ impl Turn {
                 break;
             }
             if Instant::now() >= until {
-                return Err(Fault::Engine);
+                return Err(Fault::SlowEngine);
             }
             if done == 0 {
                 let wait = Some(Duration::from_millis(10));

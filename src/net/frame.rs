@@ -47,7 +47,8 @@ pub enum Drop {
     NetdevDown,
     /// The kernel had no memory for the frame.
     NoMemory,
-    /// It waited in the netdev's queue from before the link came up.
+    /// It waited in the netdev's queue from before the link came up, or in that of a queue pair that is
+    /// not used any more.
     Stale,
     /// The DMA engine reported an error.
     DmaError,
