@@ -350,7 +350,12 @@ impl Session {
         self.beat(now, mem);
         let other = self.params.role.other();
         let Some((epoch, state, echo)) = self.read_peer(mem) else {
-            return Some(Change::Down(Reason::Restarted(other)));
+            let dead = self.reads_all_ones(mem);
+            return Some(Change::Down(if dead {
+                Reason::AllOnes
+            } else {
+                Reason::Restarted(other)
+            }));
         };
         if epoch != peer || !matches!(state, w::STATE_READY | w::STATE_RUN) {
             return Some(Change::Down(Reason::Restarted(other)));
@@ -380,6 +385,12 @@ impl Session {
             return Some(Change::Down(Reason::NotReady(other)));
         }
         None
+    }
+
+    /// Whether the other end's part reads as a dead bus does; one far read. No end writes that.
+    pub fn reads_all_ones(&self, mem: &BusMemory) -> bool {
+        let other = self.params.role.other();
+        read_pair(self.part(mem, other), w::PART_PULSE) == (u32::MAX, u32::MAX)
     }
 
     /// While up: one far read per call, of the peer's epoch and heartbeat.
