@@ -5,6 +5,7 @@ pub mod child;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;
+pub mod log;
 pub mod netlink;
 pub mod netns;
 pub mod poll;

@@ -229,7 +229,7 @@ impl<'a> Running<'a> {
                 Input::Due => self.link.handle_timeout(now()),
                 Input::Netdev => {
                     if self.heal_netdev().await == Look::Gone {
-                        tracing::warn!("{}: the netdev has been deleted", task.config.name);
+                        task.log.warn("the netdev has been deleted");
                         self.link.shutdown(now());
                         self.drain().await;
                         return Ended::NetdevLost;
@@ -237,7 +237,7 @@ impl<'a> Running<'a> {
                 }
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
                 Input::Broken(reason, true) => {
-                    tracing::warn!("{}: {reason}", self.task.config.name);
+                    task.log.warn(&reason);
                     self.link.shutdown(now());
                     self.drain().await;
                     return Ended::NetdevLost;
@@ -298,7 +298,7 @@ impl<'a> Running<'a> {
                 self.link.handle_peer_gone(Instant::now(), id.into());
             }
             Err(e) => {
-                tracing::warn!("{}: {e}; the link goes on without it", self.task.config.name);
+                self.task.log.warn(format_args!("{e}; the link goes on without it"));
                 self.shm = None;
             }
         }
@@ -324,20 +324,20 @@ impl<'a> Running<'a> {
                 Event::Carrier(up) => self.carrier(up),
                 Event::Start(start) => {
                     if let Err(e) = self.start(start).await {
-                        tracing::warn!("{}: {e}", self.task.config.name);
+                        self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }
                 }
                 Event::StartPair(start) => {
                     if let Err(e) = self.start_pair(start) {
-                        tracing::warn!("{}: {e}", self.task.config.name);
+                        self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }
                 }
                 Event::StopPair(pair) => self.stop_pair(pair),
                 Event::Offloads(offloads) => {
                     if let Err(e) = self.set_offloads(offloads) {
-                        tracing::warn!("{}: offloads: {e}", self.task.config.name);
+                        self.task.log.warn(format_args!("offloads: {e}"));
                     }
                 }
                 Event::Announce => self.announce().await,
@@ -362,7 +362,7 @@ impl<'a> Running<'a> {
         let mut view = self.task.view.borrow_mut();
         if (view.state, &view.reason) != (state, &reason) {
             let colon = if reason.is_empty() { "" } else { ": " };
-            tracing::info!("{}: {}{colon}{reason}", self.task.config.name, view::name(state));
+            self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
         }
         view.state = state;
         view.reason = reason;
@@ -378,7 +378,7 @@ impl<'a> Running<'a> {
     fn carrier(&self, up: bool) {
         let up = up && self.is_at_work();
         if let Some(Err(e)) = self.netdev.as_ref().map(|netdev| netdev.tap().set_carrier(up)) {
-            tracing::warn!("{}: carrier: {e}", self.task.config.name);
+            self.task.log.warn(format_args!("carrier: {e}"));
         }
         self.task.view.borrow_mut().carrier = up;
     }
