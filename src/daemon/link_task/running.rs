@@ -25,11 +25,17 @@ use crate::net::path::Path;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
+use crate::os::pace::Pace;
 use crate::os::tap::Tap;
 use crate::spec::net::F_GUEST_ANNOUNCE;
 use crate::tunnel::part::Role as End;
 
 mod workers;
+
+/// A peer that sends without end gives a link work in each turn: so many turns follow at once, and then
+/// one in a while, as all links share the thread.
+const MOST_TURNS: u32 = 64;
+const TURN_INTERVAL: Duration = Duration::from_millis(4);
 
 /// Why a connected link came to its end.
 pub(super) enum Ended {
@@ -85,6 +91,9 @@ pub(super) struct Running<'a> {
     peers: BTreeMap<u16, Peer>,
     doorbell: Doorbell,
     ringer: Ringer,
+    /// How soon work goes on that the last turn has left, and when.
+    pace: Pace,
+    next_turn: Instant,
     /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
     workers: BTreeMap<u16, Worker>,
     /// Those that have been told to give their data path back; what they give comes by a channel.
@@ -169,7 +178,9 @@ impl<'a> Running<'a> {
             shm: Some(shm),
             peers,
             doorbell,
-            ringer: Ringer::default(),
+            ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
+            pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
+            next_turn: Instant::now(),
             workers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             left,
@@ -226,7 +237,12 @@ impl<'a> Running<'a> {
                     found = Some(shm);
                     search.set(self::search(task));
                 }
-                Input::Due => self.link.handle_timeout(now()),
+                Input::Due => {
+                    self.link.handle_timeout(now());
+                    if self.link.has_more() {
+                        self.next_turn = self.pace.count(now()).unwrap_or_else(now);
+                    }
+                }
                 Input::Netdev => {
                     if self.heal_netdev().await == Look::Gone {
                         task.log.warn("the netdev has been deleted");
@@ -255,8 +271,8 @@ impl<'a> Running<'a> {
         found: &mut Option<Box<ShmLink>>,
         search: Pin<&mut impl Future<Output = Box<ShmLink>>>,
     ) -> Input {
-        let due =
-            if self.link.has_more() { Some(Instant::now()) } else { self.link.poll_timeout() };
+        let more = self.link.has_more().then_some(self.next_turn);
+        let due = self.link.poll_timeout().into_iter().chain(more).min();
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
         let lost = self.shm.is_none() && found.is_none();
         tokio::select! {
