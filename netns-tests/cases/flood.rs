@@ -140,9 +140,9 @@ pub(crate) fn a_board_that_comes_and_goes_without_end_fills_neither_log_nor_memo
         let log = world.log("backplane");
         check(log.contains("slot 0: ") && log.contains("more lines were left out"), log)
     });
-    wait("as many descriptors as before", || {
+    wait("no more descriptors than before", || {
         let now = ["master", "backplane"].map(|daemon| descriptors(&world, daemon));
-        check(now == open, (open, now))
+        check(now[0] <= open[0] && now[1] <= open[1], (open, now))
     });
     let now = ["master", "backplane"].map(|daemon| memory(&world, daemon));
     eprintln!("RssAnon {before:?} KiB, then {now:?}");

@@ -13,10 +13,10 @@ pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::
 const MOST_FUTILE: u32 = 16;
 
 impl Link {
-    /// The other end broke a rule: leave, and come back with growing delay. A board in reset breaks none,
-    /// whatever is read of it.
+    /// The other end broke a rule: leave, and come back with growing delay. What a dead bus answers is no
+    /// offence.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
-        if self.is_dead() {
+        if self.session.bus_is_dead(&self.mem) {
             return self.leave(now, State::Down, Reason::AllOnes.to_string());
         }
         self.leave(now, State::Quarantined, reason);

@@ -4,7 +4,7 @@
 //!
 //! | cause | how it is known | bound | state, and its reason |
 //! |---|---|---|---|
-//! | the board is in reset, or off the bus | what it writes in the header reads as all ones, at a heartbeat or when something else looks broken | a heartbeat, 250 ms | down: window reads as all ones |
+//! | the board is in reset, or off the bus | the header reads as all ones, at a heartbeat or when something else looks broken | a heartbeat, 250 ms | down: window reads as all ones |
 //! | the other end hangs | its heartbeat in the header stands still | four heartbeats, 1 s | down: … is silent: its heartbeat stands still |
 //! | it started anew | another epoch, at a heartbeat or a doorbell | a heartbeat | down: … restarted |
 //! | it stopped in an orderly way | its epoch is 0, and it rings | a heartbeat, mostly at once | down: … stopped |
@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 
 use super::messages::Broken;
 use super::{Core, Link, State, Work};
-use crate::tunnel::part::Role;
 
 /// How long messages may lie with the other end that takes none of them. An attempt of a request is
 /// made, and rung for, once a second: this is three of them.
@@ -65,13 +64,6 @@ impl Link {
         let other = self.params.role.other().name();
         let time = UNTAKEN_TIME.as_secs_f32();
         Err(Broken(format!("{other} takes no messages: {unread} have waited for {time} s")))
-    }
-
-    /// Whether the board has gone from the bus; its own end is there as long as it runs.
-    pub(super) fn is_dead(&self) -> bool {
-        self.params.role == Role::Driver
-            && self.peer.is_some()
-            && self.session.reads_all_ones(&self.mem)
     }
 
     /// A worker cannot go on.
