@@ -14,9 +14,11 @@
     reason = "a test fails by panicking, and tells what it saw"
 )]
 
+mod board;
 mod cases;
 mod checker;
 mod packets;
+mod relay;
 mod stock;
 mod traffic;
 mod world;

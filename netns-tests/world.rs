@@ -259,6 +259,11 @@ impl World {
         self.wait_end(daemon)
     }
 
+    /// Sends a signal to a running daemon.
+    pub(crate) fn signal(&self, daemon: &str, signal: Signal) {
+        signal_to(&self.daemons[daemon], signal);
+    }
+
     /// Waits until a daemon has ended.
     pub(crate) fn wait_end(&mut self, daemon: &str) -> ExitStatus {
         let mut process = self.daemons.remove(daemon).unwrap();

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use boardlane::daemon::worker::{Job, Port, QueueStats, Worker};
@@ -19,9 +19,11 @@ use boardlane::net::path::{Inward, Path, PathError, Room};
 use boardlane::net::settings::{Coalesce, Current, Settings};
 use boardlane::os::dma::EngineModel;
 use boardlane::os::netns::Namespace;
+use boardlane::os::poll::ring;
 use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// Nothing comes and nothing goes, but one used buffer, of which the driver wants to be told.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ impl Path for OneUsed {
 
 struct Bench {
     worker: Worker,
+    doorbell: Arc<OwnedFd>,
+    peer: Arc<OwnedFd>,
     settings: Arc<Settings>,
     stats: Arc<QueueStats>,
     breaths: Arc<AtomicU64>,
@@ -74,20 +78,21 @@ impl Bench {
         settings.change(|current| current.receive = Coalesce { max_packets: 0, max_usecs });
         let (stats, breaths) = (Arc::<QueueStats>::default(), Arc::<AtomicU64>::default());
         let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+        let (doorbell, peer) = (bell(), bell());
         let job = Job {
             path: Box::new(OneUsed { breaths: breaths.clone(), told: false }),
             mem: mem.clone(),
             engine_mem: mem,
             port: Port::Tap(Arc::new(Tap::create("bl-worker", false).unwrap())),
-            doorbell: bell(),
-            peer: Some(bell()),
+            doorbell: doorbell.clone(),
+            peer: Some(peer.clone()),
             stats: stats.clone(),
             heartbeat: Duration::from_millis(20),
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
-        let bench = Self { worker, settings, stats, breaths };
+        let bench = Self { worker, doorbell, peer, settings, stats, breaths };
         bench.eventually("it has slept", |bench| bench.breaths.load(Ordering::Relaxed) > 2);
         bench
     }
@@ -124,6 +129,50 @@ fn a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay() {
 fn a_notification_is_sent_when_its_time_has_come() {
     let bench = Bench::new(1000);
     bench.eventually("it was sent", |bench| bench.sent() == 1);
+}
+
+fn rings_for_nothing_without_end_are_heard_once_in_a_while() {
+    let bench = Bench::new(0);
+    let heard = || bench.stats.notifications_received.load(Ordering::Relaxed);
+    let (before, since, mut rung) = (heard(), Instant::now(), 0_u64);
+    while since.elapsed() < Duration::from_millis(300) {
+        rung += u64::from(ring(&*bench.doorbell).unwrap());
+    }
+    let during = heard() - before;
+    eprintln!("{during} of {rung} rings heard");
+    assert!(during <= 64 + 2 * 151, "{during} of {rung} rings heard");
+    // Then a ring is heard, and none that was not.
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..10 {
+        let before = heard();
+        ring(&*bench.doorbell).unwrap();
+        bench.eventually("it is heard", |_| heard() == before + 1);
+    }
+}
+
+fn a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let bench = Bench::new(HOURS);
+    let peer = std::thread::spawn({
+        let (peer, stop) = (bench.peer.clone(), stop.clone());
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                fcntl_setfl(&peer, OFlags::NONBLOCK).unwrap();
+                for step in [u64::MAX - 1, 1 << 62, 1 << 32, 1] {
+                    let _ = rustix::io::write(&peer, &step.to_ne_bytes());
+                }
+                fcntl_setfl(&peer, OFlags::empty()).unwrap();
+                std::thread::yield_now();
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    let since = Instant::now();
+    // It rings what waits, and so meets the full doorbell.
+    drop(bench.worker.stop());
+    eprintln!("it has ended after {:?}", since.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    peer.join().unwrap();
 }
 
 /// A namespace for one case, which goes with it.
@@ -177,6 +226,8 @@ fn main() {
         case!(0, a_notification_that_waits_is_sent_before_the_data_path_changes_hands),
         case!(1, a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay),
         case!(2, a_notification_is_sent_when_its_time_has_come),
+        case!(3, rings_for_nothing_without_end_are_heard_once_in_a_while),
+        case!(4, a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

@@ -4,9 +4,11 @@ mod announce;
 mod basics;
 mod bridge;
 mod config;
+mod dead;
 mod demo;
 mod engine;
 mod features;
+mod flood;
 pub(crate) mod hostile;
 mod life;
 pub(crate) mod matrix;
@@ -98,6 +100,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
     case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
     case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
+    case!(dead::a_daemon_that_hangs_is_silent_and_has_its_link_back_when_it_goes_on),
+    case!(dead::a_board_whose_memory_reads_as_all_ones_is_a_dead_link_and_no_offender),
+    case!(dead::split_queues_lose_doorbells_and_no_frames),
+    case!(dead::packed_queues_lose_doorbells_and_no_frames),
+    case!(flood::a_flood_of_any_kind_takes_no_memory_and_no_frame_of_another_link),
+    case!(flood::a_board_that_comes_and_goes_without_end_fills_neither_log_nor_memory),
+    case!(flood::a_board_that_holds_whoever_rings_it_keeps_no_link_and_no_daemon_from_ending),
+    case!(flood::an_agent_is_not_held_by_another_client_of_its_slot),
     case!(stock::filters::a_driver_gets_the_frames_that_it_asks_for_and_the_rest_is_counted),
     case!(stock::filters::an_engine_copies_only_the_frames_that_the_driver_asks_for),
     case!(stock::filters::a_driver_gets_tagged_frames_of_the_vlans_that_it_adds),

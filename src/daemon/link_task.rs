@@ -20,6 +20,7 @@ use super::netdev::Netdev;
 use crate::link::State;
 use crate::net::features::Features;
 use crate::os::fabric::shm::ShmLink;
+use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use running::{Ended, Running};
 pub use view::View;
@@ -37,6 +38,7 @@ pub struct LinkTask {
     mac: [u8; 6],
     other_mac: [u8; 6],
     features_off: Features,
+    log: Log,
     view: Rc<RefCell<View>>,
     stop: watch::Receiver<bool>,
 }
@@ -64,6 +66,7 @@ impl LinkTask {
         let features_off = Features::from_names(off).unwrap_or_default();
         Self {
             role,
+            log: Log::new(&config.name),
             config,
             control: control.to_owned(),
             slot,
@@ -88,7 +91,7 @@ impl LinkTask {
             }
             if self.attached(netdev.as_mut()).await {
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(self.config.keep)) {
-                    tracing::warn!("{}: removing the netdev: {e}", self.config.name);
+                    self.log.warn(format_args!("removing the netdev: {e}"));
                 }
                 return;
             }
@@ -171,7 +174,7 @@ impl LinkTask {
     fn wait_because(&self, reason: String) {
         let mut view = self.view.borrow_mut();
         if view.reason != reason {
-            tracing::info!("{}: waiting: {reason}", self.config.name);
+            self.log.info(format_args!("waiting: {reason}"));
         }
         view.state = State::Waiting;
         view.reason = reason;

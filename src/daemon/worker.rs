@@ -22,18 +22,21 @@ use crate::net::owed::Owed;
 use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
-use crate::os::doorbell::{empty, ring_full_or_not};
+use crate::os::doorbell::ring_full_or_not;
+use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpanMut, LostTap, Write};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
 mod port;
+mod rings;
 mod stats;
 
 pub use frames::drop_stale;
 use frames::{read_shared, write};
 pub use port::Port;
+use rings::Rings;
 pub use stats::{DirectionStats, QueueStats};
 
 /// Frames a direction may move before the other has its turn.
@@ -88,7 +91,6 @@ pub struct Worker {
     thread: Option<JoinHandle<Option<Box<dyn Path>>>>,
     stop: Arc<AtomicU8>,
     waker: Waker,
-    peer: Option<Arc<OwnedFd>>,
 }
 
 impl Worker {
@@ -105,7 +107,6 @@ impl Worker {
             poll.add(&**tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
         }
         poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
-        let peer = job.peer.clone();
         let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
         let engine = match job.path.local() {
             Some(local) => Some(Engine::start(job.engine, job.engine_mem.clone(), local)?),
@@ -122,9 +123,19 @@ impl Worker {
                 let events = Events::with_capacity(4);
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];
-                let refused = None;
-                let mut turn =
-                    Turn { job, frames, engine, refused, settings, owed, poll, stop: flag, events };
+                let (refused, rings, stop) = (None, Rings::default(), flag);
+                let mut turn = Turn {
+                    job,
+                    frames,
+                    engine,
+                    refused,
+                    settings,
+                    owed,
+                    rings,
+                    poll,
+                    stop,
+                    events,
+                };
                 // A bug must not leave a link that looks alive; the panic itself has been printed.
                 let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
                 // Nothing may be copied any more once anybody hears of the end.
@@ -140,7 +151,7 @@ impl Worker {
                 }
                 None
             })?;
-        Ok(Self { thread: Some(thread), stop, waker, peer })
+        Ok(Self { thread: Some(thread), stop, waker })
     }
 
     /// Ends its sleep: an in-band notification came.
@@ -159,17 +170,8 @@ impl Worker {
     fn end(&mut self, how: u8) -> Option<Box<dyn Path>> {
         self.stop.store(how, Ordering::Relaxed);
         self.wake();
-        let thread = self.thread.take()?;
-        let since = Instant::now();
-        while !thread.is_finished() {
-            // The other end may have filled its doorbell, and the worker then hangs in ringing it.
-            if since.elapsed() > Duration::from_millis(20) {
-                self.peer.iter().for_each(|peer| empty(peer));
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        // Its panics have been reported.
-        thread.join().ok().flatten()
+        // The other end may hold it in ringing its doorbell.
+        join(self.thread.take()?, Duration::from_millis(20)).flatten()
     }
 }
 
@@ -227,6 +229,7 @@ struct Turn {
     settings: Option<Watch>,
     /// Notifications that wait, by way.
     owed: [Owed; 2],
+    rings: Rings,
     poll: Poll,
     stop: Arc<AtomicU8>,
     events: Events,
@@ -253,6 +256,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in()?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
+                self.rings.were_of_use();
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
@@ -320,14 +324,22 @@ impl Turn {
 
     /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
     fn sleep(&mut self) -> Result<bool, Fault> {
-        let due = self.owed.iter().filter_map(Owed::poll_timeout).min();
-        let until = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        self.rings.before_wait(now, &self.poll, &self.job.doorbell).map_err(Fault::Poll)?;
+        let due = self.owed.iter().filter_map(Owed::poll_timeout);
+        let due = due.chain(self.rings.poll_timeout()).min();
+        let until = due.map(|due| due.saturating_duration_since(now));
         let longest = self.job.heartbeat;
         let early = until.filter(|until| *until < longest);
         let timeout = early.unwrap_or(longest);
         self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
-        self.job.stats.notifications_received.fetch_add(rung.into(), Ordering::Relaxed);
+        if rung {
+            self.job.stats.notifications_received.fetch_add(1, Ordering::Relaxed);
+            self.rings
+                .heard(Instant::now(), &self.poll, &self.job.doorbell)
+                .map_err(Fault::Poll)?;
+        }
         Ok(early.is_none() && self.events.iter().next().is_none())
     }
 

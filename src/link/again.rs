@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::Broken;
 use super::{Link, State};
+use crate::tunnel::part::Reason;
 
 /// First and greatest delay before a peer that broke a rule is met again.
 pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -12,8 +13,12 @@ pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::
 const MOST_FUTILE: u32 = 16;
 
 impl Link {
-    /// The other end broke a rule: leave, and come back with growing delay.
+    /// The other end broke a rule: leave, and come back with growing delay. What a dead bus answers is no
+    /// offence.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
+        if self.session.bus_is_dead(&self.mem) {
+            return self.leave(now, State::Down, Reason::AllOnes.to_string());
+        }
         self.leave(now, State::Quarantined, reason);
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);

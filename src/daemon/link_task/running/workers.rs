@@ -25,7 +25,7 @@ impl Running<'_> {
         };
         self.announced = Some(now);
         if let Err(e) = netdev.announce().await {
-            tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
+            self.task.log.warn(format_args!("announcing the address: {e}"));
         }
     }
 
