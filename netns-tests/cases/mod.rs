@@ -4,6 +4,7 @@ mod announce;
 mod basics;
 mod bridge;
 mod config;
+pub(crate) mod cycles;
 mod demo;
 mod engine;
 mod features;
@@ -29,6 +30,7 @@ macro_rules! case {
 
 /// Every case, the long ones first.
 pub(crate) const ALL: &[Case] = &[
+    case!(cycles::each_that_is_killed_is_back_and_leaves_nothing),
     case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
     case!(features::a_board_without_one_feature_has_a_link_that_works),
     case!(features::a_master_without_one_feature_has_a_link_that_works),
