@@ -50,6 +50,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
+    case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),

@@ -23,7 +23,7 @@ use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
-use crate::os::tap::{Offload, Tap, TapError};
+use crate::os::tap::{Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
@@ -41,6 +41,8 @@ const BURST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
+    /// Nobody else's as long as this lives.
+    _owner: Owner,
     /// What this kernel's TAPs cannot do.
     unfit: Features,
     namespace: Option<Namespace>,
@@ -91,7 +93,7 @@ impl Netdev {
             None => open_tap(&config.name),
             Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
         };
-        let tap = opened.map_err(|e| e.to_string())?;
+        let (owner, tap) = opened.map_err(|e| e.to_string())?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
         let netns = namespace.as_ref().map(AsFd::as_fd);
@@ -113,6 +115,7 @@ impl Netdev {
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
+            _owner: owner,
             unfit,
             namespace,
             netlink: netlink.map_err(|e| e.to_string())?,
@@ -332,9 +335,12 @@ fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-fn open_tap(name: &str) -> Result<Tap, TapError> {
-    match Tap::adopt(name, Some(ALIAS)) {
+/// Makes or adopts the TAP, as its owner.
+fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
+    let owner = Owner::of(name)?;
+    let tap = match Tap::adopt(name, Some(ALIAS)) {
         Err(TapError::Missing { .. }) => Tap::create(name, false),
         done => done,
-    }
+    };
+    Ok((owner, tap?))
 }

@@ -10,7 +10,8 @@
 //! the process that set them: [`Tap::adopt`] sets them all again. Attaching to a device with other
 //! flags would change its flags under its user, and attaching to a multi-queue device that somebody
 //! holds would silently steal part of its flows: so `adopt` looks by netlink first
-//! ([`Existing`]), attaches only to what it may, and looks again who else is attached.
+//! ([`Existing`]), attaches only to what it may, and looks again who else is attached. Whoever is an
+//! [`Owner`] first never meets another one there.
 //!
 //! The descriptor is non-blocking and keeps working when the netdev is renamed or moved into
 //! another network namespace; names and indices are those of the calling thread's namespace.
@@ -20,6 +21,7 @@
 mod error;
 mod existing;
 mod frame;
+mod owner;
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,6 +33,7 @@ use rustix::ioctl::{self, Getter, IntegerSetter, Opcode, Setter, Updater, opcode
 pub use error::TapError;
 pub use existing::{Existing, TunFlags};
 pub use frame::{IoSpan, IoSpanMut, LostTap, MAX_SPANS, Write};
+pub use owner::Owner;
 
 use crate::spec::net::HEADER_LEN;
 
