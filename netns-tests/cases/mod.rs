@@ -3,6 +3,7 @@
 mod announce;
 mod basics;
 mod bridge;
+mod clean;
 mod config;
 pub(crate) mod cycles;
 mod demo;
@@ -54,6 +55,10 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
+    case!(clean::what_killed_daemons_left_is_removed_and_nothing_else),
+    case!(clean::what_is_alive_is_not_cleaned),
+    case!(clean::a_netdev_in_a_named_namespace_is_cleaned_after_its_config),
+    case!(clean::what_may_not_be_cleaned_is_named, "setpriv"),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),

@@ -9,6 +9,7 @@
 mod mtu;
 mod owned;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +24,12 @@ use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
-use crate::os::tap::{Offload, Owner, Tap, TapError};
+use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
+pub use owned::NOTE_END;
 use owned::Owned;
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
@@ -82,11 +84,7 @@ impl Netdev {
         let namespace = config
             .netns
             .as_ref()
-            .map(|n| match n {
-                Netns::Name(name) => Namespace::open(name),
-                Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
-                Netns::Pid(pid) => Namespace::open(&pid.to_string()),
-            })
+            .map(open_namespace)
             .transpose()
             .map_err(|e| format!("network namespace of {}: {e}", config.name))?;
         let opened = match &namespace {
@@ -333,6 +331,48 @@ impl Netdev {
 /// An MTU as virtio has it; a TAP's is no greater.
 fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+/// The network namespace that a config means.
+///
+/// # Errors
+/// There is none; or it may not be opened.
+pub fn open_namespace(netns: &Netns) -> io::Result<Namespace> {
+    match netns {
+        Netns::Name(name) => Namespace::open(name),
+        Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
+        Netns::Pid(pid) => Namespace::open(&pid.to_string()),
+    }
+}
+
+/// Removes the netdev `name` of the calling thread's network namespace, if a daemon has left it; with
+/// `dry_run`, only looks. Whether it was one.
+///
+/// # Errors
+/// It is one, and the kernel does not let it be removed.
+pub fn remove_dead(name: &str, dry_run: bool) -> Result<bool, TapError> {
+    let is_left = Existing::of(name)?.is_some_and(|found| {
+        let is_free = found.tun.is_some_and(|tun| tun.persistent && tun.queues == 0);
+        is_free && found.alias.as_deref() == Some(ALIAS)
+    });
+    if !is_left {
+        return Ok(false);
+    }
+    let done = Owner::of(name).and_then(|owner| match dry_run {
+        true => Ok(owner),
+        false => Tap::adopt(name, Some(ALIAS))?.set_persistent(false).map(|()| owner),
+    });
+    match done {
+        Ok(_) => Ok(true),
+        // Somebody was faster, or makes it his just now, or it is like none of ours.
+        Err(
+            TapError::Owned { .. }
+            | TapError::Busy { .. }
+            | TapError::Missing { .. }
+            | TapError::Foreign { .. },
+        ) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Makes or adopts the TAP, as its owner.
