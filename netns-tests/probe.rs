@@ -106,6 +106,16 @@ impl Probe {
         (a.max(b), x.max(y))
     }
 
+    /// Waits until a message has come back on the connection, which may sit out the last silence once
+    /// more before it sends again.
+    pub(crate) fn wait_message(&self) {
+        let (before, start) = (self.messages[1].load(Ordering::Relaxed), Instant::now());
+        while self.messages[1].load(Ordering::Relaxed) == before {
+            assert!(start.elapsed() < PATIENCE, "no message has come back");
+            thread::sleep(DATAGRAM_PERIOD);
+        }
+    }
+
     /// Ends it: every message must have come back. Says what there was.
     pub(crate) fn finish(self) {
         self.hush.store(true, Ordering::Relaxed);

@@ -21,6 +21,8 @@ use crate::world::{PATIENCE, World};
 
 const CYCLES: &str = "BOARDLANE_CYCLES";
 const SEED: &str = "BOARDLANE_CYCLES_SEED";
+/// Cycles after which what a daemon makes once is made.
+const WARM_UP: u32 = 2;
 /// Cycles of each kind unless told otherwise.
 const USUAL: u32 = 4;
 /// What a test may find too long; what is aimed at stands in `packaging/doc/results.md`.
@@ -63,41 +65,74 @@ impl Cycles {
         thread::sleep(Duration::from_micros(self.random.next() % (1000 * most_ms)));
     }
 
-    /// Ends these daemons at some moment, starts them again, and waits for the traffic.
-    fn cycle(&mut self, daemons: &[&str], signal: Signal) -> Took {
+    /// Ends a daemon at some moment, starts it again, and waits for the traffic.
+    fn cycle(&mut self, daemon: &str, signal: Signal) -> Took {
         self.pause(150);
         let before = self.epochs().expect("the link was up");
         self.probe.forget();
         let from = Instant::now();
-        for daemon in daemons {
-            self.world.signal(daemon, signal);
-        }
-        for daemon in daemons {
-            self.world.wait_end(daemon);
-        }
+        self.world.signal(daemon, signal);
+        self.world.wait_end(daemon);
         self.pause(50);
-        self.start(daemons);
+        self.start(daemon);
         let ready = Instant::now();
         self.settle(from, ready, before)
     }
 
-    /// Starts these daemons and waits until each is ready.
-    fn start(&mut self, daemons: &[&str]) {
+    /// Starts a daemon and waits until it is ready.
+    fn start(&mut self, daemon: &str) {
         let slot = self.world.slot(0);
         let file = || fs::metadata(&slot).map(|m| (m.ino(), m.ctime(), m.ctime_nsec())).ok();
         let left = file();
-        for daemon in daemons {
-            self.world.start(daemon);
-        }
+        self.world.start(daemon);
         let start = Instant::now();
-        let is_ready = |daemon: &&str| match *daemon {
+        let is_ready = || match daemon {
             "backplane" => file().is_some_and(|now| Some(now) != left),
             machine => self.world.status(machine).is_ok(),
         };
-        while !daemons.iter().all(is_ready) {
-            assert!(start.elapsed() < PATIENCE, "{daemons:?} not ready");
+        while !is_ready() {
+            assert!(start.elapsed() < PATIENCE, "{daemon} not ready");
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Kills some daemons at once, and starts them one after the other in some order. One may be killed
+    /// again before it has done anything; one that lives may see nothing of all this for a while.
+    fn tumult(&mut self) -> Took {
+        self.pause(150);
+        let before = self.epochs().expect("the link was up");
+        let mut order = ALL;
+        order.sort_by_cached_key(|_| self.random.next());
+        let (dead, alive) = order.split_at(1 + self.below(3));
+        eprintln!("killed: {dead:?}, to be started in this order");
+        self.probe.forget();
+        let from = Instant::now();
+        let frozen = alive.first().filter(|_| self.below(2) == 0);
+        frozen.iter().for_each(|daemon| self.world.signal(daemon, Signal::STOP));
+        dead.iter().for_each(|daemon| self.world.signal(daemon, Signal::KILL));
+        for daemon in dead {
+            self.world.wait_end(daemon);
+        }
+        for daemon in dead {
+            self.pause(300);
+            self.start(daemon);
+            if self.below(3) == 0 {
+                self.pause(60);
+                self.world.kill(daemon);
+                self.start(daemon);
+            }
+        }
+        let mut ready = Instant::now();
+        if let Some(frozen) = frozen {
+            self.pause(300);
+            self.world.signal(frozen, Signal::CONT);
+            ready = Instant::now();
+        }
+        self.settle(from, ready, before)
+    }
+
+    fn below(&mut self, n: u64) -> usize {
+        usize::try_from(self.random.next() % n).unwrap()
     }
 
     /// Waits until both ends are in a session that is not `before`, and datagrams flow.
@@ -108,6 +143,7 @@ impl Cycles {
             let (since, silence) = self.probe.flowing(from, now);
             let is_new = self.epochs().is_ok_and(|epochs| epochs != before);
             if is_new && now >= since + 2 * PAUSE && now >= ready + 2 * PAUSE {
+                self.probe.wait_message();
                 return Took { back: since.saturating_duration_since(ready), silence };
             }
             assert!(
@@ -132,15 +168,15 @@ impl Cycles {
     }
 
     /// So many cycles of one kind, and what they took.
-    fn cycles(&mut self, n: u32, daemons: &[&str], signal: Signal) {
-        let mut all: Vec<Took> = (0..n).map(|_| self.cycle(daemons, signal)).collect();
+    fn cycles(&mut self, n: u32, what: &str, mut cycle: impl FnMut(&mut Self) -> Took) {
+        let mut all: Vec<Took> = (0..n).map(|_| cycle(self)).collect();
         let mut figures = |of: fn(&Took) -> Duration| {
             all.sort_by_key(of);
             let ms = |took: &Took| of(took).as_secs_f64() * 1e3;
             format!("{:.0} ms, at most {:.0} ms", ms(&all[all.len() / 2]), ms(&all[all.len() - 1]))
         };
         let (back, silence) = (figures(|took| took.back), figures(|took| took.silence));
-        eprintln!("{} times {signal:?} of {daemons:?}: back after {back}; silence {silence}", n);
+        eprintln!("{n} times {what}: back after {back}; silence {silence}");
     }
 
     /// What a daemon holds: descriptors, and memory of its own in kB. It comes to rest first.
@@ -157,8 +193,9 @@ impl Cycles {
             thread::sleep(Duration::from_millis(20));
             let now = look();
             if now.0 != last.0 {
-                (last, since) = (now, Instant::now());
+                since = Instant::now();
             }
+            last = now;
         }
         last
     }
@@ -187,9 +224,10 @@ pub(crate) fn each_that_is_killed_is_back_and_leaves_nothing() {
     let netdevs = cycles.netdevs();
     for killed in ["board0", "master", "backplane"] {
         // What the first ones make is kept for the next.
-        cycles.cycles(2, &[killed], Signal::KILL);
+        let what = format!("{killed} killed");
+        cycles.cycles(WARM_UP, &what, |cycles| cycles.cycle(killed, Signal::KILL));
         let before = ALL.map(|daemon| cycles.holds(daemon));
-        cycles.cycles(count(), &[killed], Signal::KILL);
+        cycles.cycles(count(), &what, |cycles| cycles.cycle(killed, Signal::KILL));
         let after = ALL.map(|daemon| cycles.holds(daemon));
         for ((daemon, before), after) in ALL.iter().zip(before).zip(after) {
             eprintln!(
@@ -200,6 +238,32 @@ pub(crate) fn each_that_is_killed_is_back_and_leaves_nothing() {
             assert!(before.1.abs_diff(after.1) <= MEMORY_TOLERANCE_KB, "memory of {daemon}");
         }
     }
+    assert_eq!(cycles.netdevs().join("\n"), netdevs.join("\n"));
+    cycles.probe.finish();
+}
+
+/// Stops daemons in an orderly way, as an upgrade does.
+fn stop_and_start(keys: &'static str) {
+    let mut cycles = Cycles::new(keys);
+    for daemon in ["board0", "master", "backplane"] {
+        let what = format!("{daemon} stopped ({keys})");
+        cycles.cycles(count(), &what, |cycles| cycles.cycle(daemon, Signal::TERM));
+    }
+    cycles.probe.finish();
+}
+
+pub(crate) fn each_that_is_stopped_is_back_with_the_netdev_that_it_kept() {
+    stop_and_start("keep = true");
+}
+
+pub(crate) fn each_that_is_stopped_is_back_with_a_netdev_made_anew() {
+    stop_and_start("");
+}
+
+pub(crate) fn those_that_are_killed_together_are_back_in_whatever_order() {
+    let mut cycles = Cycles::new("");
+    let netdevs = cycles.netdevs();
+    cycles.cycles(2 * count(), "some of all killed", Cycles::tumult);
     assert_eq!(cycles.netdevs().join("\n"), netdevs.join("\n"));
     cycles.probe.finish();
 }

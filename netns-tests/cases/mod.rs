@@ -32,6 +32,9 @@ macro_rules! case {
 /// Every case, the long ones first.
 pub(crate) const ALL: &[Case] = &[
     case!(cycles::each_that_is_killed_is_back_and_leaves_nothing),
+    case!(cycles::each_that_is_stopped_is_back_with_the_netdev_that_it_kept),
+    case!(cycles::each_that_is_stopped_is_back_with_a_netdev_made_anew),
+    case!(cycles::those_that_are_killed_together_are_back_in_whatever_order),
     case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
     case!(features::a_board_without_one_feature_has_a_link_that_works),
     case!(features::a_master_without_one_feature_has_a_link_that_works),
