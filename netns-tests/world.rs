@@ -255,7 +255,7 @@ impl World {
     }
 
     fn end(&mut self, daemon: &str, signal: Signal) -> ExitStatus {
-        signal_to(&self.daemons[daemon], signal);
+        self.signal(daemon, signal);
         self.wait_end(daemon)
     }
 

@@ -158,9 +158,8 @@ pub struct Link {
     restart_at: Option<Instant>,
     /// Rules broken since the link was last up for long.
     offences: u32,
-    /// When the last session was begun, and how many in a row have ended within a second.
-    started: Instant,
-    short_sessions: u32,
+    /// Until when the sessions that have begun have had their time.
+    sessions_paid: Instant,
     up_since: Option<Instant>,
     /// Tries of this session's driver in a row that came to nothing.
     futile: u32,
@@ -238,8 +237,7 @@ impl Link {
             used_pairs: 1,
             restart_at: Some(now),
             offences: 0,
-            started: now,
-            short_sessions: 0,
+            sessions_paid: now,
             up_since: None,
             futile: 0,
             look: true,
@@ -349,7 +347,7 @@ impl Link {
         if self.restart_at.is_some_and(|t| t <= now) && self.work == Work::Idle {
             self.restart_at = None;
             let (epoch, nonce) = self.draw();
-            self.started = now;
+            self.count_session(now);
             self.session.start(now, epoch, nonce);
         }
         self.turn_session(now);

@@ -3,7 +3,9 @@
 mod announce;
 mod basics;
 mod bridge;
+mod clean;
 mod config;
+pub(crate) mod cycles;
 mod dead;
 mod demo;
 mod engine;
@@ -31,6 +33,10 @@ macro_rules! case {
 
 /// Every case, the long ones first.
 pub(crate) const ALL: &[Case] = &[
+    case!(cycles::each_that_is_killed_is_back_and_leaves_nothing),
+    case!(cycles::each_that_is_stopped_is_back_with_the_netdev_that_it_kept),
+    case!(cycles::each_that_is_stopped_is_back_with_a_netdev_made_anew),
+    case!(cycles::those_that_are_killed_together_are_back_in_whatever_order),
     case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
     case!(features::a_board_without_one_feature_has_a_link_that_works),
     case!(features::a_master_without_one_feature_has_a_link_that_works),
@@ -50,9 +56,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
+    case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
+    case!(clean::what_killed_daemons_left_is_removed_and_nothing_else),
+    case!(clean::what_is_alive_is_not_cleaned),
+    case!(clean::a_netdev_in_a_named_namespace_is_cleaned_after_its_config),
+    case!(clean::what_may_not_be_cleaned_is_named, "setpriv"),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),

@@ -27,6 +27,15 @@ pub use view::View;
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
+/// Between looks for a backplane that is not there: one that is restarted is not to be missed for long.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why there is no connection, and how long to wait before the next try.
+struct Refusal {
+    why: String,
+    pause: Duration,
+}
+
 /// One link and all that it needs.
 #[derive(Debug)]
 pub struct LinkTask {
@@ -95,7 +104,7 @@ impl LinkTask {
                 }
                 return;
             }
-            if self.pause().await {
+            if self.pause(RETRY).await {
                 return;
             }
         }
@@ -108,7 +117,7 @@ impl LinkTask {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
-            if self.pause().await {
+            if self.pause(RETRY).await {
                 return None;
             }
         }
@@ -136,8 +145,8 @@ impl LinkTask {
                     Ended::Moved(shm) => next = shm,
                 },
                 Err(e) => {
-                    self.wait_because(e);
-                    if self.pause().await {
+                    self.wait_because(e.why);
+                    if self.pause(e.pause).await {
                         return true;
                     }
                 }
@@ -145,10 +154,16 @@ impl LinkTask {
         }
     }
 
-    async fn connect(&self) -> Result<ShmLink, String> {
+    async fn connect(&self) -> Result<ShmLink, Refusal> {
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| e.to_string()),
-            other => Err(format!("transport {other} is not in this version")),
+            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| Refusal {
+                pause: if e.is_absence() { LOOK } else { RETRY },
+                why: e.to_string(),
+            }),
+            other => Err(Refusal {
+                pause: RETRY,
+                why: format!("transport {other} is not in this version"),
+            }),
         }
     }
 
@@ -158,7 +173,7 @@ impl LinkTask {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);
-                return if self.pause().await { Ended::Stopping } else { Ended::Moved(None) };
+                return if self.pause(RETRY).await { Ended::Stopping } else { Ended::Moved(None) };
             }
         };
         let ended = running.run().await;
@@ -181,10 +196,10 @@ impl LinkTask {
     }
 
     /// Waits before the next try; `true` if the daemon stops.
-    async fn pause(&mut self) -> bool {
+    async fn pause(&mut self, time: Duration) -> bool {
         tokio::select! {
             _ = self.stop.wait_for(|stop| *stop) => true,
-            () = tokio::time::sleep(RETRY) => false,
+            () = tokio::time::sleep(time) => false,
         }
     }
 }

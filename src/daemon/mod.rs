@@ -1,8 +1,10 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
 //! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
-//! shows it all on one machine, with [`traffic`] of its own.
+//! shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left that was
+//! killed.
 
+pub mod clean;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{LinkTask, RETRY, view};
+use super::{LOOK, LinkTask, RETRY, view};
 use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
@@ -413,6 +413,8 @@ impl<'a> Running<'a> {
             }
             view.features = start.features;
         }
+        // One that is going on was for the last session, and its next round may be a second away.
+        self.announced = None;
         // The board's address may have moved to another port of the master's network; the master is
         // asked to announce its own.
         if self.task.role == Role::Agent && start.features.has(F_GUEST_ANNOUNCE) {
@@ -425,10 +427,12 @@ impl<'a> Running<'a> {
 
 /// Looks for a backplane until there is one.
 async fn search(task: &LinkTask) -> Box<ShmLink> {
+    let mut pause = LOOK;
     loop {
-        tokio::time::sleep(RETRY).await;
-        if let Ok(shm) = task.connect().await {
-            return Box::new(shm);
+        tokio::time::sleep(pause).await;
+        match task.connect().await {
+            Ok(shm) => return Box::new(shm),
+            Err(refusal) => pause = refusal.pause,
         }
     }
 }
