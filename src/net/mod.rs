@@ -17,3 +17,4 @@ pub mod path;
 mod path_tests;
 pub mod placement;
 pub mod settings;
+pub mod sources;
