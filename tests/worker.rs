@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use boardlane::daemon::worker::{Job, Port, QueueStats, Worker};
+use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
 use boardlane::memory::BusMemory;
 use boardlane::net::features::Features;
 use boardlane::net::frame::Drop as FrameDrop;
@@ -85,6 +85,7 @@ impl Bench {
             heartbeat: Duration::from_millis(20),
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
+            limits: Limits::default(),
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
         let bench = Self { worker, settings, stats, breaths };
