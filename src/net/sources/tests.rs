@@ -10,7 +10,6 @@ use crate::net::frame::PREFIX_FRAME;
 use crate::spec::net::HEADER_LEN;
 
 mod claims;
-mod race;
 
 /// The other end's own addresses, and another's.
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
