@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | any | Ethernet source | |
 //! | IPv4, IPv6 | | source |
-//! | ARP, request or reply | sender's | sender's |
+//! | ARP and reverse ARP, request or reply | sender's | sender's |
 //! | neighbour discovery | link-layer address options | a target that is advertised, or tried by `::` |
 //!
 //! What claims nothing passes: an ARP probe (sender 0.0.0.0), 0.0.0.0 to the limited broadcast (DHCP),
@@ -15,7 +15,7 @@
 //! are allowed that are listed, or that the standard makes of an allowed MAC address (RFC 4291, appendix A).
 //! Without `allow_mac` a hardware address in ARP or neighbour discovery must be the frame's own source.
 //!
-//! The judgement is strict where it cannot see. With `allow_ip`, only IPv4, IPv6 and ARP pass, behind
+//! The judgement is strict where it cannot see. With `allow_ip`, only IPv4, IPv6 and both ARPs pass, behind
 //! up to two VLAN tags; router advertisements and redirects, which change a receiver's routes, do not.
 //! Any header that is needed and not within the first [`PREFIX_FRAME`](super::frame::PREFIX_FRAME) bytes, cut short, or against its
 //! standard drops the frame: RFC 7112 and RFC 6980 tell honest senders to put headers first and not to
@@ -37,7 +37,7 @@ use zerocopy::FromBytes;
 
 use super::frame::{Drop, PREFIX_LEN};
 use crate::spec::ethernet::{
-    ARP_ETHERNET, TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_SERVICE_VLAN, TYPE_VLAN,
+    ARP_ETHERNET, TYPE_ARP, TYPE_IPV4, TYPE_IPV6, TYPE_RARP, TYPE_SERVICE_VLAN, TYPE_VLAN,
 };
 use crate::spec::net::{HDR_F_NEEDS_CSUM, Header};
 
@@ -139,7 +139,7 @@ impl Sources {
         let checksum = match kind {
             TYPE_IPV4 => self.check_ipv4(packet)?,
             TYPE_IPV6 => self.check_ipv6(packet, source)?,
-            TYPE_ARP => self.check_arp(packet, source)?,
+            TYPE_ARP | TYPE_RARP => self.check_arp(packet, source)?,
             _ if self.ips.is_some() => return Err(Drop::ForeignType),
             _ => Checksum::Nowhere,
         };

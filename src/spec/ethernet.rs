@@ -4,6 +4,8 @@
 pub const TYPE_IPV4: u16 = 0x0800;
 /// Ethernet type of ARP (RFC 826).
 pub const TYPE_ARP: u16 = 0x0806;
+/// Ethernet type of reverse ARP (RFC 903), which has ARP's fields.
+pub const TYPE_RARP: u16 = 0x8035;
 /// Ethernet type of IPv6 (RFC 2464).
 pub const TYPE_IPV6: u16 = 0x86dd;
 /// Ethernet type of a customer's VLAN tag, which a priority tag is too (IEEE 802.1Q).

@@ -195,12 +195,12 @@ fn tags_do_not_hide_what_is_behind_them() {
 
 #[test]
 fn with_ip_addresses_listed_other_kinds_of_frames_do_not_pass() {
-    // RARP, 802.2 length, SNAP with IPv4 in it, LLDP, PPPoE, MPLS, EAPOL, pause, MACsec, IPv4's neighbours.
+    // 802.2 length, SNAP with IPv4 in it, LLDP, PPPoE, MPLS, EAPOL, pause, MACsec, IPv4's neighbours.
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &ipv4(OTHER_V4, [10, 77, 0, 1])[..]].concat();
     assert_eq!(both().check(&frame(OWN, &[36], &snap)), TYPE);
     for kind in [
-        0x8035, 3, 0x5ff, 0x88cc, 0x8864, 0x8847, 0x888e, 0x8808, 0x88e5, 0x801, 0x7ff, 0x86dc,
-        0x86de, 0, 0xffff,
+        3, 0x5ff, 0x88cc, 0x8864, 0x8847, 0x888e, 0x8808, 0x88e5, 0x801, 0x7ff, 0x86dc, 0x86de, 0,
+        0xffff,
     ] {
         let sent = frame(OWN, &[kind], &ipv4(OWN_V4, [10, 77, 0, 1]));
         assert_eq!(both().check(&sent), TYPE, "{kind:#x}");
@@ -223,6 +223,8 @@ fn an_arp_sender_is_who_it_may_be() {
         ("another's hardware", sent(2, OTHER, OWN_V4), MAC),
         ("its second hardware", sent(2, [2, 0, 0, 0, 0, 7], OWN_V4), GOOD),
         ("probe", sent(1, OWN, [0; 4]), GOOD),
+        ("reverse", frame(OWN, &[0x8035], &arp(3, OWN, [0; 4])), GOOD),
+        ("reverse, as another", frame(OWN, &[0x8035], &arp(3, OTHER, [0; 4])), MAC),
         ("unknown operation", sent(9, OWN, OTHER_V4), IP),
         ("other hardware", altered(1, 6), UNCLEAR),
         ("other protocol", altered(2, 9), UNCLEAR),

@@ -73,12 +73,13 @@ fn an_ipv4_packet() -> impl Strategy<Value = Packet> {
 }
 
 fn an_arp_packet() -> impl Strategy<Value = Packet> {
-    (mac(), prop::option::weighted(0.9, v4()), any::<u8>(), any::<[u8; 10]>()).prop_map(
-        |(mac, ip, op, target)| {
+    let kind = prop::sample::select(vec![0x806_u16, 0x8035]);
+    (kind, mac(), prop::option::weighted(0.9, v4()), any::<u8>(), any::<[u8; 10]>()).prop_map(
+        |(kind, mac, ip, op, target)| {
             let mut packet = arp(op, mac, ip.unwrap_or_default());
             packet[18..28].copy_from_slice(&target);
             let claims = [Some(Claim::Mac(mac)), ip.map(Claim::V4)].into_iter().flatten();
-            (0x806, packet, claims.collect())
+            (kind, packet, claims.collect())
         },
     )
 }
@@ -200,7 +201,7 @@ fn an_ipv6_packet() -> impl Strategy<Value = Packet> {
 }
 
 fn a_frame() -> impl Strategy<Value = Sent> {
-    let other = (prop::sample::select(vec![0x88cc_u16, 0x8035, 3, 0x9100, 0x8864]), payload())
+    let other = (prop::sample::select(vec![0x88cc_u16, 0x888e, 3, 0x9100, 0x8864]), payload())
         .prop_map(|(kind, packet)| (kind, packet, vec![Claim::Kind]));
     let packet = prop_oneof![
         2 => an_ipv4_packet(),
