@@ -9,7 +9,8 @@ mod view;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -17,8 +18,11 @@ use super::Role;
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::Netdev;
+use super::worker::Limits;
 use crate::link::State;
 use crate::net::features::Features;
+use crate::net::rate::Rate;
+use crate::net::sources::Sources;
 use crate::os::fabric::shm::ShmLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
@@ -48,6 +52,8 @@ pub struct LinkTask {
     other_mac: [u8; 6],
     features_off: Features,
     log: Log,
+    /// Of all sessions, so that a new one finds no fresh bucket.
+    limits: Limits,
     view: Rc<RefCell<View>>,
     stop: watch::Receiver<bool>,
 }
@@ -73,6 +79,7 @@ impl LinkTask {
         // The config has been checked, so the names are known.
         let off = config.features_off.iter().map(String::as_str);
         let features_off = Features::from_names(off).unwrap_or_default();
+        let limits = limits(&config);
         Self {
             role,
             log: Log::new(&config.name),
@@ -82,6 +89,7 @@ impl LinkTask {
             mac,
             other_mac,
             features_off,
+            limits,
             view,
             stop,
         }
@@ -201,6 +209,18 @@ impl LinkTask {
             _ = self.stop.wait_for(|stop| *stop) => true,
             () = tokio::time::sleep(time) => false,
         }
+    }
+}
+
+/// What the other end may send.
+fn limits(config: &LinkConfig) -> Limits {
+    let networks: Vec<_> =
+        config.allow_ip.iter().map(|network| (network.addr(), network.prefix_len())).collect();
+    let rate =
+        config.rate.map(|rate| Rate::new(Instant::now(), rate.bits, rate.frames.map(u64::from)));
+    Limits {
+        sources: Sources::new(&config.allow_mac, &networks).map(Arc::new),
+        rate: rate.map(Arc::new),
     }
 }
 

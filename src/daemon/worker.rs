@@ -7,6 +7,9 @@
 //! Both descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
 //! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
+//!
+//! When the other end has sent what it [may](limits), its frames stay in the ring: their doorbell is not
+//! armed, and the sleep ends when there is more to take.
 
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
@@ -29,12 +32,14 @@ use crate::os::tap::{IoSpanMut, LostTap, Write};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
+mod limits;
 mod port;
 mod rings;
 mod stats;
 
 pub use frames::drop_stale;
 use frames::{read_shared, write};
+pub use limits::Limits;
 pub use port::Port;
 use rings::Rings;
 pub use stats::{DirectionStats, QueueStats};
@@ -83,6 +88,8 @@ pub struct Job {
     pub engine: EngineModel,
     /// What the driver sets at run time; a device's.
     pub settings: Option<Arc<Settings>>,
+    /// What the other end may send.
+    pub limits: Limits,
 }
 
 /// A running worker. Dropping it stops it.
@@ -123,7 +130,7 @@ impl Worker {
                 let events = Events::with_capacity(4);
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];
-                let (refused, rings, stop) = (None, Rings::default(), flag);
+                let (refused, rest, rings, stop) = (None, None, Rings::default(), flag);
                 let mut turn = Turn {
                     job,
                     frames,
@@ -132,6 +139,7 @@ impl Worker {
                     settings,
                     owed,
                     rings,
+                    rest,
                     poll,
                     stop,
                     events,
@@ -230,6 +238,8 @@ struct Turn {
     /// Notifications that wait, by way.
     owed: [Owed; 2],
     rings: Rings,
+    /// The other end has sent what it may, until then.
+    rest: Option<Instant>,
     poll: Poll,
     stop: Arc<AtomicU8>,
     events: Events,
@@ -253,7 +263,7 @@ impl Turn {
                 }
             }
             let (sent, no_room) = self.outward()?;
-            let (received, no_room_back) = self.take_in()?;
+            let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
                 self.rings.were_of_use();
@@ -262,7 +272,7 @@ impl Turn {
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
             // With an engine, work that a lost doorbell announced becomes a transfer first.
-            if silent && self.take_in()?.0 + self.submit() > 0 {
+            if silent && self.take_in(Instant::now())?.0 + self.submit() > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -327,7 +337,7 @@ impl Turn {
         let now = Instant::now();
         self.rings.before_wait(now, &self.poll, &self.job.doorbell).map_err(Fault::Poll)?;
         let due = self.owed.iter().filter_map(Owed::poll_timeout);
-        let due = due.chain(self.rings.poll_timeout()).min();
+        let due = due.chain(self.rings.poll_timeout()).chain(self.rest).min();
         let until = due.map(|due| due.saturating_duration_since(now));
         let longest = self.job.heartbeat;
         let early = until.filter(|until| *until < longest);
@@ -340,7 +350,9 @@ impl Turn {
                 .heard(Instant::now(), &self.poll, &self.job.doorbell)
                 .map_err(Fault::Poll)?;
         }
-        Ok(early.is_none() && self.events.iter().next().is_none())
+        // What is left in the ring on purpose is no work that a doorbell was lost for.
+        let waits = early.is_some() || self.rest.is_some();
+        Ok(!waits && self.events.iter().next().is_none())
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.
@@ -416,27 +428,34 @@ impl Turn {
         Ok((frames, blocked))
     }
 
-    /// A batch from the ring to the netdev, or to nowhere: how many frames.
-    fn inward(&mut self) -> Result<usize, Fault> {
-        let Job { path, mem, port, stats, .. } = &mut self.job;
+    /// A batch from the ring to the netdev, or to nowhere, taken at this time: how many frames.
+    fn inward(&mut self, now: Instant) -> Result<usize, Fault> {
+        let Job { path, mem, port, stats, limits, .. } = &mut self.job;
+        let batch = limits.batch(now);
         let mut frames = 0;
         while frames < BATCH {
+            self.rest = batch.is_spent(stats);
+            if self.rest.is_some() {
+                break;
+            }
             match path.receive(mem)? {
                 Inward::Empty => break,
-                Inward::Dropped(reason) => stats.rx.dropped(reason),
+                Inward::Dropped(reason) => {
+                    batch.take(0);
+                    stats.rx.dropped(reason);
+                }
                 Inward::Frame { prefix, tail, len } => {
-                    let written = match port {
-                        Port::Tap(tap) => write(tap, &self.frames, prefix, tail)?,
-                        Port::Discard | Port::Echo(_) => Write::Sent,
+                    batch.take(len);
+                    let written = match (limits.check(prefix), &*port) {
+                        (Err(reason), _) => Err(reason),
+                        (Ok(()), Port::Tap(tap)) => {
+                            unwritten(write(tap, &self.frames, prefix, tail)?)
+                        }
+                        (Ok(()), Port::Discard | Port::Echo(_)) => Ok(()),
                     };
                     match written {
-                        Write::Sent => stats.rx.frame(len),
-                        Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
-                        Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),
-                        // A TAP's send buffer has no bound by default, so this is want of memory.
-                        Write::NoMemory | Write::WouldBlock => {
-                            stats.rx.dropped(FrameDrop::NoMemory)
-                        }
+                        Ok(()) => stats.rx.frame(len),
+                        Err(reason) => stats.rx.dropped(reason),
                     }
                 }
             }
@@ -446,6 +465,17 @@ impl Turn {
         let ring = path.release(mem);
         self.published(IN, frames, ring);
         Ok(frames)
+    }
+}
+
+/// Why the kernel did not take a frame, if it did not.
+fn unwritten(written: Write) -> Result<(), FrameDrop> {
+    match written {
+        Write::Sent => Ok(()),
+        Write::BadFrame => Err(FrameDrop::Refused),
+        Write::Down => Err(FrameDrop::NetdevDown),
+        // A TAP's send buffer has no bound by default, so this is want of memory.
+        Write::NoMemory | Write::WouldBlock => Err(FrameDrop::NoMemory),
     }
 }
 
