@@ -6,6 +6,7 @@ mod man;
 use std::path::PathBuf;
 
 use boardlane::daemon::demo;
+use boardlane::os::access::{self, Access, Owner};
 use boardlane::os::fabric::backplane::{self, BackplaneConfig};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -100,7 +101,7 @@ pub(crate) struct DemoOptions {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --window 32M\n\
+    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --owner :kvm --mode 0660\n\
     The sockets speak the ivshmem-server protocol: QEMU's ivshmem-doorbell device fits a slot too."
 )]
 pub(crate) struct BackplaneOptions {
@@ -116,6 +117,12 @@ pub(crate) struct BackplaneOptions {
     /// Doorbell vectors of each end: one for messages and one for each queue pair
     #[arg(long, value_name = "V", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vectors: u16,
+    /// Owner of the sockets: USER, USER:GROUP or :GROUP, by name or number [default: this process's]
+    #[arg(long, value_name = "OWNER", value_parser = Owner::parse)]
+    pub(crate) owner: Option<Owner>,
+    /// Mode of the sockets in octal: who may write to a slot's may be an end of it
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = mode)]
+    pub(crate) mode: u32,
 }
 
 /// Runs the demo; what is not ok about it has been shown then.
@@ -138,6 +145,7 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
         slots: options.slots,
         slot_len: options.window,
         vectors: options.vectors,
+        access: Access { mode: options.mode, owner: options.owner.unwrap_or_default() },
     };
     let failed = |e: std::io::Error| Failure::Run(format!("starting: {e}"));
     let runtime =
@@ -173,6 +181,10 @@ fn size(text: &str) -> Result<u64, String> {
     let digits = number.bytes().all(|octet| octet.is_ascii_digit());
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes.filter(|_| digits).ok_or_else(|| "write bytes, as 16M, 1G or 1048576".into())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    access::parse_mode(text).ok_or_else(|| "write three octal digits, as 0660".into())
 }
 
 fn dma(text: &str) -> Result<String, String> {

@@ -134,6 +134,8 @@ fn wrong_usage_is_status_2_and_one_line() {
         (&["backplane", "--dir", "/x"], "not provided: --slots <N>"),
         (&["backplane", "--dir", "/x", "--slots", "0"], "0 is not in 1..=256"),
         (&["backplane", "--dir", "/x", "--slots", "1", "--window", "3Q"], "write bytes, as 16M"),
+        (&["backplane", "--dir", "/x", "--slots", "1", "--mode", "9"], "write three octal digits"),
+        (&["backplane", "--dir", "/x", "--slots", "1", "--owner", "no-such"], "there is no user"),
         (&["agent"], "not provided: --config <FILE>"),
         (&["sttus"], "unrecognized subcommand 'sttus'"),
         (&["check", "x", "--log", "loud"], "--log \"loud\" is no level"),
@@ -169,7 +171,7 @@ fn help_names_every_command_and_option() {
     }
     for (command, options) in [
         ("demo", &["--boards", "--seconds", "--mtu", "--dma", "--json", "--keep"][..]),
-        ("backplane", &["--dir", "--slots", "--window", "--vectors"]),
+        ("backplane", &["--dir", "--slots", "--window", "--vectors", "--owner", "--mode"]),
         ("agent", &["--config"]),
         ("master", &["--config"]),
         ("status", &["--control", "--json", "--watch"]),

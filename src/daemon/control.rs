@@ -5,22 +5,20 @@
 //! requests, one after the other. Whoever is slow to ask or to read is cut off, and only so many are
 //! served at once, so no client holds up the daemon or another client for long.
 //!
-//! The file belongs to the daemon that listens on it: only its owner may connect (mode 0600 from the
-//! first moment on), a file that a dead daemon left is replaced, and a lock on the directory, held
-//! while that is looked at, lets only one of two starting daemons win.
+//! Owner and mode of the file are the config's before anybody can connect, and say who may ask. A lock
+//! file beside it lets only one of two daemons win, and tells that the socket which a dead one left may
+//! be replaced.
 
 pub mod client;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rustix::fs::{FlockOperation, Mode};
 use serde::Deserialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +26,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::status::Status;
+use crate::os::access::{self, Access};
+use crate::os::lock::{LockError, LockFile};
 
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -43,8 +43,6 @@ pub enum ControlError {
     Held(PathBuf),
     /// Something that is no socket stands at the path.
     NotASocket(PathBuf),
-    /// The directory stays locked by somebody else.
-    Locked(PathBuf),
     /// The system refused.
     Io {
         /// The socket's path.
@@ -67,9 +65,6 @@ impl fmt::Display for ControlError {
                 "{} is not a socket: move it away, or set another `control` in the config",
                 path.display()
             ),
-            Self::Locked(path) => {
-                write!(f, "the directory of {} stays locked by another process", path.display())
-            }
             Self::Io { path, error } => {
                 write!(f, "control socket {}: {error}", path.display())
             }
@@ -86,27 +81,33 @@ pub struct ControlSocket {
     path: PathBuf,
     /// Device and inode of the file, so that only our own is removed.
     file: (u64, u64),
+    _lock: LockFile,
 }
 
 impl ControlSocket {
-    /// Listens at `path`, whose directory is made where it is missing. To be called within a tokio
-    /// runtime.
+    /// Listens at `path`, whose directory is made where it is missing, for those to whom `access` lets.
+    /// To be called within a tokio runtime.
     ///
     /// # Errors
     /// Another daemon holds the path, or the system refuses.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+    pub fn bind(path: &Path, access: &Access) -> Result<Self, ControlError> {
         let failed = |error| ControlError::Io { path: path.into(), error };
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
-        let _lock = lock(path, parent)?;
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = LockFile::take(Path::new(&lock)).map_err(|error| match error {
+            LockError::Held { .. } => ControlError::Held(path.into()),
+            LockError::Os { error, .. } => ControlError::Io { path: lock.into(), error },
+        })?;
         remove_stale(path)?;
-        let listener = listen(path).map_err(failed)?;
+        let listener = access::listen(path, access).map_err(failed)?;
         let file = identity(path).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { listener, path: path.into(), file })
+        Ok(Self { listener, path: path.into(), file, _lock: lock })
     }
 
     /// Answers clients until the future is dropped.
@@ -140,22 +141,8 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Locks the directory `parent` for as long as the result lives.
-fn lock(path: &Path, parent: &Path) -> Result<std::fs::File, ControlError> {
-    let failed = |error| ControlError::Io { path: path.into(), error };
-    let directory = std::fs::File::open(parent).map_err(failed)?;
-    // Whoever may read the directory may lock it: no waiting without end.
-    for _ in 0..100 {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
-    Err(ControlError::Locked(path.into()))
-}
-
-/// Removes the file of a dead daemon.
+/// Removes the socket of a dead daemon; the lock says that none of ours lives, but not that nobody
+/// else listens.
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let failed = |error| ControlError::Io { path: path.into(), error };
     match std::fs::symlink_metadata(path) {
@@ -169,23 +156,19 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        // One that a dead daemon gave to somebody else may be closed even to root, with few rights.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             std::fs::remove_file(path).map_err(failed)
         }
         // A full backlog means that somebody listens, too.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
         _ => Err(ControlError::Held(path.into())),
     }
-}
-
-fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    // The file takes the socket's mode (unix(7)), so it is never open to others.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(16)?;
-    Ok(OwnedFd::from(socket).into())
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

@@ -36,7 +36,8 @@ async fn supervise(role: Role, config: Config) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // Before anything else, so that a second daemon changes nothing.
-    let control = ControlSocket::bind(&config.control).map_err(|e| e.to_string())?;
+    let control =
+        ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
     let (stop, stopped) = watch::channel(false);
     let mut views = Vec::new();

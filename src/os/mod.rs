@@ -1,10 +1,12 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
+pub mod access;
 pub mod announce;
 pub mod child;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod poll;

@@ -83,7 +83,7 @@ fn serve(role: Role, config: &Config, fault: &str) {
     runtime.block_on(async {
         // To take the signal and do nothing is what "stubborn" means.
         let _terminate = (fault == "stubborn").then(|| signal(SignalKind::terminate()).unwrap());
-        let control = ControlSocket::bind(&config.control).unwrap();
+        let control = ControlSocket::bind(&config.control, &config.access).unwrap();
         control.serve(|| status.clone()).await;
     });
 }

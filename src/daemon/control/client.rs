@@ -47,7 +47,10 @@ impl fmt::Display for ClientError {
         match self {
             Self::Missing => f.write_str("no such socket: is the daemon running?"),
             Self::Dead => f.write_str("its daemon is gone: start it again, or remove the file"),
-            Self::Forbidden => f.write_str("permission denied: run as the daemon's user"),
+            Self::Forbidden => f.write_str(
+                "permission denied: run as root or the daemon's user, or have control_mode and \
+                 control_owner in its config let you",
+            ),
             Self::Silent => {
                 write!(f, "the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())
             }

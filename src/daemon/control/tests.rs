@@ -41,7 +41,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let socket = ControlSocket::bind(&path).unwrap();
+                let socket = ControlSocket::bind(&path, &Access::default()).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
                     () = socket.serve_within(limit, status) => {}
@@ -64,7 +64,7 @@ impl Drop for Server {
 fn bind(path: &Path) -> Result<ControlSocket, ControlError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
-    ControlSocket::bind(path)
+    ControlSocket::bind(path, &Access::default())
 }
 
 /// All that the server says to `octets` before it hangs up.
