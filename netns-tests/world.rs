@@ -249,6 +249,11 @@ impl World {
         self.end(daemon, Signal::TERM)
     }
 
+    /// Sends a daemon a signal.
+    pub(crate) fn signal(&self, daemon: &str, signal: Signal) {
+        signal_to(&self.daemons[daemon], signal);
+    }
+
     /// Kills a daemon.
     pub(crate) fn kill(&mut self, daemon: &str) {
         self.end(daemon, Signal::KILL);

@@ -53,6 +53,21 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Have the daemons of this machine read their configs again, and do what is different in them
+    ///
+    /// Links of which the config says the same are not touched. Addresses, routes, `keep` and a
+    /// master's MTU are changed while the link runs; any other change restarts that link alone. With an
+    /// error in the config nothing is changed. SIGHUP to a daemon does the same, and tells its log.
+    #[command(
+        after_help = "Exit status: 1 if a daemon does not answer within 30 s, does not let this \
+        user, or none runs; 2 if\nsomething is wrong in a config, or changes what takes a restart: the \
+        control socket."
+    )]
+    Reload {
+        /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
+        #[arg(long, value_name = "SOCK")]
+        control: Option<PathBuf>,
+    },
     /// Read a config and say what is wrong in it, with line and column; nothing is changed
     #[command(after_help = "Exit status: 2 if something is wrong.")]
     Check {

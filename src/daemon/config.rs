@@ -91,6 +91,21 @@ pub struct LinkConfig {
     pub heartbeat_ms: u32,
 }
 
+impl LinkConfig {
+    /// The slot's number: what the config says, or the socket's name such as `slot7.sock`, or the
+    /// link's place in the file, from 0.
+    pub fn slot_at(&self, place: usize) -> u32 {
+        self.known_slot().unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX))
+    }
+
+    /// The slot's number, if the link itself tells it.
+    pub fn known_slot(&self) -> Option<u32> {
+        let Transport::Shm(path) = &self.transport else { return self.slot };
+        let named = || path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok();
+        self.slot.or_else(named)
+    }
+}
+
 /// Greatest number of queue pairs.
 pub const QUEUES_MAX: u16 = 16;
 

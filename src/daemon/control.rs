@@ -1,11 +1,13 @@
 //! The control socket: a Unix socket on which a daemon answers.
 //!
-//! A request is one line of JSON, `{"request":"status"}`, at most 4 KiB; the answer is one line of
-//! JSON, `{"error": ..}` for a request that is not understood. A connection may carry several
-//! requests, one after the other. Whoever is slow to ask or to read is cut off, and only so many are
-//! served at once, so no client holds up the daemon or another client for long.
+//! A request is one line of JSON, `{"request":"status"}` or `{"request":"reload"}`, at most 4 KiB; the
+//! answer is one line of JSON, `{"error": ..}` for a request that is not understood or not followed. A
+//! connection may carry several requests, one after the other. Whoever is slow to ask or to read is cut
+//! off, and only so many are served at once, so no client holds up the daemon or another client for long.
 //!
-//! Owner and mode of the file are the config's before anybody can connect, and say who may ask. A lock
+//! Owner and mode of the file are the config's before anybody can connect, and say who may ask. What
+//! changes something is done for root, the daemon's user and the file's owner only: who is in the
+//! file's group may look. A lock
 //! file beside it lets only one of two daemons win, and tells that the socket which a dead one left may
 //! be replaced.
 
@@ -19,12 +21,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use serde::Deserialize;
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
+use super::reload::{ReloadError, Report};
 use super::status::Status;
 use crate::os::access::{self, Access};
 use crate::os::lock::{LockError, LockFile};
@@ -35,6 +41,9 @@ pub const REQUEST_MAX: usize = 4096;
 const CLIENTS_MAX: usize = 16;
 /// A client has so long for its request, and so long to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+const MAY_NOT_CHANGE: &str =
+    "only root, the user of the daemon and the owner of its socket may change something";
 
 /// Why there is no control socket.
 #[derive(Debug)]
@@ -81,6 +90,8 @@ pub struct ControlSocket {
     path: PathBuf,
     /// Device and inode of the file, so that only our own is removed.
     file: (u64, u64),
+    /// To whom it was given.
+    owner: Option<u32>,
     _lock: LockFile,
 }
 
@@ -107,20 +118,33 @@ impl ControlSocket {
         let listener = access::listen(path, access).map_err(failed)?;
         let file = identity(path).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { listener, path: path.into(), file, _lock: lock })
+        Ok(Self { listener, path: path.into(), file, owner: access.owner.uid, _lock: lock })
     }
 
-    /// Answers clients until the future is dropped.
-    pub async fn serve(&self, status: impl Fn() -> Status) {
-        self.serve_within(CLIENT_TIMEOUT, status).await;
+    /// Answers clients until the future is dropped: with what `status` says, and, for those who may,
+    /// with what came of a `reload`. One that has begun goes on without its client.
+    pub async fn serve<R: Future<Output = Reload>>(
+        &self,
+        status: impl Fn() -> Status,
+        reload: impl Fn() -> R,
+    ) {
+        self.serve_within(CLIENT_TIMEOUT, status, reload).await;
     }
 
-    async fn serve_within(&self, limit: Duration, status: impl Fn() -> Status) {
+    async fn serve_within<R: Future<Output = Reload>>(
+        &self,
+        limit: Duration,
+        status: impl Fn() -> Status,
+        reload: impl Fn() -> R,
+    ) {
         let mut clients = FuturesUnordered::new();
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
-                    Ok((stream, _)) => clients.push(talk(stream, limit, &status)),
+                    Ok((stream, _)) => {
+                        let may_change = self.may_change(&stream);
+                        clients.push(talk(stream, limit, may_change, &status, &reload));
+                    }
                     Err(error) => {
                         tracing::warn!("control socket: a client was not accepted: {error}");
                         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -130,7 +154,17 @@ impl ControlSocket {
             }
         }
     }
+
+    /// Whether the client at the other end may change something: the kernel tells who connected
+    /// (SO_PEERCRED in unix(7)).
+    fn may_change(&self, stream: &UnixStream) -> bool {
+        let trusted = [Some(0), Some(geteuid().as_raw()), self.owner];
+        stream.peer_cred().is_ok_and(|peer| trusted.contains(&Some(peer.uid())))
+    }
 }
+
+/// What comes of the task that reloads.
+type Reload = Result<Result<Report, ReloadError>, JoinError>;
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
@@ -181,18 +215,31 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
     Status {},
+    Reload {},
 }
 
 /// Serves one client until it goes, is slow, or is not understood.
-async fn talk(mut stream: UnixStream, limit: Duration, status: impl Fn() -> Status) {
+async fn talk<R: Future<Output = Reload>>(
+    mut stream: UnixStream,
+    limit: Duration,
+    may_change: bool,
+    status: impl Fn() -> Status,
+    reload: impl Fn() -> R,
+) {
     let mut buffer = Vec::with_capacity(REQUEST_MAX);
     while let Ok(Ok(Some(line))) = timeout(limit, read_line(&mut stream, &mut buffer)).await {
-        let (text, understood) = match line {
-            Line::Whole(line) => answer(&line, &status),
-            Line::TooLong => (error(&format!("a request has at most {REQUEST_MAX} bytes")), false),
+        let answer = match line {
+            Line::Whole(line) => match serde_json::from_slice(&line) {
+                Ok(Request::Status {}) => Ok(json(&status())),
+                Ok(Request::Reload {}) if !may_change => Ok(error(MAY_NOT_CHANGE)),
+                Ok(Request::Reload {}) => Ok(reloaded(reload().await)),
+                Err(failure) => Err(format!("request not understood: {failure}")),
+            },
+            Line::TooLong => Err(format!("a request has at most {REQUEST_MAX} bytes")),
         };
+        let text = answer.as_ref().map_or_else(|what| error(what), Clone::clone) + "\n";
         let sent = timeout(limit, stream.write_all(text.as_bytes())).await;
-        if !understood || !matches!(sent, Ok(Ok(()))) {
+        if answer.is_err() || !matches!(sent, Ok(Ok(()))) {
             return;
         }
     }
@@ -222,19 +269,20 @@ async fn read_line(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> io::Result<
     }
 }
 
-/// The answer to `line`, and whether the line was understood.
-fn answer(line: &[u8], status: impl Fn() -> Status) -> (String, bool) {
-    match serde_json::from_slice(line) {
-        Ok(Request::Status {}) => match serde_json::to_string(&status()) {
-            Ok(text) => (text + "\n", true),
-            Err(failure) => (error(&failure.to_string()), false),
-        },
-        Err(failure) => (error(&format!("request not understood: {failure}")), false),
+/// What came of a reload, or why nothing did; `config` says that the file is the reason.
+fn reloaded(reload: Reload) -> String {
+    match reload.unwrap_or(Err(ReloadError::Ended)) {
+        Ok(report) => json(&report),
+        Err(e) => json!({ "error": e.to_string(), "config": e.is_config() }).to_string(),
     }
 }
 
+fn json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).unwrap_or_else(|failure| error(&failure.to_string()))
+}
+
 fn error(text: &str) -> String {
-    format!("{}\n", serde_json::json!({ "error": text }))
+    json!({ "error": text }).to_string()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
-//! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
-//! shows it all on one machine, with [`traffic`] of its own.
+//! [`config`] says what is wanted, [`reload`] what another config changes, [`control`] tells what is, in
+//! the words of [`status`]. [`demo`] shows it all on one machine, with [`traffic`] of its own.
 
 pub mod config;
 pub mod control;
@@ -9,6 +9,7 @@ pub mod demo;
 pub mod identity;
 pub mod link_task;
 pub mod netdev;
+pub mod reload;
 pub mod status;
 pub mod supervisor;
 pub mod traffic;

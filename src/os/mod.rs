@@ -11,4 +11,5 @@ pub mod netlink;
 pub mod netns;
 pub mod poll;
 pub mod tap;
+pub mod terminal;
 pub mod userns;
