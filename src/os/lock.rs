@@ -15,7 +15,7 @@ use rustix::io::Errno;
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 /// Why a lock is not had.
@@ -64,22 +64,52 @@ impl LockFile {
                 Err(error) => return Err(os("lock")(error.into())),
             }
             // Its last owner may have removed the file between our opening and locking it.
-            let inode = |m: io::Result<fs::Metadata>| m.map(|m| (m.dev(), m.ino())).ok();
-            if inode(file.metadata()) != inode(fs::symlink_metadata(path)) {
+            if !stands_at(&file, path) {
                 continue;
             }
             file.set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
                 .map_err(os("write"))?;
-            return Ok(Self { path: path.to_owned(), _file: file });
+            return Ok(Self { path: path.to_owned(), file });
         }
     }
 }
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the lock");
+        // Somebody may have taken it away, with its directory; then there is nothing to remove.
+        if stands_at(&self.file, &self.path) {
+            if let Err(error) = fs::remove_file(&self.path) {
+                tracing::warn!(path = %self.path.display(), %error, "cannot remove the lock");
+            }
         }
+    }
+}
+
+fn stands_at(file: &File, path: &Path) -> bool {
+    let inode = |m: io::Result<fs::Metadata>| m.map(|m| (m.dev(), m.ino())).ok();
+    inode(file.metadata()) == inode(fs::symlink_metadata(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_has_one_owner_and_goes_with_it() {
+        let path = std::env::temp_dir().join(format!("bl-lock-{}", std::process::id()));
+        fs::write(&path, "what a dead owner left, and longer than a number").unwrap();
+        let lock = LockFile::take(&path).unwrap();
+        match LockFile::take(&path) {
+            Err(LockError::Held { pid }) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        assert!(!path.exists());
+        let lock = LockFile::take(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(lock);
+        fs::remove_file(&path).expect("it is another's");
     }
 }
