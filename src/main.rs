@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use boardlane::daemon::config::{Config, ConfigError};
-use boardlane::daemon::control::client::{self, StatusOptions};
+use boardlane::daemon::control::client::{self, ClientError, StatusOptions};
 use boardlane::daemon::{self, Role};
 use clap::Parser;
 
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::ConfigTold) => ExitCode::from(2),
     }
 }
 
@@ -61,6 +62,8 @@ enum Failure {
     Output(io::Error),
     /// At run time, and everything has been said.
     Told,
+    /// A daemon's config is wrong, and everything has been said.
+    ConfigTold,
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -73,13 +76,14 @@ fn run(command: Command) -> Result<(), Failure> {
             show_status(&StatusOptions { control, json }, watch)
         }
         Command::Clean { dry_run, config } => clean(&config, dry_run),
+        Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),
     }
 }
 
 fn run_daemon(role: Role, file: &Path) -> Result<(), Failure> {
     let config = Config::load(file, role).map_err(Failure::Config)?;
-    daemon::run(role, config).map_err(Failure::Run)
+    daemon::run(role, file.to_owned(), config).map_err(Failure::Run)
 }
 
 fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
@@ -120,6 +124,29 @@ fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+fn reload(control: Option<PathBuf>) -> Result<(), Failure> {
+    let mut failure = None;
+    for path in client::asked(control).map_err(Failure::Run)? {
+        let done = client::ask_reload(&path);
+        let path = path.display();
+        match done {
+            Ok(report) => put(&format!("{path}: {report}\n"))?,
+            Err(ClientError::Config(text)) => {
+                // A daemon's words, which a terminal is not to obey.
+                let visible = |c: char| if c.is_control() && !"\n\t".contains(c) { '?' } else { c };
+                let _ = writeln!(io::stderr(), "{}", text.chars().map(visible).collect::<String>());
+                tell(&format!("{path}: nothing was changed"));
+                failure = Some(Failure::ConfigTold);
+            }
+            Err(error) => {
+                tell(&format!("{path}: {error}"));
+                failure = failure.or(Some(Failure::Told));
+            }
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 /// Writes `text` to standard output.

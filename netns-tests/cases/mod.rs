@@ -1,5 +1,6 @@
 //! The cases, each a claim about what an operator sees.
 
+mod access;
 mod announce;
 mod basics;
 mod bridge;
@@ -16,6 +17,7 @@ mod life;
 pub(crate) mod matrix;
 mod netdev_state;
 mod ports;
+mod reload;
 mod stock;
 
 /// A claim and what it needs beyond `ip`.
@@ -88,6 +90,19 @@ pub(crate) const ALL: &[Case] = &[
     case!(netdev_state::a_tcp_connection_outlives_changes_of_the_mtu),
     case!(netdev_state::a_mac_set_with_ip_stays_and_is_seen_at_the_other_end),
     case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
+    case!(reload::links_come_and_go_and_the_others_do_not_notice),
+    case!(reload::addresses_routes_and_a_masters_mtu_change_while_the_link_runs),
+    case!(reload::a_link_that_has_to_begin_anew_keeps_its_netdev_and_is_alone_in_it),
+    case!(reload::names_that_swap_their_slots_meet_each_others_boards),
+    case!(reload::a_config_that_is_wrong_or_moves_the_control_socket_changes_nothing),
+    case!(reload::a_hang_up_reads_the_config_again),
+    case!(reload::reloads_at_once_come_one_after_the_other),
+    case!(reload::a_link_that_waits_for_its_backplane_is_changed_and_removed),
+    case!(reload::a_netdev_moves_to_the_namespace_that_a_new_config_names),
+    case!(reload::a_daemon_whose_terminal_is_gone_stops, "script"),
+    case!(reload::a_daemon_that_nohup_started_outlives_its_terminal, "script", "nohup"),
+    case!(access::a_client_without_the_right_is_refused, "setpriv"),
+    case!(access::a_slot_belongs_to_whom_the_backplane_is_told, "setpriv"),
     case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),
     case!(engine::an_engine_that_takes_a_millisecond_carries_tcp_both_ways),
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),

@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::config::{Config, LinkConfig, RUN_DIR, Transport};
-use super::control::{ControlError, ControlSocket};
+use super::control::{ControlError, ControlSocket, lock_of};
 use super::demo;
 use super::netdev::{self, NOTE_END};
+use crate::os::access::Access;
 use crate::os::fabric::backplane::{self, BackplaneError};
+use crate::os::lock::LockFile;
 use crate::os::netns::Namespace;
 use crate::os::tap::Existing;
 
@@ -135,12 +137,15 @@ impl Cleaning {
         let names = names_in(dir).map_err(failed)?;
         let notes: Vec<_> = names.iter().filter(|name| is_note(name)).collect();
         let socket = is_socket(control);
-        if !socket && notes.is_empty() || socket && !is_dead(control).map_err(failed)? {
+        let lock = lock_of(control);
+        let lock_is_left = LockFile::is_left(&lock);
+        let nothing = !socket && notes.is_empty() && !lock_is_left;
+        if nothing || socket && !is_dead(control).map_err(failed)? {
             return Ok(());
         }
         if !self.dry_run {
             // Whoever listens is the one daemon of the path. It goes, with the file, when this is done.
-            let _held = match ControlSocket::bind(control) {
+            let _held = match ControlSocket::bind(control, &Access::default()) {
                 Ok(held) => held,
                 Err(ControlError::Held(_)) => return Ok(()),
                 Err(e) => return Err(e.to_string()),
@@ -154,6 +159,9 @@ impl Cleaning {
         }
         if socket {
             self.removed(format!("socket {}", control.display()));
+        }
+        if lock_is_left {
+            self.removed(format!("lock {}", lock.display()));
         }
         Ok(())
     }
@@ -180,7 +188,7 @@ fn control_in_run_dir(name: &str) -> Option<PathBuf> {
     const END: &str = ".sock";
     let end = name.find(END)? + END.len();
     let (control, rest) = name.split_at(end);
-    let ours = rest.is_empty() || rest.ends_with(NOTE_END);
+    let ours = matches!(rest, "" | ".lock") || rest.ends_with(NOTE_END);
     (ours && !backplane::is_slot_socket(control)).then(|| Path::new(RUN_DIR).join(control))
 }
 

@@ -30,7 +30,7 @@ use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
 pub use owned::NOTE_END;
-use owned::Owned;
+use owned::{Owned, leftovers};
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
@@ -139,14 +139,42 @@ impl Netdev {
         let leftovers = self.owned.leftovers(&self.desired, &observed);
         self.mtu.begin(short(observed.mtu), self.owned.borrowed());
         self.note()?;
-        let removed = self.netlink.apply(&self.desired.name, &leftovers).await;
-        for failure in removed.failed {
-            tracing::warn!("{}: {failure}", self.desired.name);
-        }
+        self.remove(&leftovers).await;
         let done = self.apply().await;
         // The operator's from now on: an interface that is set down stays down.
         self.desired.up = None;
         done
+    }
+
+    /// Takes addresses, routes and MTU from another config of the same netdev. What stays is not
+    /// touched, and what comes is there before an address goes: with its last one, the kernel would
+    /// take away all routes, the operator's too.
+    pub async fn change(&mut self, config: &LinkConfig) -> Look {
+        let addresses = std::mem::replace(&mut self.desired.addresses, config.addresses.clone());
+        let routes = std::mem::replace(&mut self.desired.routes, config.routes.clone());
+        self.mtu.configure(config.mtu);
+        let leftovers = match self.observe().await {
+            Ok(None) => return Look::Gone,
+            Ok(Some(observed)) => leftovers(&addresses, &routes, &self.desired, &observed),
+            Err(e) => return Look::Failed(e),
+        };
+        // A route goes first, since the kernel has no room for two to one network.
+        let is_route = |action: &Action| matches!(action, Action::DelRoute(_));
+        let (routes, addresses): (Vec<_>, Vec<_>) = leftovers.into_iter().partition(is_route);
+        self.remove(&routes).await;
+        let look = self.heal().await;
+        if addresses.is_empty() {
+            return look;
+        }
+        self.remove(&addresses).await;
+        self.heal().await
+    }
+
+    /// Takes away what is no longer desired.
+    async fn remove(&self, leftovers: &[Action]) {
+        for failure in self.netlink.apply(&self.desired.name, leftovers).await.failed {
+            tracing::warn!("{}: {failure}", self.desired.name);
+        }
     }
 
     /// Features that a link by this netdev does without: Linux before 6.2 knows no USO.

@@ -4,13 +4,19 @@ use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
 use super::link::{FIXED, OF_NETDEV};
-use super::{Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route};
+use super::{Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
     /// system decides stands in a comment.
     pub fn expand(&self) -> String {
         let mut text = format!("control = {}\n", string(self.control.display()));
+        let Access { mode, owner } = &self.access;
+        text.push_str(&format!("control_mode = \"{mode:04o}\"\n"));
+        text.push_str(&match owner.to_string() {
+            owner if owner.is_empty() => "# control_owner = the daemon's user and group\n".into(),
+            owner => format!("control_owner = {}\n", string(owner)),
+        });
         for link in &self.links {
             text.push_str("\n[[link]]\n");
             expand_link(link, &mut text);

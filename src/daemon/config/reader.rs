@@ -13,8 +13,12 @@ use super::problem::{ConfigError, Problem, SHOWN_MAX, nearest, quoted};
 pub(super) type Keys = &'static [(&'static str, &'static str)];
 
 /// Keys at the top of the file.
-pub(super) const TOP: Keys =
-    &[("control", r#"control = "/run/boardlane/master.sock""#), ("link", "[[link]]")];
+pub(super) const TOP: Keys = &[
+    ("control", r#"control = "/run/boardlane/master.sock""#),
+    ("control_mode", r#"control_mode = "0660""#),
+    ("control_owner", r#"control_owner = "root:netdev""#),
+    ("link", "[[link]]"),
+];
 
 /// Keys of a `[[link]]`.
 pub(super) const LINK: Keys = &[
@@ -141,8 +145,8 @@ impl<'t> Reader<'t> {
             let known: Vec<&str> = keys.iter().map(|&(known, _)| known).collect();
             let remedy = if keys == TOP && is_key(LINK, word) {
                 format!("{word} belongs to a link: put it below a line [[link]]")
-            } else if keys == LINK && word == "control" {
-                "control belongs to the daemon: put it above the first [[link]]".into()
+            } else if keys == LINK && word != "link" && is_key(TOP, word) {
+                format!("{word} belongs to the daemon: put it above the first [[link]]")
             } else if let Some(meant) = nearest(word, &known) {
                 format!("did you mean {meant}?")
             } else if keys == TOP && nearest(word, &link_keys()).is_some() {

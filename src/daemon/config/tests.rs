@@ -9,6 +9,8 @@ mod refusals;
 /// With every key that this version works on.
 const FULL: &str = r#"
 control = "/tmp/master.sock"
+control_mode = "0660"
+control_owner = "root:1000"
 [[link]]
 name = "bl0"
 transport = "shm:/run/boardlane/slot0.sock"
@@ -65,6 +67,8 @@ fn complaint(text: &str) -> String {
 fn a_full_config_means_what_it_says() {
     let config = parse(FULL).unwrap();
     assert_eq!(config.control, Path::new("/tmp/master.sock"));
+    assert_eq!(config.access.mode, 0o660);
+    assert_eq!((config.access.owner.uid, config.access.owner.gid), (Some(0), Some(1000)));
     let via = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
     let expected = LinkConfig {
         name: "bl0".into(),
@@ -128,6 +132,7 @@ fn a_short_config_has_defaults_by_role() {
     {
         let config = Config::parse("f.toml", HEAD, role).unwrap();
         assert_eq!(config.control, Path::new(control));
+        assert_eq!(config.access, Access::default());
         let link = &config.links[0];
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{LOOK, LinkTask, RETRY, view};
@@ -49,7 +49,7 @@ pub(super) enum Ended {
 
 /// What a running link waits for.
 enum Input {
-    Stop,
+    Order,
     Doorbell,
     Peer(Result<PeerEvent, String>),
     /// A connection in place of the lost one.
@@ -78,7 +78,6 @@ struct Report {
 /// A link on a connection.
 pub(super) struct Running<'a> {
     task: &'a LinkTask,
-    stop: watch::Receiver<bool>,
     /// None where the port needs none.
     pub(super) netdev: Option<&'a mut Netdev>,
     link: Link,
@@ -166,10 +165,8 @@ impl<'a> Running<'a> {
         let (broken, broken_rx) = mpsc::unbounded_channel();
         let (left, left_rx) = mpsc::unbounded_channel();
         let peers = shm.peers().clone();
-        let stop = task.stop.clone();
         let mut running = Self {
             task,
-            stop,
             netdev,
             link,
             mem,
@@ -220,10 +217,12 @@ impl<'a> Running<'a> {
             }
             let now = Instant::now;
             match self.input(&mut found, search.as_mut()).await {
-                Input::Stop => {
-                    self.link.shutdown(now());
-                    self.drain().await;
-                    return Ended::Stopping;
+                Input::Order => {
+                    if self.obey().await {
+                        self.link.shutdown(now());
+                        self.drain().await;
+                        return Ended::Stopping;
+                    }
                 }
                 Input::Doorbell => {
                     self.link.handle_doorbell(now());
@@ -276,7 +275,7 @@ impl<'a> Running<'a> {
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
         let lost = self.shm.is_none() && found.is_none();
         tokio::select! {
-            _ = self.stop.wait_for(|stop| *stop) => Input::Stop,
+            () = self.task.ordered() => Input::Order,
             rung = self.doorbell.rung() => match rung {
                 Ok(()) => Input::Doorbell,
                 Err(e) => Input::Broken(format!("doorbell: {e}"), true),

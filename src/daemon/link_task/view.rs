@@ -40,7 +40,7 @@ impl View {
         Self {
             name: config.name.clone(),
             transport: config.transport.to_string(),
-            slot: super::slot_in(config),
+            slot: config.known_slot(),
             state: State::Waiting,
             reason: "starting".to_owned(),
             note: String::new(),

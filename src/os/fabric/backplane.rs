@@ -8,13 +8,12 @@
 //! and a new server makes new memory.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::future::Future;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -24,6 +23,8 @@ use tracing::{info, warn};
 
 use super::slot::SlotServer;
 use super::{MAX_CLIENTS, MAX_SLOT_LEN, MAX_VECTORS, MIN_SLOT_LEN, is_slot_len, memfd};
+use crate::os::access::{self, Access};
+use crate::os::lock::{LockError, LockFile};
 
 /// Most slots of a backplane.
 pub const MAX_SLOTS: u16 = 256;
@@ -39,6 +40,8 @@ pub struct BackplaneConfig {
     pub slot_len: u64,
     /// Doorbell vectors of each client, 1 to [`MAX_VECTORS`].
     pub vectors: u16,
+    /// Who may connect to a slot.
+    pub access: Access,
 }
 
 impl BackplaneConfig {
@@ -186,8 +189,9 @@ impl Backplane {
         for number in 0..config.slots {
             let path = config.socket(number);
             remove_stale(&path)?;
-            let listener = UnixListener::bind(&path).map_err(os("listen on", &path))?;
+            let listener = access::listen(&path, &config.access).map_err(os("listen on", &path))?;
             files.sockets.push(path.clone());
+            let listener = UnixListener::from_std(listener).map_err(os("listen on", &path))?;
             let memory = memfd::create(&format!("boardlane-slot{number}"), config.slot_len)
                 .map_err(os("make the memory of", &path))?;
             slots.push(SlotServer::new(number, listener, memory, config.vectors));
@@ -211,55 +215,28 @@ impl Backplane {
     }
 }
 
-/// The lock and the sockets; removed on drop.
+/// The sockets and the lock, removed on drop: the lock is the last.
 #[derive(Debug)]
 struct Files {
-    lock_path: PathBuf,
     sockets: Vec<PathBuf>,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Files {
     /// Takes the directory's lock, or says who has it.
     fn lock(dir: &Path) -> Result<Self, BackplaneError> {
-        let lock_path = dir.join(".lock");
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&lock_path)
-                .map_err(os("open the lock", &lock_path))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    let mut pid = String::new();
-                    let _ = (&file).take(32).read_to_string(&mut pid);
-                    let dir = dir.to_owned();
-                    return Err(BackplaneError::Running { dir, pid: pid.trim().to_owned() });
-                }
-                Err(error) => return Err(os("lock", &lock_path)(error)),
-            }
-            // Its last owner may have removed the file between our opening and locking it.
-            let inode = |m: io::Result<fs::Metadata>| m.map(|m| (m.dev(), m.ino())).ok();
-            if inode(file.metadata()) != inode(fs::symlink_metadata(&lock_path)) {
-                continue;
-            }
-            file.set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .map_err(os("write", &lock_path))?;
-            return Ok(Self { lock_path, sockets: Vec::new(), _lock: file });
-        }
+        let path = dir.join(".lock");
+        let lock = LockFile::take(&path).map_err(|error| match error {
+            LockError::Held { pid } => BackplaneError::Running { dir: dir.to_owned(), pid },
+            LockError::Os { doing, error } => BackplaneError::Os { doing, path, error },
+        })?;
+        Ok(Self { sockets: Vec::new(), _lock: lock })
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // The lock file last, while its lock is still held: nobody else's file is removed.
-        for path in self.sockets.iter().chain([&self.lock_path]) {
+        for path in &self.sockets {
             if let Err(error) = fs::remove_file(path) {
                 warn!(path = %path.display(), %error, "cannot remove the file");
             }
@@ -288,9 +265,8 @@ pub fn remove_dead(dir: &Path, dry_run: bool) -> Result<Vec<PathBuf>, BackplaneE
         names.filter(|name| is_slot_socket(name)).map(|n| dir.join(n)).collect();
     found.sort();
     let lock = dir.join(".lock");
-    let is_locked = File::open(&lock)
-        .map(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK));
-    if found.is_empty() && is_locked.is_err() {
+    let lock_is_left = LockFile::is_left(&lock);
+    if found.is_empty() && !lock_is_left {
         return Ok(found);
     }
     let _files = if dry_run { None } else { Some(Files::lock(dir)?) };
@@ -299,7 +275,7 @@ pub fn remove_dead(dir: &Path, dry_run: bool) -> Result<Vec<PathBuf>, BackplaneE
     if !dry_run {
         found.iter().try_for_each(|path| remove_stale(path))?;
     }
-    if is_locked.is_ok_and(|is_locked| !is_locked) {
+    if lock_is_left {
         found.push(lock);
     }
     Ok(found)
@@ -328,7 +304,8 @@ fn is_stale(path: &Path) -> Result<bool, BackplaneError> {
     let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(os("connect to", path))?;
     match connect(&probe, &address) {
-        Err(Errno::CONNREFUSED) => Ok(true),
+        // The lock is ours, so one that has been given to somebody else is a dead backplane's.
+        Err(Errno::CONNREFUSED | Errno::ACCESS) => Ok(true),
         // Connected, or too many wait for it, or of another type: somebody has it.
         _ => Err(BackplaneError::InUse(path.to_owned())),
     }

@@ -303,7 +303,16 @@ fn an_unknown_key_brings_the_nearest_known_one_to_mind() {
             "control belongs to the daemon: put it above the first [[link]]",
         ),
         ("[lnik]", "4:2: unknown key \"lnik\"", "did you mean link?"),
-        ("[zzz]", "4:2: unknown key \"zzz\"", "known here: control, link"),
+        (
+            "control_mode = \"0660\"",
+            "4:1: unknown key \"control_mode\"",
+            "control_mode belongs to the daemon: put it above the first [[link]]",
+        ),
+        (
+            "[zzz]",
+            "4:2: unknown key \"zzz\"",
+            "known here: control, control_mode, control_owner, link",
+        ),
     ]);
     let said = complaint(&format!("mtu = 1500\n{HEAD}"));
     assert!(said.starts_with("f.toml:1:1: unknown key \"mtu\"\n"), "{said}");
@@ -311,6 +320,35 @@ fn an_unknown_key_brings_the_nearest_known_one_to_mind() {
     // A key that is misspelt is not missing, too.
     let said = complaint(&HEAD.replace("transport", "transprt"));
     assert_eq!(said.lines().count(), 3, "{said}");
+}
+
+#[test]
+fn a_control_socket_for_nobody_is_refused() {
+    let digits = "write three octal digits, as \"0660\"";
+    let owner = "write \"USER:GROUP\", \"USER\" or \":GROUP\", by name or number";
+    for (line, what, remedy) in [
+        ("control_mode = \"0680\"", "16: \"0680\" is not a socket's mode", digits),
+        ("control_mode = \"rw-rw----\"", "16: \"rw-rw----\" is not a socket's mode", digits),
+        ("control_mode = \"1777\"", "16: \"1777\" is not a socket's mode", digits),
+        (
+            "control_mode = 660",
+            "16: control_mode is a whole number",
+            "write it as control_mode = \"0660\"",
+        ),
+        ("control_owner = \"no-such\"", "17: there is no user \"no-such\" in /etc/passwd", owner),
+        ("control_owner = \":no-such\"", "17: there is no group \"no-such\" in /etc/group", owner),
+        ("control_owner = \"root:\"", "17: this names no owner", owner),
+        (
+            "control_owner = 0",
+            "17: control_owner is a whole number",
+            "write it as control_owner = \"root:netdev\"",
+        ),
+    ] {
+        let said = complaint(&format!("{line}\n{HEAD}"));
+        assert!(said.starts_with(&format!("f.toml:1:{what}\n")), "{said}");
+        assert!(said.ends_with(&format!("^ {remedy}")), "{said}");
+        assert_eq!(said.lines().count(), 3, "{said}");
+    }
 }
 
 #[test]

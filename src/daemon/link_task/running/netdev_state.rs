@@ -12,6 +12,19 @@ use crate::spec::net::F_MTU;
 use crate::tunnel::part::Role as End;
 
 impl Running<'_> {
+    /// Carries out the last order; says whether it is to stop.
+    pub(super) async fn obey(&mut self) -> bool {
+        let order = self.task.order();
+        if !order.stop {
+            if let Some(netdev) = &mut self.netdev {
+                let look = netdev.change(&order.config).await;
+                self.netdev_looks(&look);
+            }
+            self.task.done.send_replace(order.number);
+        }
+        order.stop
+    }
+
     /// Somebody has changed the netdev: sets again what is ours, and tells who has to know.
     pub(super) async fn heal_netdev(&mut self) -> Look {
         let Some(netdev) = &mut self.netdev else { return Look::Good };
