@@ -8,7 +8,7 @@
 //! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
 //!
-//! When the other end has sent what it [may](limits), its frames stay in the ring: their doorbell is not
+//! When the other end has sent what it [may](Limits), its frames stay in the ring: their doorbell is not
 //! armed, and the sleep ends when there is more to take.
 
 use std::os::fd::OwnedFd;
