@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 
 use crate::dma::Transfer;
 use crate::memory::BusMemory;
-use crate::net::frame::Drop as FrameDrop;
 use crate::net::owed::Owed;
 use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::{empty, ring_full_or_not};
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpanMut, LostTap, Write};
+use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
@@ -36,7 +35,7 @@ mod port;
 mod stats;
 
 pub use frames::drop_stale;
-use frames::{read_shared, write};
+use frames::{read_shared, unwritten, write};
 pub use limits::Limits;
 pub use port::Port;
 pub use stats::{DirectionStats, QueueStats};
@@ -462,17 +461,6 @@ impl Turn {
         let ring = path.release(mem);
         self.published(IN, frames, ring);
         Ok(frames)
-    }
-}
-
-/// Why the kernel did not take a frame, if it did not.
-fn unwritten(written: Write) -> Result<(), FrameDrop> {
-    match written {
-        Write::Sent => Ok(()),
-        Write::BadFrame => Err(FrameDrop::Refused),
-        Write::Down => Err(FrameDrop::NetdevDown),
-        // A TAP's send buffer has no bound by default, so this is want of memory.
-        Write::NoMemory | Write::WouldBlock => Err(FrameDrop::NoMemory),
     }
 }
 
