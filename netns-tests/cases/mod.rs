@@ -14,6 +14,7 @@ mod features;
 mod flood;
 pub(crate) mod hostile;
 mod life;
+mod limits;
 pub(crate) mod matrix;
 mod netdev_state;
 mod ports;
@@ -108,6 +109,11 @@ pub(crate) const ALL: &[Case] = &[
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
     case!(matrix::the_checker_misses_the_frames_that_an_engine_spoils_and_no_other),
+    case!(limits::spoofed_frames_do_not_come_out_and_are_counted_by_reason),
+    case!(limits::honest_boards_notice_nothing_of_their_masters_lists),
+    case!(limits::a_source_that_the_board_changes_while_it_is_received_never_comes_out),
+    case!(limits::a_flood_is_held_to_the_rate_and_a_second_board_has_its_share),
+    case!(limits::a_tcp_stream_is_held_to_the_rate_without_a_drop),
     case!(ports::frames_come_back_from_a_board_that_echoes_unaltered_and_in_order),
     case!(ports::frames_come_back_from_a_board_that_echoes_by_engine),
     case!(ports::frames_come_back_from_a_master_that_echoes),

@@ -8,7 +8,7 @@
 //! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
 //!
-//! When the other end has sent what it [may](limits), its frames stay in the ring: their doorbell is not
+//! When the other end has sent what it [may](Limits), its frames stay in the ring: their doorbell is not
 //! armed, and the sleep ends when there is more to take.
 
 use std::os::fd::OwnedFd;
@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use crate::dma::Transfer;
 use crate::memory::BusMemory;
-use crate::net::frame::Drop as FrameDrop;
 use crate::net::owed::Owed;
 use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
@@ -28,7 +27,7 @@ use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::ring_full_or_not;
 use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpanMut, LostTap, Write};
+use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
@@ -38,7 +37,7 @@ mod rings;
 mod stats;
 
 pub use frames::drop_stale;
-use frames::{read_shared, write};
+use frames::{read_shared, unwritten, write};
 pub use limits::Limits;
 pub use port::Port;
 use rings::Rings;
@@ -465,17 +464,6 @@ impl Turn {
         let ring = path.release(mem);
         self.published(IN, frames, ring);
         Ok(frames)
-    }
-}
-
-/// Why the kernel did not take a frame, if it did not.
-fn unwritten(written: Write) -> Result<(), FrameDrop> {
-    match written {
-        Write::Sent => Ok(()),
-        Write::BadFrame => Err(FrameDrop::Refused),
-        Write::Down => Err(FrameDrop::NetdevDown),
-        // A TAP's send buffer has no bound by default, so this is want of memory.
-        Write::NoMemory | Write::WouldBlock => Err(FrameDrop::NoMemory),
     }
 }
 

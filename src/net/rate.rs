@@ -158,7 +158,6 @@ mod tests {
             let taken = flood(&rate, start, Duration::from_secs(seconds), len);
             let got = taken * (len as u64 + GAP) * 8;
             let (least, most) = (bits * seconds, bits * seconds + bits / 50 + 2 * 8 * 65_573);
-            println!("{bits} bits/s of {len}: {got} bits in {seconds} s");
             assert!((least..=most).contains(&got), "{bits}: {got} not in {least}..={most}");
         }
     }

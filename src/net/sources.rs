@@ -17,9 +17,9 @@
 //!
 //! The judgement is strict where it cannot see. With `allow_ip`, only IPv4, IPv6 and both ARPs pass, behind
 //! up to two VLAN tags; router advertisements and redirects, which change a receiver's routes, do not.
-//! Any header that is needed and not within the first [`PREFIX_FRAME`](super::frame::PREFIX_FRAME) bytes, cut short, or against its
-//! standard drops the frame: RFC 7112 and RFC 6980 tell honest senders to put headers first and not to
-//! fragment neighbour discovery. Of a fragment beyond the first only the source counts: a packet comes
+//! A header that is needed and is cut short, against its standard, or not within the checked prefix drops
+//! the frame: RFC 7112 and RFC 6980 tell honest senders to put headers first and not to fragment
+//! neighbour discovery. Of a fragment beyond the first only the source counts: a packet comes
 //! together only with its first, which was judged.
 //!
 //! A checksum that is to be completed later (NEEDS_CSUM) is a value that the sender chooses, stored where
@@ -125,7 +125,7 @@ impl Sources {
         Some(Self { macs: macs_too, ips: ips_too })
     }
 
-    /// Judges a frame by its private start: the virtio-net header, then [`PREFIX_FRAME`](super::frame::PREFIX_FRAME) bytes or
+    /// Judges a frame by its private start, virtio-net header included: the first [`PREFIX_LEN`] bytes, or
     /// as many as it has. What lies behind is not looked at.
     pub fn check(&self, start: &[u8]) -> Result<(), Drop> {
         let start = &start[..start.len().min(PREFIX_LEN)];

@@ -111,6 +111,7 @@ impl Field {
 }
 
 /// Has frames pass while another thread attacks, at least [`TRIES`], and until the attack has been seen.
+#[allow(clippy::print_stdout, reason = "how often the attack was seen differs from run to run")]
 fn race(what: &str, field: &Field, mut sender: impl Path, mut receiver: impl Path) {
     let (stop, start) = (AtomicBool::new(false), Instant::now());
     let mut tally = Tally::default();
