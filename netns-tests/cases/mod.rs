@@ -123,6 +123,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(stock::queues::pairs_come_and_go_under_traffic_by_engine),
     case!(stock::queues::a_queue_reset_a_hundred_times_disturbs_no_other),
     case!(stock::queues::a_queue_reset_a_hundred_times_by_engine_disturbs_no_other),
+    case!(stock::queues::an_engine_too_slow_for_a_queue_reset_is_named_and_needs_a_reset),
     case!(announce::a_masters_address_moves_in_the_boards_bridge, "bridge", "sysctl"),
     case!(announce::a_boards_address_moves_in_the_masters_bridge, "bridge", "sysctl"),
 ];
