@@ -66,6 +66,8 @@ pub(crate) struct Board {
     frame: Vec<u8>,
     /// Batches of messages so far.
     flooded: u32,
+    /// It takes no messages.
+    pub(crate) deaf: bool,
 }
 
 impl Board {
@@ -121,6 +123,7 @@ impl Board {
             next_look: now,
             frame,
             flooded: 0,
+            deaf: false,
         };
         board.begin();
         board
@@ -205,7 +208,10 @@ impl Board {
         let Some(fifo) = &mut self.fifo else { return };
         let (mut slot, mut out) = ([0; window::SLOT_LEN], [0; msg::MAX_LEN]);
         let mut sent = false;
-        while self.tunnel.ready() && fifo.receive(&self.mem, &mut slot).unwrap_or(false) {
+        while !self.deaf
+            && self.tunnel.ready()
+            && fifo.receive(&self.mem, &mut slot).unwrap_or(false)
+        {
             self.tunnel.handle_message(now, &slot, &mut self.model);
             while self.tunnel.poll_event().is_some() {}
         }

@@ -102,6 +102,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
     case!(dead::a_daemon_that_hangs_is_silent_and_has_its_link_back_when_it_goes_on),
     case!(dead::a_board_whose_memory_reads_as_all_ones_is_a_dead_link_and_no_offender),
+    case!(dead::a_board_that_takes_no_messages_is_kept_away),
+    case!(dead::a_master_that_takes_no_messages_is_kept_away),
     case!(dead::split_queues_lose_doorbells_and_no_frames),
     case!(dead::packed_queues_lose_doorbells_and_no_frames),
     case!(flood::a_flood_of_any_kind_takes_no_memory_and_no_frame_of_another_link),
