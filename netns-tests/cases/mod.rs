@@ -117,6 +117,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(stock::misuse::commands_that_make_no_sense_are_refused),
     case!(stock::misuse::commands_of_features_not_negotiated_are_refused),
     case!(stock::misuse::a_broken_control_queue_needs_a_reset_and_harms_no_later_session),
+    case!(stock::misuse::a_driver_that_floods_takes_no_memory_and_keeps_no_agent_from_ending),
     case!(stock::offloads::no_offload_comes_that_the_driver_has_turned_off, "ethtool"),
     case!(stock::offloads::no_offload_comes_by_engine_that_the_driver_has_turned_off, "ethtool"),
     case!(stock::notices::a_driver_that_coalesces_is_told_seldom_and_of_everything),
