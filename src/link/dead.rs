@@ -12,7 +12,7 @@
 //! | it takes no messages | the FIFO's tail stands still over what was sent | the board 2.5 s, the master 10 s | quarantined: … takes no messages |
 //! | it takes them and does not answer (driver) | no answer to three attempts of a request; while the link is up a PING asks once a second | 3 s | quarantined: PING not answered in 3 attempts of 1s |
 //! | it answers, and its reset does not end (driver) | the status that it answers | 3 s | quarantined: device does not finish its reset |
-//! | it does not carry out a command (driver) | no used buffer in the control queue | 1 s | quarantined: controlq: … |
+//! | it does not carry out a command (driver) | no used buffer in the control queue | 3 s | quarantined: controlq: … |
 //! | it breaks a ring, or a message | what is checked does not hold | when it is read | quarantined; at the board first down, and the driver is told by NEEDS_RESET |
 //!
 //! A window of all ones explains every other fault, so it is looked at first and quarantines nobody. An

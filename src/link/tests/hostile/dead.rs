@@ -80,7 +80,7 @@ fn a_device_that_carries_out_no_command_is_noticed_in_time() {
     let mut device = RawDevice::new(&pair);
     device.turn(&mut pair);
     assert_eq!(pair.last_state(), State::Up);
-    let (state, why) = ends(&mut pair, 1100 * MS, |pair| device.turn(pair));
+    let (state, why) = ends(&mut pair, 3200 * MS, |pair| device.turn(pair));
     assert_eq!(state, State::Quarantined);
     assert!(why.starts_with("controlq: "), "{why}");
 }
