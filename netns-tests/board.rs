@@ -21,7 +21,7 @@ use boardlane::os::poll::ring;
 use boardlane::spec::{msg, net, virtio, window};
 use boardlane::tunnel::device::DeviceTunnel;
 use boardlane::tunnel::fifo::Fifo;
-use boardlane::tunnel::message::{Body, Dialect, Hello, Message, encode};
+use boardlane::tunnel::message::{Body, Dialect, Hello, Message, NetdevState, encode};
 use boardlane::tunnel::part::{Params, Role};
 use boardlane::tunnel::session::{Change, Session};
 use boardlane::virtqueue::QueueConfig;
@@ -64,6 +64,10 @@ pub(crate) struct Board {
     theirs: Vec<Arc<OwnedFd>>,
     next_look: Instant,
     frame: Vec<u8>,
+    /// Batches of messages so far.
+    flooded: u32,
+    /// It takes no messages.
+    pub(crate) deaf: bool,
 }
 
 impl Board {
@@ -118,6 +122,8 @@ impl Board {
             theirs,
             next_look: now,
             frame,
+            flooded: 0,
+            deaf: false,
         };
         board.begin();
         board
@@ -202,7 +208,10 @@ impl Board {
         let Some(fifo) = &mut self.fifo else { return };
         let (mut slot, mut out) = ([0; window::SLOT_LEN], [0; msg::MAX_LEN]);
         let mut sent = false;
-        while self.tunnel.ready() && fifo.receive(&self.mem, &mut slot).unwrap_or(false) {
+        while !self.deaf
+            && self.tunnel.ready()
+            && fifo.receive(&self.mem, &mut slot).unwrap_or(false)
+        {
             self.tunnel.handle_message(now, &slot, &mut self.model);
             while self.tunnel.poll_event().is_some() {}
         }
@@ -248,14 +257,20 @@ impl Board {
         sent
     }
 
-    /// Notifications of used buffers and of changed config: what costs the master most.
+    /// Notifications of used buffers, of changed config and of a changed netdev: what costs the master
+    /// most.
     fn messages(&mut self) -> u64 {
         let Some(fifo) = self.fifo.as_mut().filter(|_| self.path.is_some()) else { return 0 };
         let mut out = [0; msg::MAX_LEN];
         let mut sent = 0;
+        self.flooded += 1;
         for (n, _) in (0_u32..).zip(0..BATCH) {
             let body = match n % 4 {
                 0 => Body::EventConfig { status: 15, generation: n, offset: 0, data: Vec::new() },
+                1 => {
+                    let mtu = 1300 + u16::try_from(self.flooded % 200).unwrap();
+                    Body::EventLink(NetdevState { mtu, up: true, mac: [2, 0, 0, 0, 0, 9] })
+                }
                 n => Body::EventUsed { index: n % 2 },
             };
             let len = encode(Dialect::V2, &Message { dev_num: 0, token: 0, body }, &mut out);

@@ -228,7 +228,7 @@ impl Link {
             mem,
             fifo: None,
             core: None,
-            untaken: Untaken::default(),
+            untaken: Untaken::new(params.role),
             peer: None,
             netdevs: NetdevStates::default(),
             alive: BTreeSet::new(),
@@ -429,7 +429,7 @@ impl Link {
         self.ring(peer.owner, 0);
         self.peer = Some(peer);
         self.netdevs.begin();
-        self.untaken = Untaken::default();
+        self.untaken = Untaken::new(self.params.role);
         self.futile = 0;
         self.fifo = Some(fifo);
         self.say(State::Negotiating, String::new());

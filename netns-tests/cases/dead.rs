@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use boardlane::daemon::status::LinkState;
 use boardlane::daemon::traffic::Ping;
+use boardlane::tunnel::message::Body;
 use rustix::process::Signal;
 
+use crate::board::Board;
 use crate::cases::hostile::Intruder;
 use crate::relay::Relay;
+use crate::stock::Stock;
 use crate::world::{World, check, wait};
 
 fn plain(_: &str, _: u8) -> String {
@@ -70,6 +73,47 @@ pub(crate) fn a_board_whose_memory_reads_as_all_ones_is_a_dead_link_and_no_offen
         world.wait_ping("traffic back", "master", "10.77.0.2");
     }
     wait_for_line(&world, "master", "bl0: down: window reads as all ones: board is in reset");
+}
+
+pub(crate) fn a_board_that_takes_no_messages_is_kept_away() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    world.start("master");
+    world.wait_state("master", "bl0", LinkState::Waiting, "waiting for board");
+    let mut board = Board::in_slot(&world.slot(0));
+    wait("the board is up", || {
+        board.turn();
+        check(board.is_up(), "it is not")
+    });
+    board.deaf = true;
+    let told = "bl0: quarantined: board takes no messages";
+    wait("the master has noticed", || {
+        board.turn();
+        let log = world.log("master");
+        check(log.contains(told), log)
+    });
+    wait_no_carrier(&world, "master");
+    drop(board);
+    world.start("board0");
+    world.wait_up(0);
+    world.wait_ping("traffic of a good agent", "master", "10.77.0.2");
+}
+
+pub(crate) fn a_master_that_takes_no_messages_is_kept_away() {
+    let mut world = World::new(1, plain);
+    world.start("backplane");
+    world.start("board0");
+    let mut stock = Stock::in_slot(&world.slot(0));
+    for _ in 0..4 {
+        stock.send(Body::GetDeviceInfo);
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    let told = "master takes no messages: 4 have waited for 10 s";
+    world.wait_state("board0", "bl0", LinkState::Quarantined, told);
+    drop(stock);
+    world.start("master");
+    world.wait_up(0);
+    world.wait_ping("traffic of a good master", "board0", "10.77.0.1");
 }
 
 /// Every ring is lost, or every other one, and still all arrives.

@@ -22,12 +22,19 @@ fn plain(_: &str, _: u8) -> String {
 
 /// Memory that a daemon has to itself, in KiB. What its threads use and the allocator keeps varies a
 /// little; what grows under a flood does so without end.
-fn memory(world: &World, daemon: &str) -> u64 {
+pub(super) fn memory(world: &World, daemon: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/status", world.pid(daemon))).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
-const TOLERANCE: u64 = 2048;
+pub(super) const TOLERANCE: u64 = 2048;
+
+/// Processor time that a daemon has used, in hundredths of a second.
+pub(super) fn cpu(world: &World, daemon: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/stat", world.pid(daemon))).unwrap();
+    let fields = text.rsplit_once(')').unwrap().1.split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
 
 fn descriptors(world: &World, daemon: &str) -> usize {
     fs::read_dir(format!("/proc/{}/fd", world.pid(daemon))).unwrap().count()
@@ -53,8 +60,11 @@ pub(crate) fn a_flood_of_any_kind_takes_no_memory_and_no_frame_of_another_link()
     let mut before = None;
     for round in 0..2 {
         for kind in [Flood::Frames, Flood::Messages, Flood::Doorbells, Flood::All] {
+            let (used, since) = (cpu(&world, "master"), Instant::now());
             flooder.set(kind);
             thread::sleep(Duration::from_millis([500, 3000][round]));
+            let share = (cpu(&world, "master") - used) as f64 / since.elapsed().as_secs_f64();
+            eprintln!("{kind:?}: the master uses {share:.0} % of a processor");
             assert!(flooder.is_up(), "{kind:?}: {}", world.log("master"));
         }
         flooder.set(Flood::Nothing);

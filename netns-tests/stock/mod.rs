@@ -176,6 +176,18 @@ impl Stock {
         token
     }
 
+    /// Says something if there is room, and does not ring.
+    pub(crate) fn try_send(&mut self, body: Body) -> bool {
+        let mut out = [0; msg::MAX_LEN];
+        let len = encode(Dialect::V2, &Message { dev_num: 0, token: 0, body }, &mut out);
+        self.fifo.send(&self.mem, &out[..len]).unwrap()
+    }
+
+    /// Rings each of the agent's doorbells.
+    pub(crate) fn ring_all(&self) {
+        self.theirs.iter().for_each(|bell| ring_full_or_not(bell));
+    }
+
     /// Waits for the answer to a request.
     pub(crate) fn answer(&mut self, token: u16) -> Body {
         let start = Instant::now();

@@ -3,6 +3,21 @@
 //! Each step that is not possible yet is tried again, and `status` says why it waits. What one link
 //! meets never touches another. What it is to do comes as [`Order`]s, which it looks for wherever it
 //! waits; the number of the last one that it has carried out tells how far it is.
+//!
+//! What the other end and the backplane can bring about without end, and where it stops:
+//!
+//! | of | no more than | in |
+//! |---|---|---|
+//! | clients of the slot, their doorbells | 16, each with 32 | `os::fabric::shm` |
+//! | messages taken in a turn | 64; a turn's events are drained after it | `link::messages` |
+//! | turns in a row, doorbells heard | 64, 256; then one in 4 ms | `running`, `os::doorbell` |
+//! | doorbells that wait to be rung | 16 | `os::doorbell` |
+//! | a worker's breaths for nothing | 64 in a row, then two in 2 ms | `worker::rings` |
+//! | answers and events of the tunnel | 16 each; of what repeats itself the last | `tunnel` |
+//! | sessions | growing pauses | `link::again` |
+//! | changes of the other end's netdev | growing pauses, up to 2 s | `link::netdev_state` |
+//! | log lines | 100 of a level in 10 s | `os::log` |
+//! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
 mod running;
 mod view;

@@ -9,10 +9,10 @@
 //! | it started anew | another epoch, at a heartbeat or a doorbell | a heartbeat | down: … restarted |
 //! | it stopped in an orderly way | its epoch is 0, and it rings | a heartbeat, mostly at once | down: … stopped |
 //! | its process is gone | the transport says so | at once | down: … is gone |
-//! | it takes no messages | the FIFO's tail stands still over what was sent | [`UNTAKEN_TIME`] | quarantined: … takes no messages |
+//! | it takes no messages | the FIFO's tail stands still over what was sent | the board 2.5 s, the master 10 s | quarantined: … takes no messages |
 //! | it takes them and does not answer (driver) | no answer to three attempts of a request; while the link is up a PING asks once a second | 3 s | quarantined: PING not answered in 3 attempts of 1s |
 //! | it answers, and its reset does not end (driver) | the status that it answers | 3 s | quarantined: device does not finish its reset |
-//! | it does not carry out a command (driver) | no used buffer in the control queue | 1 s | quarantined: controlq: … |
+//! | it does not carry out a command (driver) | no used buffer in the control queue | 3 s | quarantined: controlq: … |
 //! | it breaks a ring, or a message | what is checked does not hold | when it is read | quarantined; at the board first down, and the driver is told by NEEDS_RESET |
 //!
 //! A window of all ones explains every other fault, so it is looked at first and quarantines nobody. An
@@ -25,22 +25,36 @@ use std::time::{Duration, Instant};
 
 use super::messages::Broken;
 use super::{Core, Link, State, Work};
+use crate::tunnel::part::Role;
 
-/// How long messages may lie with the other end that takes none of them. An attempt of a request is
-/// made, and rung for, once a second: this is three of them.
-pub(super) const UNTAKEN_TIME: Duration = Duration::from_millis(2500);
+/// How long messages may lie with a device that takes none of them. An attempt of a request is made, and
+/// rung for, once a second: this is three of them.
+const UNTAKEN_BY_DEVICE: Duration = Duration::from_millis(2500);
+/// And with a driver: what a device says unasked is rung for once, and a driver may have reasons to be late.
+const UNTAKEN_BY_DRIVER: Duration = Duration::from_secs(10);
 
 /// Since when the other end has taken none of the messages that wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Untaken {
+    /// How long it may.
+    most: Duration,
     tail: u32,
     since: Option<Instant>,
 }
 
 impl Untaken {
+    /// At this end, in a session that begins.
+    pub(super) fn new(role: Role) -> Self {
+        let most = match role {
+            Role::Driver => UNTAKEN_BY_DEVICE,
+            Role::Device => UNTAKEN_BY_DRIVER,
+        };
+        Self { most, tail: 0, since: None }
+    }
+
     /// When the other end has had enough time.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.since.map(|since| since + UNTAKEN_TIME)
+        self.since.map(|since| since + self.most)
     }
 
     /// The other end has taken so many, and others may wait: whether it still has time.
@@ -49,7 +63,7 @@ impl Untaken {
             self.since = None;
         }
         self.tail = tail;
-        !waiting || now < *self.since.get_or_insert(now) + UNTAKEN_TIME
+        !waiting || now < *self.since.get_or_insert(now) + self.most
     }
 }
 
@@ -61,8 +75,7 @@ impl Link {
         if self.untaken.handle(now, tail, unread > 0) {
             return Ok(());
         }
-        let other = self.params.role.other().name();
-        let time = UNTAKEN_TIME.as_secs_f32();
+        let (other, time) = (self.params.role.other().name(), self.untaken.most.as_secs_f32());
         Err(Broken(format!("{other} takes no messages: {unread} have waited for {time} s")))
     }
 

@@ -9,12 +9,14 @@
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Once;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// By default it is ignored, so whoever gets it without our handler is not harmed.
 const SIGNAL: libc::c_int = libc::SIGURG;
 /// Between interruptions: a thread may be just before the call that blocks.
-const AGAIN: Duration = Duration::from_micros(200);
+const AGAIN: Duration = Duration::from_millis(5);
+/// Between looks whether a thread has ended.
+const LOOK: Duration = Duration::from_micros(200);
 
 extern "C" fn nothing(_: libc::c_int) {}
 
@@ -36,12 +38,14 @@ pub fn interrupt<T>(thread: &JoinHandle<T>) {
 /// Waits for a thread that was told to end, and gives what it returns; `None` if it panicked. After
 /// `patience` it is interrupted till it ends, which it does once it sees what it was told.
 pub fn join<T>(thread: JoinHandle<T>, patience: Duration) -> Option<T> {
-    let since = std::time::Instant::now();
+    let mut next = Instant::now() + patience;
     while !thread.is_finished() {
-        if since.elapsed() > patience {
+        let now = Instant::now();
+        if now >= next {
             interrupt(&thread);
+            next = now + AGAIN;
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(LOOK);
     }
     // Its panic has been printed.
     thread.join().ok()

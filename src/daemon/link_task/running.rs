@@ -75,6 +75,16 @@ struct Report {
     lost: bool,
 }
 
+impl Report {
+    fn input(self, generation: u64) -> Input {
+        if self.generation == generation {
+            Input::Broken(self.reason, self.lost)
+        } else {
+            Input::Nothing
+        }
+    }
+}
+
 /// A link on a connection.
 pub(super) struct Running<'a> {
     task: &'a LinkTask,
@@ -274,6 +284,7 @@ impl<'a> Running<'a> {
         let due = self.link.poll_timeout().into_iter().chain(more).min();
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
         let lost = self.shm.is_none() && found.is_none();
+        let generation = self.generation;
         tokio::select! {
             () = self.task.ordered() => Input::Order,
             rung = self.doorbell.rung() => match rung {
@@ -285,14 +296,15 @@ impl<'a> Running<'a> {
             () = watch_found(found) => Input::Nothing,
             () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
-            Some(left) = self.left_rx.recv() => Input::Left(left),
-            Some(report) = self.broken_rx.recv() => {
-                if report.generation == self.generation {
-                    Input::Broken(report.reason, report.lost)
-                } else {
-                    Input::Nothing
+            Some(left) = self.left_rx.recv() => match self.broken_rx.try_recv() {
+                // Why a worker has no path to give back comes before that it has none.
+                Ok(report) => {
+                    let _ = self.left.send(left);
+                    report.input(generation)
                 }
-            }
+                Err(_) => Input::Left(left),
+            },
+            Some(report) = self.broken_rx.recv() => report.input(generation),
         }
     }
 
