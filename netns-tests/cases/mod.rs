@@ -56,7 +56,6 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::a_killed_daemons_netdev_has_no_carrier),
     case!(moves::ends_move_to_a_backplane_of_another_shape),
-    case!(moves::a_slot_that_is_too_small_is_named_until_there_is_a_larger_one),
     case!(moves::a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost),
     case!(moves::an_end_that_finds_the_next_backplane_first_waits_for_the_other),
     case!(moves::ends_find_the_last_of_several_backplanes),

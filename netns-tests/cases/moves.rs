@@ -42,7 +42,7 @@ fn wait_moved(world: &World, slot: u8, before: [Option<u32>; 2]) {
 pub(crate) fn ends_move_to_a_backplane_of_another_shape() {
     let mut world = World::running(1, plain);
     for options in [
-        "--slots 1 --window 4M",
+        "--slots 1 --window 1M",
         "--slots 1 --window 64M",
         "--slots 1 --vectors 1",
         "--slots 1 --vectors 16",
@@ -57,18 +57,6 @@ pub(crate) fn ends_move_to_a_backplane_of_another_shape() {
         world.transfer("master", "board0", "10.77.0.2", 1 << 20);
         world.transfer("board0", "master", "fd77::1", 1 << 20);
     }
-}
-
-pub(crate) fn a_slot_that_is_too_small_is_named_until_there_is_a_larger_one() {
-    let mut world = World::running(1, plain);
-    world.kill("backplane");
-    start(&mut world, "--slots 1 --window 1M");
-    world.wait_state("master", "bl0", LinkState::Quarantined, "the slot is too small");
-    let before = epochs(&world, 0);
-    world.kill("backplane");
-    start(&mut world, "--slots 1");
-    wait_moved(&world, 0, before);
-    world.wait_ping("traffic back", "master", "10.77.0.2");
 }
 
 pub(crate) fn a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost() {
