@@ -226,6 +226,23 @@ pub(crate) fn a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_u
     }
 }
 
+pub(crate) fn a_killed_daemons_netdev_has_no_carrier() {
+    let mut world = World::running(1, plain);
+    for daemon in ["board0", "master"] {
+        for _ in 0..3 {
+            world.kill(daemon);
+            // Not after a while: the process has only just been seen to end.
+            assert!(!world.has_carrier(daemon, "bl0"), "{daemon}");
+            wait("the kernel has taken that up", || {
+                let state = world.netdev(daemon, "bl0").expect("it stays")["operstate"].to_string();
+                check(state == "\"DOWN\"", state)
+            });
+            world.start(daemon);
+            world.wait_up(0);
+        }
+    }
+}
+
 /// How many queues of a netdev are attached.
 fn queues(world: &World, machine: &str, name: &str) -> u32 {
     let found = world.inside(machine, || Existing::of(name).unwrap());

@@ -16,6 +16,7 @@ pub(crate) mod hostile;
 mod life;
 mod limits;
 pub(crate) mod matrix;
+mod moves;
 mod netdev_state;
 mod ports;
 mod reload;
@@ -58,6 +59,11 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_master_killed_and_restarted_has_its_links_back),
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
+    case!(life::a_killed_daemons_netdev_has_no_carrier),
+    case!(moves::ends_move_to_a_backplane_of_another_shape),
+    case!(moves::a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost),
+    case!(moves::an_end_that_finds_the_next_backplane_first_waits_for_the_other),
+    case!(moves::ends_find_the_last_of_several_backplanes),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),

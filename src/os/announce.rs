@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// The pauses before each round, in milliseconds. The first frames may come too early for a netdev
 /// whose carrier has just been raised, here or at the other end, and any may be lost. A kernel that has
 /// asked for an address in vain asks again after a second: traffic goes on as soon as one round arrives.
-const ROUNDS_MS: [u64; 4] = [10, 40, 300, 1000];
+const ROUNDS_MS: [u64; 7] = [10, 40, 100, 200, 300, 350, 350];
 
 /// How long an announcement takes: what asks for another one meanwhile is served by the last round.
 pub const TIME: Duration = Duration::from_millis(1350);
