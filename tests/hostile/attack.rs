@@ -41,6 +41,8 @@ pub(crate) enum Stage {
     Alone,
     /// The ends have met.
     Met,
+    /// Driver: features are accepted, and no queue is set up.
+    Ready,
     /// All queues run.
     Running,
 }
@@ -117,8 +119,10 @@ impl Attack {
             attack.meet(|_| {});
             assert!(attack.fifo.is_some(), "{:?}", attack.victim.said);
         }
-        if setup.stage == Stage::Running {
-            attack.run();
+        match setup.stage {
+            Stage::Alone | Stage::Met => {}
+            Stage::Ready => attack.negotiate(),
+            Stage::Running => attack.run(),
         }
         attack.confine();
         attack
@@ -261,6 +265,18 @@ impl Attack {
         }
     }
 
+    /// Resets the device, and waits until it is done.
+    pub(crate) fn reset(&mut self) {
+        let mut status = self.set_status(0);
+        for _ in 0..10 {
+            if status == 0 {
+                return;
+            }
+            status = self.status().into();
+        }
+        panic!("the reset is never done: {status:#x}");
+    }
+
     pub(crate) fn set_features(&mut self, features: Features) {
         let blocks = (0..4).map(|block| features.block(block)).collect();
         self.ask(Body::SetDriverFeatures(Blocks { index: 0, blocks }));
@@ -314,7 +330,7 @@ impl Attack {
     pub(crate) fn negotiate(&mut self) {
         let hello = Body::Hello(self.hello());
         self.ask(hello);
-        assert_eq!(self.set_status(0), 0);
+        self.reset();
         assert_eq!(self.set_status(3), 3);
         self.set_features(self.setup.features);
         assert_eq!(self.set_status(11), 11, "{:?}", self.victim.said);

@@ -29,13 +29,15 @@ pub(crate) enum Verdict {
     Quarantine(&'static str),
     /// The session is over, with this reason.
     Down(&'static str),
+    /// The device's queues are stopped, as after a reset, with this reason; the session goes on.
+    Stopped(&'static str),
     /// There is no session, with this reason.
     NoSession(&'static str),
     /// What was asked for is not done, and the peer can know; the session goes on.
     Refused,
     /// Nothing comes of it, because of this; the session goes on.
     Harmless(&'static str),
-    /// A race, which either way costs nothing but the session.
+    /// Whatever comes of it in this session is the attacker's own affair.
     Any,
 }
 
@@ -77,7 +79,9 @@ impl Case {
             }
         });
         let mut a = Attack::new(attacker, ground, engine, setup);
-        (a.victim.said.clear(), a.victim.drops.clear());
+        if setup.stage != Stage::Alone {
+            a.victim.said.clear();
+        }
         attack(&mut a);
         a.settle();
         judge(&mut a, verdict, breaks);
@@ -125,6 +129,12 @@ fn judge(a: &mut Attack, verdict: Verdict, breaks: &str) {
         Verdict::Down(why) => {
             assert!(has(a, State::Down, why), "{said}");
             assert!(a.victim.paths.is_empty() && !a.victim.carrier, "{said}");
+        }
+        Verdict::Stopped(why) => {
+            assert!(has(a, State::Negotiating, why), "{said}");
+            assert!(a.victim.paths.is_empty() && !a.victim.carrier, "{said}");
+            a.run();
+            a.frames_pass();
         }
         Verdict::NoSession(why) => {
             let (state, last) = a.victim.last();

@@ -1,5 +1,12 @@
 //! A driver's half that breaks the rules, against our device.
 
+mod chains;
+mod control;
+mod frames;
+mod messages;
+mod packed;
+mod queues;
+mod session;
 mod split;
 
 use boardlane::net::features::Features;
@@ -31,5 +38,14 @@ pub(crate) const MET: Setup = SPLIT.stage(Stage::Met);
 
 pub(crate) fn tables() -> Vec<Table> {
     let table = |name, cases| Table { name, attacker: Role::Driver, cases };
-    vec![table("split", split::cases())]
+    vec![
+        table("split", split::cases()),
+        table("packed", packed::cases()),
+        table("chains", chains::cases()),
+        table("frames", frames::cases()),
+        table("queues", queues::cases()),
+        table("control", control::cases()),
+        table("messages", messages::cases()),
+        table("session", session::cases()),
+    ]
 }
