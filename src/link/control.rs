@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::messages::Broken;
-use super::{Core, Event, Link, Work};
+use super::{Core, Event, Link, State, Work};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::{Command, ControlError};
 use crate::net::features::Features;
@@ -71,20 +71,22 @@ impl Link {
             };
             match control.poll(now, &self.mem).map_err(broken)? {
                 None => return control.send(now, &self.mem).map_err(broken),
-                Some((command, done)) => self.answered(command, done)?,
+                Some((command, done)) => self.answered(command, done),
             }
         }
     }
 
-    fn answered(&mut self, command: Command, done: bool) -> Result<(), Broken> {
+    /// A device may refuse a command (virtio 1.4 §5.1.6.5): one pair works anyway, an announcement asks for
+    /// nothing, and what it then filters its people have to know.
+    fn answered(&mut self, command: Command, done: bool) {
         match command {
             Command::UsePairs(pairs) if done => self.use_pairs(pairs),
-            // One pair works anyway, and an announcement asks for nothing.
-            Command::UsePairs(_) | Command::Announced => {}
-            _ if done => {}
-            _ => return Err(Broken(format!("controlq: the device refuses {command:?}"))),
+            Command::Promiscuous(_) | Command::MacAddress(_) if !done => {
+                let why = format!("controlq: the device refuses {command:?}, and may filter frames");
+                self.say(State::Up, why);
+            }
+            _ => {}
         }
-        Ok(())
     }
 
     /// Driver: has the device asked for this, if it has a control queue and the feature.

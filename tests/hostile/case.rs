@@ -122,8 +122,7 @@ fn judge(a: &mut Attack, verdict: Verdict, breaks: &str) {
             a.frames_pass();
         }
         Verdict::Quarantine(why) => {
-            let (state, last) = a.victim.last();
-            assert!(state == State::Quarantined && last.contains(why), "{said}");
+            assert!(has(a, State::Quarantined, why), "{said}");
             assert!(a.victim.paths.is_empty() && !a.victim.carrier, "{said}");
         }
         Verdict::Down(why) => {
