@@ -7,7 +7,8 @@ use crate::case::{Case, case};
 use boardlane::spec::msg;
 use boardlane::tunnel::message::{Body, Message, NetdevState};
 
-const MSG_SIZE: &str = "virtio-msg: msg_size is the message's whole size, at least 8 and at most the bus's";
+const MSG_SIZE: &str =
+    "virtio-msg: msg_size is the message's whole size, at least 8 and at most the bus's";
 const EXACT: &str = "virtio-msg: each message has the size that its fields take";
 const ROLE: &str = "virtio-msg: a device answers requests and sends EVENT_CONFIG and EVENT_USED";
 const EVENT: &str = "virtio-msg: an event tells of something that happened";
@@ -47,9 +48,15 @@ fn octets() -> Vec<Case> {
             octets[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
             assert!(a.send_octets(&octets));
         }),
-        case("an unknown event", "virtio-msg: a receiver discards what it does not know", SPLIT, |a| {
-            put(a, 0, 0x7f, 8);
-        }, Harmless("it is counted and discarded")),
+        case(
+            "an unknown event",
+            "virtio-msg: a receiver discards what it does not know",
+            SPLIT,
+            |a| {
+                put(a, 0, 0x7f, 8);
+            },
+            Harmless("it is counted and discarded"),
+        ),
     ]
 }
 
@@ -57,62 +64,132 @@ fn events() -> Vec<Case> {
     let harmless = |name, breaks, attack, why| case(name, breaks, SPLIT, attack, Harmless(why));
     let bad = |name, breaks, attack, why| case(name, breaks, SPLIT, attack, Quarantine(why));
     vec![
-        bad("EVENT_CONFIG with NEEDS_RESET", "2.1.2: NEEDS_RESET: the driver has to reset", |a| {
-            tell(a, Body::EventConfig { status: 79, generation: 0, offset: 0, data: vec![] });
-        }, "needs a reset"),
-        bad("EVENT_CONFIG with a status of all ones", "2.1: the status has one octet", |a| {
-            tell(a, Body::EventConfig { status: u32::MAX, generation: 0, offset: 0, data: vec![] });
-        }, "needs a reset"),
-        bad("the device is removed", "virtio-msg: EVENT_DEVICE REMOVED ends a device", |a| {
-            tell(a, Body::EventDevice { number: 0, state: msg::DEVICE_REMOVED });
-        }, "device was removed"),
-        bad("HELLO of another epoch", EVENT, |a| {
-            let hello = boardlane::tunnel::message::Hello { epoch: 99, ..a.hello() };
-            tell(a, Body::Hello(hello));
-        }, "the other end started anew"),
-        harmless("EVENT_CONFIG with data far beyond config space", EVENT, |a| {
-            tell(a, Body::EventConfig { status: 15, generation: 9, offset: u32::MAX, data: vec![0xff; 240] });
-        }, "the driver reads config space itself"),
-        harmless("EVENT_USED of queues that there are not", EVENT, |a| {
-            for index in [2, 77, 0xffff, 0x1_0000, u32::MAX] {
-                tell(a, Body::EventUsed { index });
-            }
-        }, "it is counted and discarded"),
-        harmless("EVENT_USED of what was not used", EVENT, |a| tell(a, Body::EventUsed { index: 0 }), {
-            "the driver looks at the ring"
-        }),
-        harmless("another device is removed", EVENT, |a| {
-            tell(a, Body::EventDevice { number: 1, state: msg::DEVICE_REMOVED });
-            tell(a, Body::EventDevice { number: 0xffff, state: 0x8123 });
-        }, "the driver has none of them"),
-        harmless("a driver's requests", ROLE, |a| {
-            tell(a, Body::SetDeviceStatus { status: 0 });
-            tell(a, Body::ResetVqueue { index: 0 });
-            tell(a, Body::EventAvail { index: 0, next: 0 });
-        }, "a driver has no device to be asked for"),
-        harmless("answers that nobody asked for", ROLE, |a| {
-            for body in [
-                Body::VqueueReset,
-                Body::DeviceStatusSet { status: 0 },
-                Body::Config { generation: 1, offset: 0, data: vec![9; 200] },
-                Body::Pong { data: 7 },
-            ] {
-                tell(a, body);
-            }
-        }, "they belong to no request"),
-        harmless("EVENT_LINK that makes no sense", EVENT, |a| {
-            tell(a, Body::EventLink(NetdevState { mtu: 0, up: true, mac: [1; 6] }));
-        }, "values that make no sense are not taken"),
-        case("a device's events before HELLO", ROLE, MET, |a| {
-            for body in [
-                Body::EventConfig { status: 79, generation: 0, offset: 0, data: vec![] },
-                Body::EventUsed { index: 0 },
-                Body::EventDevice { number: 0, state: msg::DEVICE_REMOVED },
-            ] {
-                assert!(a.send_message(&Message { dev_num: 0, token: 0, body }));
-                a.pass(MS);
-            }
-        }, Harmless("there is no device yet")),
+        bad(
+            "EVENT_CONFIG with NEEDS_RESET",
+            "2.1.2: NEEDS_RESET: the driver has to reset",
+            |a| {
+                tell(a, Body::EventConfig { status: 79, generation: 0, offset: 0, data: vec![] });
+            },
+            "needs a reset",
+        ),
+        bad(
+            "EVENT_CONFIG with a status of all ones",
+            "2.1: the status has one octet",
+            |a| {
+                tell(
+                    a,
+                    Body::EventConfig { status: u32::MAX, generation: 0, offset: 0, data: vec![] },
+                );
+            },
+            "needs a reset",
+        ),
+        bad(
+            "the device is removed",
+            "virtio-msg: EVENT_DEVICE REMOVED ends a device",
+            |a| {
+                tell(a, Body::EventDevice { number: 0, state: msg::DEVICE_REMOVED });
+            },
+            "device was removed",
+        ),
+        bad(
+            "HELLO of another epoch",
+            EVENT,
+            |a| {
+                let hello = boardlane::tunnel::message::Hello { epoch: 99, ..a.hello() };
+                tell(a, Body::Hello(hello));
+            },
+            "the other end started anew",
+        ),
+        harmless(
+            "EVENT_CONFIG with data far beyond config space",
+            EVENT,
+            |a| {
+                tell(
+                    a,
+                    Body::EventConfig {
+                        status: 15,
+                        generation: 9,
+                        offset: u32::MAX,
+                        data: vec![0xff; 240],
+                    },
+                );
+            },
+            "the driver reads config space itself",
+        ),
+        harmless(
+            "EVENT_USED of queues that there are not",
+            EVENT,
+            |a| {
+                for index in [2, 77, 0xffff, 0x1_0000, u32::MAX] {
+                    tell(a, Body::EventUsed { index });
+                }
+            },
+            "it is counted and discarded",
+        ),
+        harmless(
+            "EVENT_USED of what was not used",
+            EVENT,
+            |a| tell(a, Body::EventUsed { index: 0 }),
+            { "the driver looks at the ring" },
+        ),
+        harmless(
+            "another device is removed",
+            EVENT,
+            |a| {
+                tell(a, Body::EventDevice { number: 1, state: msg::DEVICE_REMOVED });
+                tell(a, Body::EventDevice { number: 0xffff, state: 0x8123 });
+            },
+            "the driver has none of them",
+        ),
+        harmless(
+            "a driver's requests",
+            ROLE,
+            |a| {
+                tell(a, Body::SetDeviceStatus { status: 0 });
+                tell(a, Body::ResetVqueue { index: 0 });
+                tell(a, Body::EventAvail { index: 0, next: 0 });
+            },
+            "a driver has no device to be asked for",
+        ),
+        harmless(
+            "answers that nobody asked for",
+            ROLE,
+            |a| {
+                for body in [
+                    Body::VqueueReset,
+                    Body::DeviceStatusSet { status: 0 },
+                    Body::Config { generation: 1, offset: 0, data: vec![9; 200] },
+                    Body::Pong { data: 7 },
+                ] {
+                    tell(a, body);
+                }
+            },
+            "they belong to no request",
+        ),
+        harmless(
+            "EVENT_LINK that makes no sense",
+            EVENT,
+            |a| {
+                tell(a, Body::EventLink(NetdevState { mtu: 0, up: true, mac: [1; 6] }));
+            },
+            "values that make no sense are not taken",
+        ),
+        case(
+            "a device's events before HELLO",
+            ROLE,
+            MET,
+            |a| {
+                for body in [
+                    Body::EventConfig { status: 79, generation: 0, offset: 0, data: vec![] },
+                    Body::EventUsed { index: 0 },
+                    Body::EventDevice { number: 0, state: msg::DEVICE_REMOVED },
+                ] {
+                    assert!(a.send_message(&Message { dev_num: 0, token: 0, body }));
+                    a.pass(MS);
+                }
+            },
+            Harmless("there is no device yet"),
+        ),
     ]
 }
 

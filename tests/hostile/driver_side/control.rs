@@ -10,21 +10,20 @@ use boardlane::spec::net;
 
 const COMMAND: &str = "5.1.6.5: a command has a class, a command of it, and its data";
 const ACK: &str = "5.1.6.5: ack is the device's to write, in one byte";
-const PAIRS: &str = "5.1.6.5.6.1: the driver MUST NOT ask for 0 pairs or more than max_virtqueue_pairs";
+const PAIRS: &str =
+    "5.1.6.5.6.1: the driver MUST NOT ask for 0 pairs or more than max_virtqueue_pairs";
 const SET_UP: &str = "5.1.6.5.6.1: the driver MUST configure the virtqueues before it enables them";
 const FEATURE: &str = "5.1.6.5: a command is used only if its feature was negotiated";
 const TABLE: &str = "5.1.6.5.2: entries is the number of addresses that follow";
 const ADDRESS: &str = "5.1.6.5.2: the address is a unicast one";
 const OFFLOADS: &str = "5.1.6.5.7.1: the driver MUST NOT enable an offload that was not negotiated";
 const ON: &str = "5.1.6.5.1: the mode is 0 or 1";
-const DIRECTION: &str = "2.7.4.2: the driver MUST place device-writable elements after readable ones";
+const DIRECTION: &str =
+    "2.7.4.2: the driver MUST place device-writable elements after readable ones";
 
 /// Two pairs, of which the driver has set up as many.
-const TWO: Setup = Setup {
-    features: SPLIT.features.union(Features::of(&[net::F_MQ])),
-    pairs: 2,
-    ..SPLIT
-};
+const TWO: Setup =
+    Setup { features: SPLIT.features.union(Features::of(&[net::F_MQ])), pairs: 2, ..SPLIT };
 
 /// That the device says ERR to a command.
 fn refused(a: &mut Attack, octets: &[u8]) {
@@ -49,12 +48,24 @@ fn unknown() -> Vec<Case> {
         bad("RSS_CONFIG", FEATURE, |a| refused(a, &[4, 1, 0, 0, 0, 0])),
         bad("VQ_PAIRS_SET without MQ", FEATURE, |a| refused(a, &[4, 0, 1, 0])),
         bad("a statistics query", FEATURE, |a| refused(a, &[8, 0, 0, 0, 0, 0])),
-        case("ALLMULTI without CTRL_RX", FEATURE, SPLIT.without(&[net::F_CTRL_RX]), |a| {
-            refused(a, &[0, 1, 1]);
-        }, Refused),
-        case("VLAN without CTRL_VLAN", FEATURE, SPLIT.without(&[net::F_CTRL_VLAN]), |a| {
-            refused(a, &[2, 0, 1, 0]);
-        }, Refused),
+        case(
+            "ALLMULTI without CTRL_RX",
+            FEATURE,
+            SPLIT.without(&[net::F_CTRL_RX]),
+            |a| {
+                refused(a, &[0, 1, 1]);
+            },
+            Refused,
+        ),
+        case(
+            "VLAN without CTRL_VLAN",
+            FEATURE,
+            SPLIT.without(&[net::F_CTRL_VLAN]),
+            |a| {
+                refused(a, &[2, 0, 1, 0]);
+            },
+            Refused,
+        ),
     ]
 }
 
@@ -68,8 +79,12 @@ fn wrong() -> Vec<Case> {
         bad("a table of more addresses than follow", TABLE, |a| {
             refused(a, &[1, 0, 2, 0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0]);
         }),
-        bad("a table with no list of multicast addresses", TABLE, |a| refused(a, &[1, 0, 0, 0, 0, 0])),
-        bad("a table with bytes behind it", TABLE, |a| refused(a, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9])),
+        bad("a table with no list of multicast addresses", TABLE, |a| {
+            refused(a, &[1, 0, 0, 0, 0, 0])
+        }),
+        bad("a table with bytes behind it", TABLE, |a| {
+            refused(a, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9])
+        }),
         bad("a multicast address as its own", ADDRESS, |a| refused(a, &[1, 1, 1, 0, 0, 0, 0, 1])),
         bad("no address as its own", ADDRESS, |a| refused(a, &[1, 1, 0, 0, 0, 0, 0, 0])),
         bad("half an address as its own", ADDRESS, |a| refused(a, &[1, 1, 2, 0, 0])),
@@ -77,7 +92,9 @@ fn wrong() -> Vec<Case> {
         bad("an offload that was not negotiated", OFFLOADS, |a| {
             refused(a, &[5, 0, 0, 4, 0, 0, 0, 0, 0, 0]);
         }),
-        bad("all offloads", OFFLOADS, |a| refused(a, &[5, 0, 255, 255, 255, 255, 255, 255, 255, 255])),
+        bad("all offloads", OFFLOADS, |a| {
+            refused(a, &[5, 0, 255, 255, 255, 255, 255, 255, 255, 255])
+        }),
         bad("coalescing without a time", COMMAND, |a| refused(a, &[6, 0, 1, 0, 0, 0])),
         bad("an announcement with data", COMMAND, |a| refused(a, &[3, 0, 1])),
     ]
@@ -102,19 +119,31 @@ fn pairs() -> Vec<Case> {
             run_without(a, &[2, 3]);
             refused(a, &[4, 0, 2, 0]);
         }),
-        case("half a pair is reset", SET_UP, TWO, |a| {
-            run_without(a, &[3]);
-            let reset = boardlane::tunnel::message::Body::ResetVqueue { index: 2 };
-            assert!(a.ask(reset).is_some());
-            assert!(!a.is_enabled(2));
-        }, Harmless("nobody uses it")),
-        case("half a pair becomes a whole one while others run", SET_UP, TWO, |a| {
-            run_without(a, &[3]);
-            let late = Attack::enable(&a.rings[3].clone(), 3);
-            a.ask(late);
-            let answer = a.command(&[4, 0, 2, 0]);
-            assert_eq!(answer, Some(net::ctrl::OK));
-        }, Harmless("RING_RESET lets a driver set queues up at any time")),
+        case(
+            "half a pair is reset",
+            SET_UP,
+            TWO,
+            |a| {
+                run_without(a, &[3]);
+                let reset = boardlane::tunnel::message::Body::ResetVqueue { index: 2 };
+                assert!(a.ask(reset).is_some());
+                assert!(!a.is_enabled(2));
+            },
+            Harmless("nobody uses it"),
+        ),
+        case(
+            "half a pair becomes a whole one while others run",
+            SET_UP,
+            TWO,
+            |a| {
+                run_without(a, &[3]);
+                let late = Attack::enable(&a.rings[3].clone(), 3);
+                a.ask(late);
+                let answer = a.command(&[4, 0, 2, 0]);
+                assert_eq!(answer, Some(net::ctrl::OK));
+            },
+            Harmless("RING_RESET lets a driver set queues up at any time"),
+        ),
     ]
 }
 
@@ -134,46 +163,89 @@ fn run_without(a: &mut Attack, left_out: &[u32]) {
 
 fn chains() -> Vec<Case> {
     vec![
-        case("an answer before the command", DIRECTION, SPLIT, |a| {
-            a.ctrl().send(&[(DATA, 1, WRITE), (DATA + 16, 3, 0)]);
-        }, NeedsReset("controlq: chain")),
-        case("no room for an answer", ACK, SPLIT, |a| {
-            poke(a.mem(), DATA, &[0, 0, 1]);
-            a.ctrl().send(&[(DATA, 3, 0)]);
-            a.settle();
-            assert_eq!(a.ctrl().used_by_device(), 1);
-        }, Harmless("it is used, with nothing written")),
-        case("room for an answer and no command", COMMAND, SPLIT, |a| {
-            poke(a.mem(), DATA, &[0xee]);
-            a.ctrl().send(&[(DATA, 1, WRITE)]);
-            a.settle();
-            let [answer] = peek(a.mem(), DATA);
-            a.refuse(answer == net::ctrl::ERR);
-        }, Refused),
-        case("the answer over the command", ACK, SPLIT, |a| {
-            poke(a.mem(), DATA, &[0, 0, 1]);
-            a.ctrl().send(&[(DATA, 3, 0), (DATA, 3, WRITE)]);
-            a.settle();
-            let octets: [u8; 3] = peek(a.mem(), DATA);
-            assert_eq!(octets, [net::ctrl::OK, 0, 1]);
-        }, Harmless("the command is read before the answer is written")),
-        case("a command that loops", "2.7.5.3.1: no chain longer than the Queue Size", SPLIT, |a| {
-            a.ctrl().write(0, DATA, 1, [NEXT, 0]);
-            a.ctrl().offer(0);
-        }, NeedsReset("controlq: chain 0 loops")),
-        case("a command in 63 pieces, some of no bytes", "2.7.13.1: an element has bytes", SPLIT, |a| {
-            let mut pieces: Vec<_> = (0..62).map(|i| (DATA + i, u32::from(i % 9 > 0), 0)).collect();
-            pieces.push((DATA + 99, 1, WRITE));
-            a.ctrl().send(&pieces);
-        }, NeedsReset("controlq: chain")),
-        case("commands without end", "5.1.6.5: the driver waits for an answer", SPLIT, |a| {
-            poke(a.mem(), DATA, &[0, 0, 1]);
-            for _ in 0..200 {
-                a.ctrl().send(&[(DATA, 3, 0), (DATA + 16, 1, WRITE)]);
-                a.pass(crate::attack::MS);
-            }
-            a.settle();
-            assert_eq!(a.ctrl().used_by_device(), 200);
-        }, Harmless("each is answered")),
+        case(
+            "an answer before the command",
+            DIRECTION,
+            SPLIT,
+            |a| {
+                a.ctrl().send(&[(DATA, 1, WRITE), (DATA + 16, 3, 0)]);
+            },
+            NeedsReset("controlq: chain"),
+        ),
+        case(
+            "no room for an answer",
+            ACK,
+            SPLIT,
+            |a| {
+                poke(a.mem(), DATA, &[0, 0, 1]);
+                a.ctrl().send(&[(DATA, 3, 0)]);
+                a.settle();
+                assert_eq!(a.ctrl().used_by_device(), 1);
+            },
+            Harmless("it is used, with nothing written"),
+        ),
+        case(
+            "room for an answer and no command",
+            COMMAND,
+            SPLIT,
+            |a| {
+                poke(a.mem(), DATA, &[0xee]);
+                a.ctrl().send(&[(DATA, 1, WRITE)]);
+                a.settle();
+                let [answer] = peek(a.mem(), DATA);
+                a.refuse(answer == net::ctrl::ERR);
+            },
+            Refused,
+        ),
+        case(
+            "the answer over the command",
+            ACK,
+            SPLIT,
+            |a| {
+                poke(a.mem(), DATA, &[0, 0, 1]);
+                a.ctrl().send(&[(DATA, 3, 0), (DATA, 3, WRITE)]);
+                a.settle();
+                let octets: [u8; 3] = peek(a.mem(), DATA);
+                assert_eq!(octets, [net::ctrl::OK, 0, 1]);
+            },
+            Harmless("the command is read before the answer is written"),
+        ),
+        case(
+            "a command that loops",
+            "2.7.5.3.1: no chain longer than the Queue Size",
+            SPLIT,
+            |a| {
+                a.ctrl().write(0, DATA, 1, [NEXT, 0]);
+                a.ctrl().offer(0);
+            },
+            NeedsReset("controlq: chain 0 loops"),
+        ),
+        case(
+            "a command in 63 pieces, some of no bytes",
+            "2.7.13.1: an element has bytes",
+            SPLIT,
+            |a| {
+                let mut pieces: Vec<_> =
+                    (0..62).map(|i| (DATA + i, u32::from(i % 9 > 0), 0)).collect();
+                pieces.push((DATA + 99, 1, WRITE));
+                a.ctrl().send(&pieces);
+            },
+            NeedsReset("controlq: chain"),
+        ),
+        case(
+            "commands without end",
+            "5.1.6.5: the driver waits for an answer",
+            SPLIT,
+            |a| {
+                poke(a.mem(), DATA, &[0, 0, 1]);
+                for _ in 0..200 {
+                    a.ctrl().send(&[(DATA, 3, 0), (DATA + 16, 1, WRITE)]);
+                    a.pass(crate::attack::MS);
+                }
+                a.settle();
+                assert_eq!(a.ctrl().used_by_device(), 200);
+            },
+            Harmless("each is answered"),
+        ),
     ]
 }

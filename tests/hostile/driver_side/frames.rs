@@ -66,13 +66,19 @@ fn flags() -> Vec<Case> {
 fn checksums() -> Vec<Case> {
     let range = |name, attack| case(name, RANGE, SPLIT, attack, DropAndCount(Drop::CsumRange));
     vec![
-        case("a checksum that was not negotiated", CSUM, SPLIT.without(&[
-            F_CSUM, F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN, F_HOST_USO,
-        ]), |a| send(a, (1, 0, [0, 0, 34, 16, 0])), DropAndCount(Drop::CsumNotNegotiated)),
+        case(
+            "a checksum that was not negotiated",
+            CSUM,
+            SPLIT.without(&[F_CSUM, F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN, F_HOST_USO]),
+            |a| send(a, (1, 0, [0, 0, 34, 16, 0])),
+            DropAndCount(Drop::CsumNotNegotiated),
+        ),
         range("csum_start beyond the frame", |a| send(a, (1, 0, [0, 0, 2001, 0, 0]))),
         range("csum_start 65535", |a| send(a, (1, 0, [0, 0, 0xffff, 0, 0]))),
         range("csum_offset 65535", |a| send(a, (1, 0, [0, 0, 34, 0xffff, 0]))),
-        range("csum_start and csum_offset over 65535", |a| send(a, (1, 0, [0, 0, 0xffff, 0xffff, 0]))),
+        range("csum_start and csum_offset over 65535", |a| {
+            send(a, (1, 0, [0, 0, 0xffff, 0xffff, 0]))
+        }),
         range("csum_start in the Ethernet header", |a| send(a, (1, 0, [0, 0, 13, 16, 0]))),
         range("csum_start 0", |a| send(a, (1, 0, [0, 0, 0, 0, 0]))),
         range("the checksum behind what is checked", |a| send(a, (1, 0, [0, 0, 250, 5, 0]))),
@@ -90,21 +96,51 @@ fn segments() -> Vec<Case> {
     let kind = |name, attack| case(name, TYPE, SPLIT, attack, DropAndCount(gso));
     let bad = |name, breaks, attack| case(name, breaks, SPLIT, attack, DropAndCount(Drop::GsoBad));
     vec![
-        case("TCPV4 without HOST_TSO4", TYPE, SPLIT.without(&[F_HOST_TSO4]), |a| {
-            send(a, (1, 1, TSO));
-        }, DropAndCount(gso)),
-        case("TCPV6 without HOST_TSO6", TYPE, SPLIT.without(&[F_HOST_TSO6]), |a| {
-            send(a, (1, 4, TSO));
-        }, DropAndCount(gso)),
-        case("UDP_L4 without HOST_USO", TYPE, SPLIT.without(&[F_HOST_USO]), |a| {
-            send(a, (1, 5, TSO));
-        }, DropAndCount(gso)),
-        case("ECN without HOST_ECN", TYPE, SPLIT.without(&[F_HOST_ECN]), |a| {
-            send(a, (1, 0x81, TSO));
-        }, DropAndCount(gso)),
-        case("TCPV4 without HOST_TSO4, packed", TYPE, PACKED.without(&[F_HOST_TSO4]), |a| {
-            send(a, (1, 1, TSO));
-        }, DropAndCount(gso)),
+        case(
+            "TCPV4 without HOST_TSO4",
+            TYPE,
+            SPLIT.without(&[F_HOST_TSO4]),
+            |a| {
+                send(a, (1, 1, TSO));
+            },
+            DropAndCount(gso),
+        ),
+        case(
+            "TCPV6 without HOST_TSO6",
+            TYPE,
+            SPLIT.without(&[F_HOST_TSO6]),
+            |a| {
+                send(a, (1, 4, TSO));
+            },
+            DropAndCount(gso),
+        ),
+        case(
+            "UDP_L4 without HOST_USO",
+            TYPE,
+            SPLIT.without(&[F_HOST_USO]),
+            |a| {
+                send(a, (1, 5, TSO));
+            },
+            DropAndCount(gso),
+        ),
+        case(
+            "ECN without HOST_ECN",
+            TYPE,
+            SPLIT.without(&[F_HOST_ECN]),
+            |a| {
+                send(a, (1, 0x81, TSO));
+            },
+            DropAndCount(gso),
+        ),
+        case(
+            "TCPV4 without HOST_TSO4, packed",
+            TYPE,
+            PACKED.without(&[F_HOST_TSO4]),
+            |a| {
+                send(a, (1, 1, TSO));
+            },
+            DropAndCount(gso),
+        ),
         kind("UDP fragmentation", |a| send(a, (1, 3, TSO))),
         kind("gso_type 2", |a| send(a, (1, 2, TSO))),
         kind("gso_type 127", |a| send(a, (1, 0x7f, TSO))),
@@ -116,9 +152,13 @@ fn segments() -> Vec<Case> {
         bad("segments without a checksum", WITH_CSUM, |a| send(a, (0, 1, TSO))),
         bad("hdr_len beyond the frame", LEN, |a| send(a, (1, 1, [2001, 1448, 34, 16, 0]))),
         bad("hdr_len 65535", LEN, |a| send(a, (1, 1, [0xffff, 1448, 34, 16, 0]))),
-        case("hdr_len 65535, packed", LEN, PACKED, |a| send(a, (1, 1, [0xffff, 1448, 34, 16, 0])), {
-            DropAndCount(Drop::GsoBad)
-        }),
+        case(
+            "hdr_len 65535, packed",
+            LEN,
+            PACKED,
+            |a| send(a, (1, 1, [0xffff, 1448, 34, 16, 0])),
+            { DropAndCount(Drop::GsoBad) },
+        ),
     ]
 }
 
@@ -136,23 +176,53 @@ fn lengths() -> Vec<Case> {
 fn tolerated() -> Vec<Case> {
     let harmless = |name, breaks, attack, why| case(name, breaks, SPLIT, attack, Harmless(why));
     vec![
-        harmless("num_buffers that is not 0", "5.1.6.2.1: the driver MUST set num_buffers to 0", |a| {
-            passes(a, (0, 0, [0, 0, 0, 0, 0xffff]));
-        }, "it says nothing on this way"),
-        harmless("DATA_VALID", "5.1.6.2.1: the driver MUST NOT set DATA_VALID", |a| {
-            passes(a, (2, 0, [0; 5]));
-        }, "nobody on this way relies on it"),
-        harmless("hdr_len 0 of segments", LEN, |a| {
-            passes(a, (1, 1, [0, 1448, 34, 16, 0]));
-        }, "5.1.6.2.2: the device MUST NOT rely on it"),
-        harmless("gso_size without a type", "5.1.6.2.1: gso_size goes with a gso_type", |a| {
-            passes(a, (0, 0, [0xffff, 0xffff, 0, 0, 0]));
-        }, "without a type it says nothing"),
-        harmless("csum_start without NEEDS_CSUM", RANGE, |a| {
-            passes(a, (0, 0, [0, 0, 0xffff, 0xffff, 0]));
-        }, "without the flag it says nothing"),
-        harmless("gso_size beyond the frame", SIZE, |a| {
-            passes(a, (1, 1, [54, 0xffff, 34, 16, 0]));
-        }, "it is one segment"),
+        harmless(
+            "num_buffers that is not 0",
+            "5.1.6.2.1: the driver MUST set num_buffers to 0",
+            |a| {
+                passes(a, (0, 0, [0, 0, 0, 0, 0xffff]));
+            },
+            "it says nothing on this way",
+        ),
+        harmless(
+            "DATA_VALID",
+            "5.1.6.2.1: the driver MUST NOT set DATA_VALID",
+            |a| {
+                passes(a, (2, 0, [0; 5]));
+            },
+            "nobody on this way relies on it",
+        ),
+        harmless(
+            "hdr_len 0 of segments",
+            LEN,
+            |a| {
+                passes(a, (1, 1, [0, 1448, 34, 16, 0]));
+            },
+            "5.1.6.2.2: the device MUST NOT rely on it",
+        ),
+        harmless(
+            "gso_size without a type",
+            "5.1.6.2.1: gso_size goes with a gso_type",
+            |a| {
+                passes(a, (0, 0, [0xffff, 0xffff, 0, 0, 0]));
+            },
+            "without a type it says nothing",
+        ),
+        harmless(
+            "csum_start without NEEDS_CSUM",
+            RANGE,
+            |a| {
+                passes(a, (0, 0, [0, 0, 0xffff, 0xffff, 0]));
+            },
+            "without the flag it says nothing",
+        ),
+        harmless(
+            "gso_size beyond the frame",
+            SIZE,
+            |a| {
+                passes(a, (1, 1, [54, 0xffff, 34, 16, 0]));
+            },
+            "it is one segment",
+        ),
     ]
 }

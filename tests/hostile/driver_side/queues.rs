@@ -68,22 +68,38 @@ fn features() -> Vec<Case> {
         refused("all but VERSION_1", MODERN, |a| {
             accept(a, SPLIT.without(&[virtio::F_VERSION_1]).features);
         }),
-        refused("HOST_TSO4 without CSUM", NEEDS, |a| accept(a, SPLIT.without(&[net::F_CSUM]).features)),
+        refused("HOST_TSO4 without CSUM", NEEDS, |a| {
+            accept(a, SPLIT.without(&[net::F_CSUM]).features)
+        }),
         refused("GUEST_TSO4 without GUEST_CSUM", NEEDS, |a| {
             accept(a, SPLIT.without(&[net::F_GUEST_CSUM]).features);
         }),
-        refused("CTRL_RX without CTRL_VQ", NEEDS, |a| accept(a, SPLIT.without(&[net::F_CTRL_VQ]).features)),
-        case("features change after FEATURES_OK", AFTER, READY, |a| {
-            a.set_features(Features::NONE);
-            a.set_features(Features::from_bits(u128::MAX));
-            let status = a.status();
-            a.refuse(status == 11);
-        }, Refused),
-        case("features change while the queues run", AFTER, SPLIT, |a| {
-            a.set_features(Features::NONE);
-            let status = a.status();
-            a.refuse(status == 15);
-        }, Refused),
+        refused("CTRL_RX without CTRL_VQ", NEEDS, |a| {
+            accept(a, SPLIT.without(&[net::F_CTRL_VQ]).features)
+        }),
+        case(
+            "features change after FEATURES_OK",
+            AFTER,
+            READY,
+            |a| {
+                a.set_features(Features::NONE);
+                a.set_features(Features::from_bits(u128::MAX));
+                let status = a.status();
+                a.refuse(status == 11);
+            },
+            Refused,
+        ),
+        case(
+            "features change while the queues run",
+            AFTER,
+            SPLIT,
+            |a| {
+                a.set_features(Features::NONE);
+                let status = a.status();
+                a.refuse(status == 15);
+            },
+            Refused,
+        ),
     ]
 }
 
@@ -104,14 +120,26 @@ fn status() -> Vec<Case> {
             let status = a.set_status(4);
             a.refuse(status == 0 && a.victim.paths.is_empty());
         }),
-        case("DRIVER_OK without a queue", ORDER, READY, |a| {
-            a.send(Body::SetDeviceStatus { status: 15 });
-        }, Quarantine("DRIVER_OK without queue 0")),
-        case("DRIVER_OK without the transmitq", ORDER, READY, |a| {
-            let body = Attack::enable(&a.rings[0].clone(), 0);
-            a.ask(body);
-            a.send(Body::SetDeviceStatus { status: 15 });
-        }, Quarantine("DRIVER_OK without queue 1")),
+        case(
+            "DRIVER_OK without a queue",
+            ORDER,
+            READY,
+            |a| {
+                a.send(Body::SetDeviceStatus { status: 15 });
+            },
+            Quarantine("DRIVER_OK without queue 0"),
+        ),
+        case(
+            "DRIVER_OK without the transmitq",
+            ORDER,
+            READY,
+            |a| {
+                let body = Attack::enable(&a.rings[0].clone(), 0);
+                a.ask(body);
+                a.send(Body::SetDeviceStatus { status: 15 });
+            },
+            Quarantine("DRIVER_OK without queue 1"),
+        ),
         refused("a status bit is taken back", CLEAR, SPLIT, |a| {
             let status = a.set_status(3);
             a.refuse(status == 15);
@@ -128,9 +156,15 @@ fn status() -> Vec<Case> {
             let status = a.set_status(0xffff_ff00);
             a.refuse(status == 15);
         }),
-        case("FAILED, and on", "2.1.1: a driver that sets FAILED MUST reset", SPLIT, |a| {
-            assert_eq!(a.set_status(128 | 15), 128 | 15);
-        }, Harmless("it says something of the driver")),
+        case(
+            "FAILED, and on",
+            "2.1.1: a driver that sets FAILED MUST reset",
+            SPLIT,
+            |a| {
+                assert_eq!(a.set_status(128 | 15), 128 | 15);
+            },
+            Harmless("it says something of the driver"),
+        ),
     ]
 }
 
@@ -173,7 +207,11 @@ fn set_up() -> Vec<Case> {
             set_vqueue!(a, device: u64::MAX - 3);
         }),
         refused("state 3", MSG_FLAGS, |a| set_vqueue!(a, flags: 3)),
-        refused("reserved flags", MSG_FLAGS, |a| set_vqueue!(a, flags: 0xffff_ff00 | msg::VQ_ENABLE)),
+        refused(
+            "reserved flags",
+            MSG_FLAGS,
+            |a| set_vqueue!(a, flags: 0xffff_ff00 | msg::VQ_ENABLE),
+        ),
         refused("a reserved word that is not 0", MSG_FLAGS, |a| set_vqueue!(a, reserved: 1)),
         refused("enabled with nothing set", "virtio-msg SET_VQUEUE: values come first", |a| {
             let ignore = msg::VQ_IGNORE_SIZE
@@ -182,45 +220,67 @@ fn set_up() -> Vec<Case> {
                 | msg::VQ_IGNORE_DEVICE;
             set_vqueue!(a, flags: ignore | msg::VQ_ENABLE);
         }),
-        refused("a queue that there is not", "virtio-msg: the index is below max_virtqueues", |a| {
-            for index in [3, 0xffff, 0x1_0000, u32::MAX] {
-                let body = Attack::enable(&a.rings[0].clone(), index);
-                a.ask(body);
-                let enabled = a.is_enabled(index);
+        refused(
+            "a queue that there is not",
+            "virtio-msg: the index is below max_virtqueues",
+            |a| {
+                for index in [3, 0xffff, 0x1_0000, u32::MAX] {
+                    let body = Attack::enable(&a.rings[0].clone(), index);
+                    a.ask(body);
+                    let enabled = a.is_enabled(index);
+                    a.refuse(!enabled);
+                }
+            },
+        ),
+        case(
+            "a queue before FEATURES_OK",
+            ORDER,
+            MET,
+            |a| {
+                a.negotiate();
+                let ring = a.rings[0].clone();
+                a.set_status(0);
+                a.set_status(3);
+                a.ask(Attack::enable(&ring, 0));
+                let enabled = a.is_enabled(0);
                 a.refuse(!enabled);
-            }
-        }),
-        case("a queue before FEATURES_OK", ORDER, MET, |a| {
-            a.negotiate();
-            let ring = a.rings[0].clone();
-            a.set_status(0);
-            a.set_status(3);
-            a.ask(Attack::enable(&ring, 0));
-            let enabled = a.is_enabled(0);
-            a.refuse(!enabled);
-        }, Refused),
-        case("an enabled queue moves", ENABLED, SPLIT, |a| {
-            let ring = a.rings[1].clone();
-            let mut moved = Attack::enable(&ring, 0);
-            a.ask(moved.clone());
-            if let Body::SetVqueue { size, .. } = &mut moved {
-                *size = 32;
-            }
-            a.ask(moved);
-            let is = a.ask(Body::GetVqueue { index: 0 });
-            let desc = a.rings[0].config.desc;
-            a.refuse(matches!(is, Some(Body::Vqueue(q)) if q.desc == desc && q.size == 64));
-        }, Refused),
-        case("an enabled queue is disabled by SET_VQUEUE", ENABLED, SPLIT, |a| {
-            let ring = a.rings[1].clone();
-            let mut off = Attack::enable(&ring, 1);
-            if let Body::SetVqueue { flags, .. } = &mut off {
-                *flags = msg::VQ_KEEP_DISABLED;
-            }
-            a.ask(off);
-            let enabled = a.is_enabled(1);
-            a.refuse(enabled);
-        }, Refused),
+            },
+            Refused,
+        ),
+        case(
+            "an enabled queue moves",
+            ENABLED,
+            SPLIT,
+            |a| {
+                let ring = a.rings[1].clone();
+                let mut moved = Attack::enable(&ring, 0);
+                a.ask(moved.clone());
+                if let Body::SetVqueue { size, .. } = &mut moved {
+                    *size = 32;
+                }
+                a.ask(moved);
+                let is = a.ask(Body::GetVqueue { index: 0 });
+                let desc = a.rings[0].config.desc;
+                a.refuse(matches!(is, Some(Body::Vqueue(q)) if q.desc == desc && q.size == 64));
+            },
+            Refused,
+        ),
+        case(
+            "an enabled queue is disabled by SET_VQUEUE",
+            ENABLED,
+            SPLIT,
+            |a| {
+                let ring = a.rings[1].clone();
+                let mut off = Attack::enable(&ring, 1);
+                if let Body::SetVqueue { flags, .. } = &mut off {
+                    *flags = msg::VQ_KEEP_DISABLED;
+                }
+                a.ask(off);
+                let enabled = a.is_enabled(1);
+                a.refuse(enabled);
+            },
+            Refused,
+        ),
     ]
 }
 
@@ -228,72 +288,125 @@ fn set_up() -> Vec<Case> {
 fn places() -> Vec<Case> {
     fn run_with(a: &mut Attack, at: [u64; 3]) {
         let ring = a.rings[0].clone();
-        let config = boardlane::virtqueue::QueueConfig { desc: at[0], driver: at[1], device: at[2], ..ring.config };
-        let (moved, other) = (crate::rings::Ring::of(&a.memory.attacker, config), a.rings[1].clone());
+        let config = boardlane::virtqueue::QueueConfig {
+            desc: at[0],
+            driver: at[1],
+            device: at[2],
+            ..ring.config
+        };
+        let (moved, other) =
+            (crate::rings::Ring::of(&a.memory.attacker, config), a.rings[1].clone());
         a.ask(Attack::enable(&moved, 0));
         a.ask(Attack::enable(&other, 1));
         a.send(Body::SetDeviceStatus { status: 15 });
     }
-    let away = |name, attack| case(name, PLACE, READY, attack, Quarantine("lies in no memory region"));
+    let away =
+        |name, attack| case(name, PLACE, READY, attack, Quarantine("lies in no memory region"));
     vec![
         away("a descriptor area beyond the slot", |a| run_with(a, [SLOT, 0x4800, 0x5000])),
-        away("a descriptor area over the end of the slot", |a| run_with(a, [SLOT - 16, 0x4800, 0x5000])),
+        away("a descriptor area over the end of the slot", |a| {
+            run_with(a, [SLOT - 16, 0x4800, 0x5000])
+        }),
         away("a driver area beyond the slot", |a| run_with(a, [0x4000, 1 << 40, 0x5000])),
         away("a device area over the end of the slot", |a| run_with(a, [0x4000, 0x4800, SLOT - 4])),
-        away("a device area over the edge of two regions", |a| run_with(a, [0x4000, 0x4800, SLOT / 4 - 8])),
-        case("all areas are one", PLACE, READY, |a| {
-            run_with(a, [0x4000, 0x4000, 0x4000]);
-            a.settle();
-            crate::rings::poke(a.mem(), 0x4002, &[0xff, 0xff]);
-        }, NeedsReset("available index moved by")),
-        case("the device area is the device's mailbox", PLACE, READY, |a| {
-            run_with(a, [0x4000, 0x4800, 0x1000]);
-            a.settle();
-            a.pass(MS);
-            a.set_status(0);
-            a.set_status(3);
-        }, Harmless("until something is used the device writes its event only")),
+        away("a device area over the edge of two regions", |a| {
+            run_with(a, [0x4000, 0x4800, SLOT / 4 - 8])
+        }),
+        case(
+            "all areas are one",
+            PLACE,
+            READY,
+            |a| {
+                run_with(a, [0x4000, 0x4000, 0x4000]);
+                a.settle();
+                crate::rings::poke(a.mem(), 0x4002, &[0xff, 0xff]);
+            },
+            NeedsReset("available index moved by"),
+        ),
+        case(
+            "the device area is the device's mailbox",
+            PLACE,
+            READY,
+            |a| {
+                run_with(a, [0x4000, 0x4800, 0x1000]);
+                a.settle();
+                a.pass(MS);
+                a.set_status(0);
+                a.set_status(3);
+            },
+            Harmless("until something is used the device writes its event only"),
+        ),
     ]
 }
 
 fn resets() -> Vec<Case> {
     const RESET: &str = "2.6.1: a queue is reset only if RING_RESET was negotiated";
     vec![
-        case("a queue is reset without RING_RESET", RESET, SPLIT.without(&[virtio::F_RING_RESET]), |a| {
-            assert_eq!(a.ask(Body::ResetVqueue { index: 0 }), Some(Body::VqueueReset));
-        }, Stopped("the driver reset queue 0")),
-        case("a queue that there is not is reset", RESET, SPLIT, |a| {
-            for index in [3, 0xffff, u32::MAX] {
-                assert_eq!(a.ask(Body::ResetVqueue { index }), Some(Body::VqueueReset));
-            }
-        }, Harmless("it is at rest")),
-        case("reset in the middle of frames", "2.4: the driver resets the device at any time", SPLIT, |a| {
-            for n in 0..8 {
-                a.rx().send(&[(crate::attack::DATA, 70_000, crate::rings::WRITE)]);
-                a.tx().send(&[(crate::attack::DATA, 2000, 0)]);
-                a.victim.outbox.push_back(crate::attack::frame(n, 9000));
-            }
-            a.send(Body::SetDeviceStatus { status: 0 });
-            a.hear();
-            assert!(a.victim.paths.is_empty());
-            a.victim.outbox.clear();
-            a.victim.inbox.clear();
-            a.run();
-            a.victim.drops.clear();
-        }, Harmless("a reset may come at any time")),
-        case("status 0 forty times in a row", "2.4: a reset may be asked for again", MET, |a| {
-            for _ in 0..40 {
-                assert_eq!(a.set_status(0), 0);
-            }
-        }, Harmless("there is nothing to reset")),
-        case("set up and reset without end", "2.1.2: a driver that cannot go on sets FAILED", MET, |a| {
-            for _ in 0..40 {
-                if a.fifo.is_some() && a.victim.last().0 != State::Quarantined {
-                    a.run();
-                    a.send(Body::SetDeviceStatus { status: 0 });
+        case(
+            "a queue is reset without RING_RESET",
+            RESET,
+            SPLIT.without(&[virtio::F_RING_RESET]),
+            |a| {
+                assert_eq!(a.ask(Body::ResetVqueue { index: 0 }), Some(Body::VqueueReset));
+            },
+            Stopped("the driver reset queue 0"),
+        ),
+        case(
+            "a queue that there is not is reset",
+            RESET,
+            SPLIT,
+            |a| {
+                for index in [3, 0xffff, u32::MAX] {
+                    assert_eq!(a.ask(Body::ResetVqueue { index }), Some(Body::VqueueReset));
                 }
-                a.settle();
-            }
-        }, Quarantine("sets the device up again and again")),
+            },
+            Harmless("it is at rest"),
+        ),
+        case(
+            "reset in the middle of frames",
+            "2.4: the driver resets the device at any time",
+            SPLIT,
+            |a| {
+                for n in 0..8 {
+                    a.rx().send(&[(crate::attack::DATA, 70_000, crate::rings::WRITE)]);
+                    a.tx().send(&[(crate::attack::DATA, 2000, 0)]);
+                    a.victim.outbox.push_back(crate::attack::frame(n, 9000));
+                }
+                a.send(Body::SetDeviceStatus { status: 0 });
+                a.hear();
+                assert!(a.victim.paths.is_empty());
+                a.victim.outbox.clear();
+                a.victim.inbox.clear();
+                a.run();
+                a.victim.drops.clear();
+            },
+            Harmless("a reset may come at any time"),
+        ),
+        case(
+            "status 0 forty times in a row",
+            "2.4: a reset may be asked for again",
+            MET,
+            |a| {
+                for _ in 0..40 {
+                    assert_eq!(a.set_status(0), 0);
+                }
+            },
+            Harmless("there is nothing to reset"),
+        ),
+        case(
+            "set up and reset without end",
+            "2.1.2: a driver that cannot go on sets FAILED",
+            MET,
+            |a| {
+                for _ in 0..40 {
+                    if a.fifo.is_some() && a.victim.last().0 != State::Quarantined {
+                        a.run();
+                        a.send(Body::SetDeviceStatus { status: 0 });
+                    }
+                    a.settle();
+                }
+            },
+            Quarantine("sets the device up again and again"),
+        ),
     ]
 }
