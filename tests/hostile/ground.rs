@@ -3,7 +3,7 @@
 #[cfg(feature = "sim")]
 mod model;
 #[cfg(feature = "os")]
-pub(crate) mod slot;
+mod slot;
 
 use std::ops::Range;
 use std::sync::Arc;

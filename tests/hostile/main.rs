@@ -19,8 +19,6 @@ mod device;
 mod device_side;
 mod driver_side;
 mod ground;
-#[cfg(feature = "os")]
-mod guard;
 mod rings;
 mod victim;
 
@@ -60,8 +58,6 @@ fn main() {
             }
         }
     }
-    #[cfg(feature = "os")]
-    trials.extend(guard::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
