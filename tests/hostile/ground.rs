@@ -52,6 +52,25 @@ pub(crate) struct Memory {
     _slot: Option<slot::Lease>,
 }
 
+/// What the verdicts rely on.
+#[cfg(feature = "sim")]
+pub(crate) fn model_memory_sees_each_access() {
+    let memory = Memory::new(Ground::Model);
+    let word = |mem: &BusMemory, at| {
+        let span = mem.resolve(at, 8).unwrap();
+        mem.view(span).unwrap().load_le64(0)
+    };
+    memory.confine(&[0..64, WINDOW..SLOT]);
+    for at in [56, 64, WINDOW, WINDOW - 8] {
+        assert_eq!(word(&memory.victim, at), 0);
+    }
+    memory.change_once_read(WINDOW, &[1, 2]);
+    assert_eq!(word(&memory.victim, WINDOW), 0, "as it was");
+    assert_eq!(word(&memory.victim, WINDOW), 0x0201, "as it has become");
+    assert_eq!(word(&memory.attacker, 128), 0, "the attacker may be anywhere");
+    assert_eq!(memory.trespasses().0, [64, WINDOW - 8]);
+}
+
 fn table(mapping: &Arc<Mapping>) -> Arc<BusMemory> {
     let offset = usize::try_from(WINDOW).unwrap();
     let regions = vec![
@@ -112,16 +131,13 @@ impl Memory {
         }
     }
 
-    /// Once the victim has read an octet from `at` on, it reads as that of `then`. `false`: this ground
-    /// cannot tell when it was read.
-    #[must_use]
-    pub(crate) fn change_once_read(&self, _at: u64, _then: &[u8]) -> bool {
+    /// Once the victim has read an octet from `at` on, it reads as that of `then`. Other memory cannot tell
+    /// when that is.
+    pub(crate) fn change_once_read(&self, _at: u64, _then: &[u8]) {
         #[cfg(feature = "sim")]
         if let Some(model) = &self.model {
             model.change_once_read(_at, _then);
-            return true;
         }
-        false
     }
 
     /// Where the victim was that it had no business to be; how often it has read in all.

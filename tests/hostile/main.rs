@@ -58,6 +58,11 @@ fn main() {
             }
         }
     }
+    #[cfg(feature = "sim")]
+    trials.push(Trial::test("model memory sees each access", || {
+        ground::model_memory_sees_each_access();
+        Ok(())
+    }));
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -1,6 +1,6 @@
 //! What the device says of itself while it is set up: HELLO, info, features, status, config space, queues.
 
-use super::{MET, SPLIT};
+use super::MET;
 use crate::attack::{Attack, Setup};
 use crate::case::Verdict::{Harmless, Quarantine};
 use crate::case::{Case, case};
@@ -19,8 +19,6 @@ const CONFIG: &str = "virtio-msg GET_CONFIG: the answer has the range that was a
 const GENERATION: &str = "2.5.3: the generation changes if and only if two reads can differ";
 const PAIRS: &str = "5.1.4.2: max_virtqueue_pairs MUST be 1 to 0x8000";
 const QUEUE: &str = "virtio-msg GET_VQUEUE: the queue that was asked for, as it is";
-const TOKEN: &str = "virtio-msg: an answer has its request's token";
-const ONE: &str = "virtio-msg: each request gets exactly one answer";
 
 /// Several pairs.
 const PAIRED: Setup = Setup { pairs: 2, ..super::with(MET, &[net::F_CTRL_VQ, net::F_MQ]) };
@@ -40,10 +38,7 @@ macro_rules! lie {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    [identity(), features(), status(), config(), queues(), manners()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [identity(), features(), status(), config(), queues()].into_iter().flatten().collect()
 }
 
 fn identity() -> Vec<Case> {
@@ -431,73 +426,6 @@ fn queues() -> Vec<Case> {
                 lie!(a, Body::Vqueue(q) if q.size == 0 => q.max_size = 64 | u32::MAX << 16);
             },
             Quarantine("did not take the configuration of queue 0"),
-        ),
-    ]
-}
-
-fn manners() -> Vec<Case> {
-    let bad = |name, breaks, attack, why| case(name, breaks, MET, attack, Quarantine(why));
-    fn long(a: &mut Attack, alter: &mut dyn FnMut(&mut Message)) {
-        (0..12).for_each(|_| a.serve(400, alter));
-    }
-    vec![
-        bad(
-            "no answer at all",
-            ONE,
-            |a| {
-                for _ in 0..4000 {
-                    a.pass(crate::attack::MS);
-                    while a.take_octets().is_some() {}
-                }
-            },
-            "HELLO not answered",
-        ),
-        bad(
-            "answers with another token",
-            TOKEN,
-            |a| {
-                long(a, &mut |m| m.token = m.token.wrapping_add(1));
-            },
-            "HELLO not answered",
-        ),
-        bad(
-            "answers of another device",
-            "virtio-msg: an answer has its request's dev_num",
-            |a| {
-                long(a, &mut |m| {
-                    if !matches!(m.body, Body::HelloBack(_)) {
-                        m.dev_num = 3;
-                    }
-                });
-            },
-            "GET_DEVICE_INFO not answered",
-        ),
-        bad(
-            "every answer is the device's status",
-            ONE,
-            |a| {
-                long(a, &mut |m| {
-                    if !matches!(m.body, Body::HelloBack(_)) {
-                        m.body = Body::DeviceStatus { status: 15 };
-                    }
-                });
-            },
-            "GET_DEVICE_INFO not answered",
-        ),
-        case(
-            "every answer comes twice",
-            ONE,
-            SPLIT.stage(crate::attack::Stage::Met),
-            |a| {
-                let mut again = Vec::new();
-                for _ in 0..200 {
-                    a.serve(1, &mut |m| again.push(m.clone()));
-                    for message in again.drain(..) {
-                        a.send_message(&message);
-                    }
-                }
-            },
-            Harmless("the second belongs to no request"),
         ),
     ]
 }

@@ -1,4 +1,4 @@
-//! What the device sends without being asked, and octets that are no message (virtio-msg).
+//! What the device sends without being asked, and what it leaves unanswered; octets that are no message (virtio-msg).
 
 use super::{MET, SPLIT};
 use crate::attack::{Attack, MS};
@@ -11,10 +11,12 @@ const MSG_SIZE: &str =
     "virtio-msg: msg_size is the message's whole size, at least 8 and at most the bus's";
 const EXACT: &str = "virtio-msg: each message has the size that its fields take";
 const ROLE: &str = "virtio-msg: a device answers requests and sends EVENT_CONFIG and EVENT_USED";
+const TOKEN: &str = "virtio-msg: an answer has its request's token";
+const ONE: &str = "virtio-msg: each request gets exactly one answer";
 const EVENT: &str = "virtio-msg: an event tells of something that happened";
 
 pub(crate) fn cases() -> Vec<Case> {
-    [octets(), events(), floods()].into_iter().flatten().collect()
+    [octets(), events(), manners(), floods()].into_iter().flatten().collect()
 }
 
 fn tell(a: &mut Attack, body: Body) {
@@ -189,6 +191,73 @@ fn events() -> Vec<Case> {
                 }
             },
             Harmless("there is no device yet"),
+        ),
+    ]
+}
+
+fn manners() -> Vec<Case> {
+    let bad = |name, breaks, attack, why| case(name, breaks, MET, attack, Quarantine(why));
+    fn long(a: &mut Attack, alter: &mut dyn FnMut(&mut Message)) {
+        (0..12).for_each(|_| a.serve(400, alter));
+    }
+    vec![
+        bad(
+            "no answer at all",
+            ONE,
+            |a| {
+                for _ in 0..4000 {
+                    a.pass(crate::attack::MS);
+                    while a.take_octets().is_some() {}
+                }
+            },
+            "HELLO not answered",
+        ),
+        bad(
+            "answers with another token",
+            TOKEN,
+            |a| {
+                long(a, &mut |m| m.token = m.token.wrapping_add(1));
+            },
+            "HELLO not answered",
+        ),
+        bad(
+            "answers of another device",
+            "virtio-msg: an answer has its request's dev_num",
+            |a| {
+                long(a, &mut |m| {
+                    if !matches!(m.body, Body::HelloBack(_)) {
+                        m.dev_num = 3;
+                    }
+                });
+            },
+            "GET_DEVICE_INFO not answered",
+        ),
+        bad(
+            "every answer is the device's status",
+            ONE,
+            |a| {
+                long(a, &mut |m| {
+                    if !matches!(m.body, Body::HelloBack(_)) {
+                        m.body = Body::DeviceStatus { status: 15 };
+                    }
+                });
+            },
+            "GET_DEVICE_INFO not answered",
+        ),
+        case(
+            "every answer comes twice",
+            ONE,
+            SPLIT.stage(crate::attack::Stage::Met),
+            |a| {
+                let mut again = Vec::new();
+                for _ in 0..200 {
+                    a.serve(1, &mut |m| again.push(m.clone()));
+                    for message in again.drain(..) {
+                        a.send_message(&message);
+                    }
+                }
+            },
+            Harmless("the second belongs to no request"),
         ),
     ]
 }

@@ -1,6 +1,7 @@
 //! A device's half that breaks the rules, against our driver.
 
 mod answers;
+mod changing;
 mod events;
 mod frames;
 mod rings;
@@ -54,5 +55,6 @@ pub(crate) fn tables() -> Vec<Table> {
         table("answers", answers::cases()),
         table("events", events::cases()),
         table("session", session::cases()),
+        table("changing", changing::cases()),
     ]
 }

@@ -141,6 +141,11 @@ fn pairs() -> Vec<Case> {
                 a.ask(late);
                 let answer = a.command(&[4, 0, 2, 0]);
                 assert_eq!(answer, Some(net::ctrl::OK));
+                let sent = crate::attack::frame(4, 100);
+                poke(a.mem(), DATA, &sent);
+                a.rings[3].send(&[(DATA, 112, 0)]);
+                a.settle();
+                assert_eq!(a.victim.inbox, [sent]);
             },
             Harmless("RING_RESET lets a driver set queues up at any time"),
         ),

@@ -1,6 +1,7 @@
 //! A driver's half that breaks the rules, against our device.
 
 mod chains;
+mod changing;
 mod control;
 mod frames;
 mod messages;
@@ -47,5 +48,6 @@ pub(crate) fn tables() -> Vec<Table> {
         table("control", control::cases()),
         table("messages", messages::cases()),
         table("session", session::cases()),
+        table("changing", changing::cases()),
     ]
 }

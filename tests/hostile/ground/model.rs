@@ -29,8 +29,13 @@ impl Model {
         Self { bytes, watch: Mutex::default() }
     }
 
+    /// Without spans, it is memory as any other.
     pub(crate) fn confine(&self, spans: &[Range<u64>]) {
-        self.watch.lock().unwrap().allowed = Some(spans.to_vec()).filter(|spans| !spans.is_empty());
+        let mut watch = self.watch.lock().unwrap();
+        watch.allowed = Some(spans.to_vec()).filter(|spans| !spans.is_empty());
+        if spans.is_empty() {
+            watch.fickle.clear();
+        }
     }
 
     pub(crate) fn change_once_read(&self, at: u64, then: &[u8]) {
