@@ -132,7 +132,7 @@ fn events() -> Vec<Case> {
             "EVENT_USED of what was not used",
             EVENT,
             |a| tell(a, Body::EventUsed { index: 0 }),
-            { "the driver looks at the ring" },
+            "the driver looks at the ring",
         ),
         harmless(
             "another device is removed",

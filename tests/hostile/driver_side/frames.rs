@@ -157,7 +157,7 @@ fn segments() -> Vec<Case> {
             LEN,
             PACKED,
             |a| send(a, (1, 1, [0xffff, 1448, 34, 16, 0])),
-            { DropAndCount(Drop::GsoBad) },
+            DropAndCount(Drop::GsoBad),
         ),
     ]
 }
