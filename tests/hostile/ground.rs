@@ -19,6 +19,8 @@ pub(crate) const WINDOW: u64 = SLOT / 4;
 pub(crate) enum Ground {
     /// Model memory, which sees each access; without the feature `sim`, plain memory.
     Model,
+    /// The same, as memory that takes words only.
+    Words,
     /// A slot of a backplane, whose mappings stand between guard pages.
     #[cfg(feature = "os")]
     Slot,
@@ -27,6 +29,7 @@ pub(crate) enum Ground {
 impl Ground {
     pub(crate) const ALL: &[Self] = &[
         Self::Model,
+        Self::Words,
         #[cfg(feature = "os")]
         Self::Slot,
     ];
@@ -35,6 +38,7 @@ impl Ground {
         match self {
             Self::Model if cfg!(feature = "sim") => "model memory",
             Self::Model => "plain memory",
+            Self::Words => "uncached memory",
             #[cfg(feature = "os")]
             Self::Slot => "a slot",
         }
@@ -83,7 +87,8 @@ fn table(mapping: &Arc<Mapping>) -> Arc<BusMemory> {
 impl Memory {
     pub(crate) fn new(ground: Ground) -> Self {
         match ground {
-            Ground::Model => Self::modelled(),
+            Ground::Model => Self::modelled(Kind::Cached),
+            Ground::Words => Self::modelled(Kind::Uncached),
             #[cfg(feature = "os")]
             Ground::Slot => {
                 let lease = slot::Lease::take();
@@ -100,11 +105,11 @@ impl Memory {
     }
 
     #[cfg(feature = "sim")]
-    fn modelled() -> Self {
-        let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), Kind::Cached));
+    fn modelled(kind: Kind) -> Self {
+        let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), kind));
         let model = Arc::new(model::Model::new(bytes.clone()));
         Self {
-            victim: table(&Arc::new(Mapping::model(model.clone(), Kind::Cached))),
+            victim: table(&Arc::new(Mapping::model(model.clone(), kind))),
             attacker: table(&bytes),
             model: Some(model),
             #[cfg(feature = "os")]
@@ -113,8 +118,8 @@ impl Memory {
     }
 
     #[cfg(not(feature = "sim"))]
-    fn modelled() -> Self {
-        let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), Kind::Cached));
+    fn modelled(kind: Kind) -> Self {
+        let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), kind));
         Self {
             victim: table(&bytes),
             attacker: table(&bytes),

@@ -42,6 +42,10 @@ impl Model {
         self.watch.lock().unwrap().fickle.extend((at..).zip(then.iter().copied()));
     }
 
+    fn check_size(&self, size: usize) {
+        assert!(size >= 4 || self.bytes.kind() == Kind::Cached, "an access of {size} bytes");
+    }
+
     pub(crate) fn trespasses(&self) -> (Vec<u64>, u64) {
         let watch = self.watch.lock().unwrap();
         (watch.trespasses.clone(), watch.reads)
@@ -64,6 +68,7 @@ impl Cells for Model {
     }
 
     fn load(&self, offset: usize, size: usize, _: Ordering) -> u64 {
+        self.check_size(size);
         let mut watch = self.watch.lock().unwrap();
         let at = offset as u64;
         watch.check(at, size);
@@ -85,6 +90,7 @@ impl Cells for Model {
     }
 
     fn store(&self, offset: usize, size: usize, value: u64, _: Ordering) {
+        self.check_size(size);
         self.watch.lock().unwrap().check(offset as u64, size);
         let view = self.bytes.view(0, self.bytes.len());
         match size {
