@@ -31,8 +31,9 @@ pub(crate) const TABLE: u64 = 0x1_0000;
 pub(crate) const NOWHERE: u64 = 0x3_0000;
 /// The device's inbox; its first word is the count of messages put in.
 pub(crate) const DEVICE_MAILBOX: u64 = window::HEADER_LEN as u64;
-/// The driver's.
+/// The driver's, and where it goes if the device reaches the window only.
 pub(crate) const DRIVER_MAILBOX: u64 = WINDOW;
+pub(crate) const WINDOW_MAILBOX: u64 = 0x2100;
 
 /// How far the attacker keeps the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(crate) struct Setup {
     pub(crate) features: Features,
     pub(crate) pairs: u16,
     pub(crate) dialect: Dialect,
+    /// Of the victim an engine alone reaches driver memory.
+    pub(crate) window_only: bool,
 }
 
 impl Setup {
@@ -93,10 +96,12 @@ pub(crate) struct Attack {
 
 impl Attack {
     pub(crate) fn new(role: Role, ground: Ground, engine: bool, setup: Setup) -> Self {
-        let (now, memory) = (Instant::now(), Memory::new(ground));
+        let (now, memory) = (Instant::now(), Memory::new(ground, setup.window_only));
         poke(&memory.attacker, 0, &[0; window::HEADER_LEN as usize]);
+        let engine = engine || setup.window_only;
         let means = Means { engine, pairs: setup.pairs, dialect: setup.dialect };
-        let victim = End::new(now, role.other(), VICTIM, &memory.victim, means);
+        let mut victim = End::new(now, role.other(), VICTIM, &memory.victim, means);
+        victim.engine_mem = memory.engine.clone();
         let session = Session::new(now, &memory.attacker, params(role)).unwrap();
         let mut attack = Self {
             memory,
@@ -136,8 +141,9 @@ impl Attack {
     fn confine(&self) {
         if self.role == Role::Driver {
             let mailbox = u64::from(window::mailbox_len(window::SLOTS));
-            let spans: [Range<u64>; 5] = [
+            let spans: [Range<u64>; 6] = [
                 0..DEVICE_MAILBOX + mailbox,
+                WINDOW_MAILBOX..WINDOW_MAILBOX + mailbox,
                 DRIVER_MAILBOX..DRIVER_MAILBOX + mailbox,
                 0x4000..0x1_0000,
                 TABLE..2 * TABLE,
@@ -419,7 +425,7 @@ fn params(role: Role) -> Params {
         owner: ATTACKER,
         vectors: 2,
         mailbox,
-        window_mailbox: 0x2100,
+        window_mailbox: WINDOW_MAILBOX,
         dma_only: false,
         table,
         slot: 0,

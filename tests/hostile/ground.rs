@@ -49,6 +49,8 @@ impl Ground {
 pub(crate) struct Memory {
     pub(crate) victim: Arc<BusMemory>,
     pub(crate) attacker: Arc<BusMemory>,
+    /// The victim's, driver memory included, where the victim's CPU does not reach that.
+    pub(crate) engine: Arc<BusMemory>,
     #[cfg(feature = "sim")]
     model: Option<Arc<model::Model>>,
     /// Given back when the case is over.
@@ -59,7 +61,7 @@ pub(crate) struct Memory {
 /// What the verdicts rely on.
 #[cfg(feature = "sim")]
 pub(crate) fn model_memory_sees_each_access() {
-    let memory = Memory::new(Ground::Model);
+    let memory = Memory::new(Ground::Model, false);
     let word = |mem: &BusMemory, at| {
         let span = mem.resolve(at, 8).unwrap();
         mem.view(span).unwrap().load_le64(0)
@@ -85,22 +87,37 @@ fn table(mapping: &Arc<Mapping>) -> Arc<BusMemory> {
 }
 
 impl Memory {
-    pub(crate) fn new(ground: Ground) -> Self {
-        match ground {
+    /// A slot; `window_only`: of the victim an engine alone reaches driver memory.
+    pub(crate) fn new(ground: Ground, window_only: bool) -> Self {
+        let mut memory = match ground {
             Ground::Model => Self::modelled(Kind::Cached),
             Ground::Words => Self::modelled(Kind::Uncached),
             #[cfg(feature = "os")]
             Ground::Slot => {
                 let lease = slot::Lease::take();
-                let [victim, attacker] = lease.ends().each_ref().map(table);
-                Self {
-                    victim,
-                    attacker,
-                    #[cfg(feature = "sim")]
-                    model: None,
-                    _slot: Some(lease),
-                }
+                let [victim, attacker] = lease.ends();
+                let memory = Self::of(victim, attacker);
+                Self { _slot: Some(lease), ..memory }
             }
+        };
+        if window_only {
+            let mut regions = memory.victim.regions().to_vec();
+            regions[1].backing = None;
+            memory.victim = Arc::new(BusMemory::new(regions).unwrap());
+        }
+        memory
+    }
+
+    fn of(victim: &Arc<Mapping>, attacker: &Arc<Mapping>) -> Self {
+        let victim = table(victim);
+        Self {
+            engine: victim.clone(),
+            victim,
+            attacker: table(attacker),
+            #[cfg(feature = "sim")]
+            model: None,
+            #[cfg(feature = "os")]
+            _slot: None,
         }
     }
 
@@ -108,24 +125,14 @@ impl Memory {
     fn modelled(kind: Kind) -> Self {
         let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), kind));
         let model = Arc::new(model::Model::new(bytes.clone()));
-        Self {
-            victim: table(&Arc::new(Mapping::model(model.clone(), kind))),
-            attacker: table(&bytes),
-            model: Some(model),
-            #[cfg(feature = "os")]
-            _slot: None,
-        }
+        let victim = Arc::new(Mapping::model(model.clone(), kind));
+        Self { model: Some(model), ..Self::of(&victim, &bytes) }
     }
 
     #[cfg(not(feature = "sim"))]
     fn modelled(kind: Kind) -> Self {
         let bytes = Arc::new(Mapping::anonymous(usize::try_from(SLOT).unwrap(), kind));
-        Self {
-            victim: table(&bytes),
-            attacker: table(&bytes),
-            #[cfg(feature = "os")]
-            _slot: None,
-        }
+        Self::of(&bytes, &bytes)
     }
 
     /// From now on the victim has no business outside of these.

@@ -45,7 +45,9 @@ fn main() {
             let case: &'static case::Case = Box::leak(Box::new(case));
             for ground in Ground::ALL {
                 for engine in [false, true] {
-                    let no_engine = attacker == Role::Device || *ground != Ground::Model;
+                    let no_engine = attacker == Role::Device
+                        || *ground != Ground::Model
+                        || case.setup.window_only;
                     // Packed queues are for cached memory; and where a word is read for each of its octets,
                     // it does not matter that the others change.
                     let cached_only = case.setup.packed() || subject == "changing";

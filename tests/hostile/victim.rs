@@ -36,6 +36,8 @@ pub(crate) struct Means {
 pub(crate) struct End {
     pub(crate) link: Link,
     pub(crate) mem: Arc<BusMemory>,
+    /// What its engine reaches.
+    pub(crate) engine_mem: Arc<BusMemory>,
     pub(crate) paths: BTreeMap<u16, Box<dyn Path>>,
     /// What it said of itself.
     pub(crate) said: Vec<(State, String)>,
@@ -75,6 +77,7 @@ impl End {
         Self {
             link: Link::new(now, mem.clone(), params).unwrap(),
             mem: mem.clone(),
+            engine_mem: mem.clone(),
             paths: BTreeMap::new(),
             said: Vec::new(),
             carrier: false,
@@ -196,7 +199,7 @@ impl End {
         let mut any = false;
         while let Some(transfer) = path.poll_transfer() {
             any = true;
-            path.handle_completion(carry_out(&self.mem, &local, transfer))?;
+            path.handle_completion(carry_out(&self.engine_mem, &local, transfer))?;
         }
         while let Some((_, reason)) = path.poll_drop() {
             self.drops.push(reason);

@@ -32,6 +32,7 @@ pub(crate) const SPLIT: Setup = Setup {
     ])),
     pairs: 1,
     dialect: Dialect::V2,
+    window_only: false,
 };
 
 /// The same with packed queues.

@@ -1,5 +1,6 @@
 //! A driver's half that breaks the rules, against our device.
 
+mod beyond;
 mod chains;
 mod changing;
 mod control;
@@ -28,11 +29,15 @@ pub(crate) const SPLIT: Setup = Setup {
     ])),
     pairs: 1,
     dialect: Dialect::V2,
+    window_only: false,
 };
 
 /// The same with packed queues.
 pub(crate) const PACKED: Setup =
     Setup { features: SPLIT.features.union(Features::of(&[virtio::F_RING_PACKED])), ..SPLIT };
+
+/// A device whose CPU reaches the window only; frames are copied by an engine.
+pub(crate) const WINDOW_ONLY: Setup = Setup { window_only: true, ..SPLIT };
 
 /// The ends have met, and no message was sent.
 pub(crate) const MET: Setup = SPLIT.stage(Stage::Met);
@@ -49,5 +54,6 @@ pub(crate) fn tables() -> Vec<Table> {
         table("messages", messages::cases()),
         table("session", session::cases()),
         table("changing", changing::cases()),
+        table("beyond", beyond::cases()),
     ]
 }
