@@ -26,9 +26,10 @@ mod victim;
 use std::collections::BTreeSet;
 
 use boardlane::tunnel::part::Role;
+use libtest_mimic::{Arguments, Failed, Trial};
+
 use case::Table;
 use ground::Ground;
-use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Least number of cases: with a driver's role, and with a device's.
 const LEAST: [(Role, usize); 2] = [(Role::Driver, 120), (Role::Device, 60)];

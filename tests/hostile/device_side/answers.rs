@@ -1,11 +1,12 @@
 //! What the device says of itself while it is set up: HELLO, info, features, status, config space, queues.
 
+use boardlane::spec::{msg, net};
+use boardlane::tunnel::message::{Body, Message};
+
 use super::MET;
 use crate::attack::{Attack, Setup};
 use crate::case::Verdict::{Harmless, Quarantine};
 use crate::case::{Case, case};
-use boardlane::spec::{msg, net};
-use boardlane::tunnel::message::{Body, Message};
 
 const FIT: &str = "the window's HELLO: layout, revision and sizes are those of both ends";
 const INFO: &str = "virtio-msg GET_DEVICE_INFO: what the device is";
@@ -17,7 +18,7 @@ const RESET: &str = "2.4.1: the device MUST set the status to 0 after a reset";
 const FEATURES_OK: &str = "2.2.2: the device SHOULD accept any valid subset of what it offers";
 const CONFIG: &str = "virtio-msg GET_CONFIG: the answer has the range that was asked for";
 const GENERATION: &str = "2.5.3: the generation changes if and only if two reads can differ";
-const PAIRS: &str = "5.1.4.2: max_virtqueue_pairs MUST be 1 to 0x8000";
+const PAIRS: &str = "5.1.4.1: max_virtqueue_pairs MUST be 1 to 0x8000";
 const QUEUE: &str = "virtio-msg GET_VQUEUE: the queue that was asked for, as it is";
 
 /// Several pairs.
@@ -320,7 +321,7 @@ fn config() -> Vec<Case> {
         ),
         case(
             "a config space of all ones",
-            "5.1.4.2: mtu is 68 or more, the MAC a unicast address",
+            "5.1.4.1: mtu is 68 or more, the MAC a unicast address",
             MET,
             |a| {
                 lie!(a, Body::Config { data, .. } => data.fill(0xff));
@@ -330,7 +331,7 @@ fn config() -> Vec<Case> {
         ),
         case(
             "a config space of zeros",
-            "5.1.4.2: status has LINK_UP while the link is up",
+            "5.1.4.1: status has LINK_UP while the link is up",
             MET,
             |a| {
                 lie!(a, Body::Config { data, .. } => data.fill(0));

@@ -3,13 +3,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use boardlane::net::frame::{Offloads, check};
+use boardlane::spec::window as w;
+
 use super::{CONTROL, PACKED, SPLIT};
 use crate::attack::{Attack, DRIVER_MAILBOX, MS, Setup, Stage, frame};
 use crate::case::Verdict::{Any, Harmless};
 use crate::case::{Case, case};
 use crate::rings::{peek, poke};
-use boardlane::net::frame::{Offloads, check};
-use boardlane::spec::window as w;
 
 const USED: &str = "2.7.8: a used entry is the driver's from the moment the index counts it";
 const BUFFER: &str = "2.7.13: a used buffer is the driver's";

@@ -1,11 +1,12 @@
 //! What the device sends without being asked, and what it leaves unanswered; octets that are no message (virtio-msg).
 
+use boardlane::spec::msg;
+use boardlane::tunnel::message::{Body, Hello, Message, NetdevState};
+
 use super::{MET, SPLIT};
-use crate::attack::{Attack, MS};
+use crate::attack::{Attack, MS, Stage};
 use crate::case::Verdict::{Harmless, Quarantine};
 use crate::case::{Case, case};
-use boardlane::spec::msg;
-use boardlane::tunnel::message::{Body, Message, NetdevState};
 
 const MSG_SIZE: &str =
     "virtio-msg: msg_size is the message's whole size, at least 8 and at most the bus's";
@@ -97,7 +98,7 @@ fn events() -> Vec<Case> {
             "HELLO of another epoch",
             EVENT,
             |a| {
-                let hello = boardlane::tunnel::message::Hello { epoch: 99, ..a.hello() };
+                let hello = Hello { epoch: 99, ..a.hello() };
                 tell(a, Body::Hello(hello));
             },
             "the other end started anew",
@@ -206,7 +207,7 @@ fn manners() -> Vec<Case> {
             ONE,
             |a| {
                 for _ in 0..4000 {
-                    a.pass(crate::attack::MS);
+                    a.pass(MS);
                     while a.take_octets().is_some() {}
                 }
             },
@@ -247,7 +248,7 @@ fn manners() -> Vec<Case> {
         case(
             "every answer comes twice",
             ONE,
-            SPLIT.stage(crate::attack::Stage::Met),
+            SPLIT.stage(Stage::Met),
             |a| {
                 let mut again = Vec::new();
                 for _ in 0..200 {

@@ -1,13 +1,15 @@
 //! Frames that the device sends: lengths, headers, `num_buffers` (virtio 1.4 §5.1.6).
 
-use super::{PACKED, SPLIT};
-use crate::attack::{Attack, frame};
-use crate::case::Verdict::{DropAndCount, Harmless};
-use crate::case::{Case, case};
+use crate::rings::poke;
 use boardlane::net::frame::Drop;
 use boardlane::spec::net::{
     F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_USO4, F_GUEST_USO6, F_MRG_RXBUF,
 };
+
+use super::{PACKED, SPLIT};
+use crate::attack::{Attack, frame};
+use crate::case::Verdict::{DropAndCount, Harmless};
+use crate::case::{Case, case};
 
 const COUNT: &str = "5.1.6.4.1: num_buffers is the number of buffers that the packet takes";
 const ONE: &str = "5.1.6.4.1: without MRG_RXBUF num_buffers is 1";
@@ -91,7 +93,7 @@ fn counts() -> Vec<Case> {
                 let at = a.rx().read(0).0;
                 a.give_part(&frame(1, 100), Some(2), None);
                 a.settle();
-                crate::rings::poke(a.mem(), at, &[0xff; 12]);
+                poke(a.mem(), at, &[0xff; 12]);
                 a.give_part(&[7; 50], None, None);
                 a.settle();
                 assert_eq!(a.victim.inbox.len(), 1);

@@ -1,11 +1,12 @@
 //! Used rings, and used descriptors of packed queues (virtio 1.4 §2.7, §2.8).
 
+use boardlane::spec::virtio::{F_EVENT_IDX, F_IN_ORDER};
+
 use super::{CONTROL, PACKED, SPLIT, with};
-use crate::attack::{Attack, frame};
+use crate::attack::{Attack, Setup, frame};
 use crate::case::Verdict::{Harmless, Quarantine};
 use crate::case::{Case, case};
 use crate::rings::{AVAIL, USED, WRITE, poke};
-use boardlane::spec::virtio::{F_EVENT_IDX, F_IN_ORDER};
 
 const COUNT: &str = "2.7.8: the used idx counts the chains that the device has used";
 const ID: &str = "2.7.8: id is the head of a chain that the driver made available";
@@ -18,8 +19,8 @@ const PACKED_LEN: &str = "2.8.4: len is the bytes written, so at most what the b
 const LAP: &str = "2.8.1: used is AVAIL and USED as the device's wrap counter";
 const ANSWER: &str = "5.1.6.5: ack is VIRTIO_NET_OK or VIRTIO_NET_ERR";
 
-const IN_ORDER: crate::attack::Setup = with(SPLIT, &[F_IN_ORDER]);
-const PACKED_IN_ORDER: crate::attack::Setup = with(PACKED, &[F_IN_ORDER]);
+const IN_ORDER: Setup = with(SPLIT, &[F_IN_ORDER]);
+const PACKED_IN_ORDER: Setup = with(PACKED, &[F_IN_ORDER]);
 
 pub(crate) fn cases() -> Vec<Case> {
     [split(), suppression(), packed(), in_order(), control()].into_iter().flatten().collect()

@@ -1,13 +1,15 @@
 //! The window's header and its FIFOs, as the device's end writes them (the window's own layout).
 
+use std::time::Duration;
+
+use boardlane::spec::window as w;
+
 use super::{MET, SPLIT};
 use crate::attack::{Attack, DRIVER_MAILBOX, MS, Setup, Stage};
 use crate::case::Verdict::{Any, Down, Harmless, NoSession, Quarantine};
 use crate::case::{Case, case};
 use crate::ground::{SLOT, WINDOW};
 use crate::rings::poke;
-use boardlane::spec::window as w;
-use std::time::Duration;
 
 const FIRST: &str = "the window's header: magic, layout version and length are those of the window";
 const EPOCH: &str =

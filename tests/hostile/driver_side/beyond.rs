@@ -1,12 +1,14 @@
 //! What lies where the device's CPU does not reach: in driver memory, which an engine alone copies.
 
-use super::WINDOW_ONLY;
-use crate::attack::{Attack, DATA, DRIVER_MAILBOX, Stage, TABLE, frame};
-use crate::case::Verdict::{Harmless, NeedsReset, NoSession, Quarantine, Refused};
-use crate::case::{Case, case};
-use crate::rings::{INDIRECT, Ring, WRITE, peek, poke, write_desc};
+use boardlane::net::frame::Drop;
 use boardlane::spec::{net, window as w};
 use boardlane::tunnel::message::Body;
+
+use super::WINDOW_ONLY;
+use crate::attack::{Attack, DATA, DRIVER_MAILBOX, Stage, TABLE, frame};
+use crate::case::Verdict::{DropAndCount, Harmless, NeedsReset, NoSession, Quarantine, Refused};
+use crate::case::{Case, case};
+use crate::rings::{INDIRECT, Ring, WRITE, peek, poke, write_desc};
 
 const REACH: &str =
     "the window's header: with DMA_ONLY the driver puts into the window what is not a frame";
@@ -112,7 +114,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 poke(a.mem(), DATA, &[0xff; 100]);
                 a.tx().send(&[(DATA, 100, 0)]);
             },
-            crate::case::Verdict::DropAndCount(boardlane::net::frame::Drop::BadFlags),
+            DropAndCount(Drop::BadFlags),
         ),
     ]
 }

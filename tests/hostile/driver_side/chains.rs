@@ -1,13 +1,14 @@
 //! Buffers of chains, of either queue and format: addresses, lengths, directions.
 
+use boardlane::net::frame::Drop;
+use boardlane::spec::net::F_MRG_RXBUF;
+
 use super::{PACKED, SPLIT};
 use crate::attack::{Attack, DATA, DEVICE_MAILBOX, NOWHERE, frame};
 use crate::case::Verdict::{DropAndCount, Harmless, NeedsReset, Quarantine};
 use crate::case::{Case, case};
 use crate::ground::{SLOT, WINDOW};
 use crate::rings::{Piece, SIZE, WRITE, poke};
-use boardlane::net::frame::Drop;
-use boardlane::spec::net::F_MRG_RXBUF;
 
 const MEMORY: &str = "2.7.5: addr and len describe a buffer in memory that the device may reach";
 const PACKED_MEMORY: &str =

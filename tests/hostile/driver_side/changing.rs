@@ -3,17 +3,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{MET, PACKED, SPLIT};
-use crate::attack::{Attack, DATA, DEVICE_MAILBOX, NOWHERE, Setup, Stage, TABLE, frame};
-use crate::case::Verdict::{Any, Harmless};
-use crate::case::{Case, case};
-use crate::rings::{INDIRECT, SIZE, WRITE, peek, poke, write_desc};
 use boardlane::net::frame::{Offloads, check};
 use boardlane::spec::{net, window as w};
 use boardlane::tunnel::message::Body;
 
-const CHAIN: &str = "2.7.13.3.1: what was made available is the device's until it is used";
-const PACKED_CHAIN: &str = "2.8.6: what was made available is the device's until it is used";
+use super::{MET, PACKED, SPLIT};
+use crate::attack::{Attack, DATA, DEVICE_MAILBOX, MS, NOWHERE, Setup, Stage, TABLE, frame};
+use crate::case::Verdict::{Any, Harmless};
+use crate::case::{Case, case};
+use crate::rings::{INDIRECT, SIZE, WRITE, peek, poke, write_desc};
+
+const CHAIN: &str = "2.7.13: what was made available is the device's until it is used";
+const PACKED_CHAIN: &str = "2.8.16: what was made available is the device's until it is used";
 const SLOT_RULE: &str = "the window's FIFO: a slot is its reader's until tail counts it";
 const PART_RULE: &str = "the window's header: what READY covers does not change";
 
@@ -238,7 +239,7 @@ fn race(a: &mut Attack, at: u64, octets: [&[u8]; 2]) {
         });
         for _ in 0..2000 {
             a.tx().send(&[(DATA, 112, 0)]);
-            a.pass(crate::attack::MS);
+            a.pass(MS);
             if a.victim.paths.is_empty() {
                 break;
             }

@@ -1,12 +1,14 @@
 //! The control queue's commands (virtio 1.4 §5.1.6.5).
 
+use boardlane::net::features::Features;
+use boardlane::spec::net;
+use boardlane::tunnel::message::Body;
+
 use super::SPLIT;
-use crate::attack::{Attack, DATA, Setup};
+use crate::attack::{Attack, DATA, MS, Setup, frame};
 use crate::case::Verdict::{Harmless, NeedsReset, Refused};
 use crate::case::{Case, case};
 use crate::rings::{NEXT, WRITE, peek, poke};
-use boardlane::net::features::Features;
-use boardlane::spec::net;
 
 const COMMAND: &str = "5.1.6.5: a command has a class, a command of it, and its data";
 const ACK: &str = "5.1.6.5: ack is the device's to write, in one byte";
@@ -16,7 +18,7 @@ const SET_UP: &str = "5.1.6.5.6.1: the driver MUST configure the virtqueues befo
 const FEATURE: &str = "5.1.6.5: a command is used only if its feature was negotiated";
 const TABLE: &str = "5.1.6.5.2: entries is the number of addresses that follow";
 const ADDRESS: &str = "5.1.6.5.2: the address is a unicast one";
-const OFFLOADS: &str = "5.1.6.5.7.1: the driver MUST NOT enable an offload that was not negotiated";
+const OFFLOADS: &str = "5.1.6.5.8: the driver MUST NOT enable an offload that was not negotiated";
 const ON: &str = "5.1.6.5.1: the mode is 0 or 1";
 const DIRECTION: &str =
     "2.7.4.2: the driver MUST place device-writable elements after readable ones";
@@ -125,7 +127,7 @@ fn pairs() -> Vec<Case> {
             TWO,
             |a| {
                 run_without(a, &[3]);
-                let reset = boardlane::tunnel::message::Body::ResetVqueue { index: 2 };
+                let reset = Body::ResetVqueue { index: 2 };
                 assert!(a.ask(reset).is_some());
                 assert!(!a.is_enabled(2));
             },
@@ -141,7 +143,7 @@ fn pairs() -> Vec<Case> {
                 a.ask(late);
                 let answer = a.command(&[4, 0, 2, 0]);
                 assert_eq!(answer, Some(net::ctrl::OK));
-                let sent = crate::attack::frame(4, 100);
+                let sent = frame(4, 100);
                 poke(a.mem(), DATA, &sent);
                 a.rings[3].send(&[(DATA, 112, 0)]);
                 a.settle();
@@ -245,7 +247,7 @@ fn chains() -> Vec<Case> {
                 poke(a.mem(), DATA, &[0, 0, 1]);
                 for _ in 0..200 {
                     a.ctrl().send(&[(DATA, 3, 0), (DATA + 16, 1, WRITE)]);
-                    a.pass(crate::attack::MS);
+                    a.pass(MS);
                 }
                 a.settle();
                 assert_eq!(a.ctrl().used_by_device(), 200);

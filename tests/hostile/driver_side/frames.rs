@@ -1,12 +1,13 @@
 //! virtio-net headers and frames that the driver sends (virtio 1.4 §5.1.6).
 
+use boardlane::net::frame::Drop;
+use boardlane::spec::net::{F_CSUM, F_HOST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_USO};
+
 use super::{PACKED, SPLIT};
 use crate::attack::{Attack, DATA, frame};
 use crate::case::Verdict::{DropAndCount, Harmless};
 use crate::case::{Case, case};
 use crate::rings::poke;
-use boardlane::net::frame::Drop;
-use boardlane::spec::net::{F_CSUM, F_HOST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_USO};
 
 const FLAGS: &str = "5.1.6.2.1: the driver MUST NOT set flags beyond NEEDS_CSUM";
 const CSUM: &str = "5.1.6.2.1: NEEDS_CSUM only if CSUM was negotiated";

@@ -1,12 +1,13 @@
 //! Messages that are none, that nobody asked for, or that ask for too much (virtio-msg).
 
-use super::{MET, SPLIT};
-use crate::attack::{Attack, Setup, Stage};
-use crate::case::Verdict::{Harmless, Quarantine, Refused};
-use crate::case::{Case, case};
 use boardlane::link::State;
 use boardlane::spec::msg;
 use boardlane::tunnel::message::{Body, Dialect, Hello, Message, NetdevState};
+
+use super::{MET, SPLIT};
+use crate::attack::{Attack, MS, Setup, Stage};
+use crate::case::Verdict::{Harmless, Quarantine, Refused};
+use crate::case::{Case, case};
 
 const MSG_SIZE: &str =
     "virtio-msg: msg_size is the message's whole size, at least 8 and at most the bus's";
@@ -16,7 +17,7 @@ const ROLE: &str = "virtio-msg: a driver sends requests and EVENT_AVAIL";
 const DEV_NUM: &str = "virtio-msg: bus messages MUST carry dev_num 0";
 const NUMBERS: &str = "virtio-msg: dev_num is one of GET_DEVICES";
 const RANGE: &str = "virtio-msg: offset and length lie in config space";
-const READ_ONLY: &str = "5.1.4.1: config space is read-only for the driver";
+const READ_ONLY: &str = "5.1.4: config space is read-only for the driver";
 const FIT: &str = "the window's HELLO: layout, revision and sizes are those of both ends";
 
 /// In the other dialect.
@@ -338,7 +339,7 @@ fn floods() -> Vec<Case> {
     fn flood(a: &mut Attack, body: &Body) {
         for token in 0..2000 {
             let _ = a.send_message(&Message { dev_num: 0, token, body: body.clone() });
-            a.pass(crate::attack::MS / 10);
+            a.pass(MS / 10);
             while a.take_octets().is_some() {}
         }
         assert!(a.victim.said.len() < 8, "{:?}", a.victim.said);
@@ -362,11 +363,11 @@ fn floods() -> Vec<Case> {
                 for token in 0..400 {
                     let body = Body::GetDeviceInfo;
                     let _ = a.send_message(&Message { dev_num: 0, token, body });
-                    a.pass(crate::attack::MS);
+                    a.pass(MS);
                 }
                 assert_eq!(a.victim.last().0, State::Waiting, "nothing was said");
                 while a.take_octets().is_some() {
-                    a.pass(crate::attack::MS);
+                    a.pass(MS);
                 }
             },
             Harmless("requests wait then"),

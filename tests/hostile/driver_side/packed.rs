@@ -1,13 +1,14 @@
 //! Rings of packed queues, and queues that are used in order (virtio 1.4 §2.8, §2.7.9).
 
+use boardlane::net::features::Features;
+use boardlane::spec::virtio::{F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC};
+
 use super::{PACKED, SPLIT};
 use crate::attack::Setup;
 use crate::attack::{Attack, DATA, TABLE, frame};
 use crate::case::Verdict::{Harmless, NeedsReset};
 use crate::case::{Case, case};
 use crate::rings::{AVAIL, INDIRECT, NEXT, SIZE, USED, WRITE, poke, write_desc};
-use boardlane::net::features::Features;
-use boardlane::spec::virtio::{F_EVENT_IDX, F_IN_ORDER, F_INDIRECT_DESC};
 
 const IN_ORDER: Setup =
     Setup { features: SPLIT.features.union(Features::of(&[F_IN_ORDER])), ..SPLIT };
@@ -15,9 +16,8 @@ const PACKED_IN_ORDER: Setup =
     Setup { features: PACKED.features.union(Features::of(&[F_IN_ORDER])), ..PACKED };
 
 const LAP: &str = "2.8.1: available is AVAIL as the driver's wrap counter and USED the inverse";
-const LIST: &str =
-    "2.8.6: the driver MUST make the descriptors of a list available, the first last";
-const LONG: &str = "2.8.5: the driver MUST NOT create a list longer than the Queue Size";
+const LIST: &str = "2.8.17: the driver makes a list available whole, its first descriptor last";
+const LONG: &str = "2.8.17: the driver MUST NOT create a list longer than the Queue Size";
 const ID: &str = "2.8.6: a buffer's id is one that no other buffer of the device's has";
 const INDIRECT_RULE: &str = "2.8.19: not INDIRECT unless negotiated";
 const ALONE: &str = "2.8.19: not INDIRECT with NEXT, nor in a list";
@@ -177,7 +177,7 @@ fn lists() -> Vec<Case> {
         ),
         broken(
             "readable after writable",
-            "2.8.4: WRITE elements come last",
+            "2.8.17: the driver MUST place device-writable elements last",
             |a| {
                 a.tx().send(&[(DATA, 8, WRITE), (DATA, 100, 0)]);
             },

@@ -1,14 +1,17 @@
 //! Features, status, and the set-up of queues (virtio 1.4 §2.1, §2.2, §2.6, §3.1).
 
-use super::{MET, SPLIT};
-use crate::attack::{Attack, MS, Setup, Stage};
-use crate::case::Verdict::{Harmless, NeedsReset, Quarantine, Refused, Stopped};
-use crate::case::{Case, case};
-use crate::ground::SLOT;
+use crate::rings::{Ring, WRITE, poke};
 use boardlane::link::State;
 use boardlane::net::features::Features;
 use boardlane::spec::{msg, net, virtio};
 use boardlane::tunnel::message::{Blocks, Body};
+use boardlane::virtqueue::QueueConfig;
+
+use super::{MET, SPLIT};
+use crate::attack::{Attack, DATA, MS, Setup, Stage, frame};
+use crate::case::Verdict::{Harmless, NeedsReset, Quarantine, Refused, Stopped};
+use crate::case::{Case, case};
+use crate::ground::SLOT;
 
 const SUBSET: &str = "2.2.1: the driver MUST NOT accept a feature that the device did not offer";
 const NEEDS: &str = "2.2.1: the driver MUST NOT accept a feature without the one it requires";
@@ -288,14 +291,8 @@ fn set_up() -> Vec<Case> {
 fn places() -> Vec<Case> {
     fn run_with(a: &mut Attack, at: [u64; 3]) {
         let ring = a.rings[0].clone();
-        let config = boardlane::virtqueue::QueueConfig {
-            desc: at[0],
-            driver: at[1],
-            device: at[2],
-            ..ring.config
-        };
-        let (moved, other) =
-            (crate::rings::Ring::of(&a.memory.attacker, config), a.rings[1].clone());
+        let config = QueueConfig { desc: at[0], driver: at[1], device: at[2], ..ring.config };
+        let (moved, other) = (Ring::of(&a.memory.attacker, config), a.rings[1].clone());
         a.ask(Attack::enable(&moved, 0));
         a.ask(Attack::enable(&other, 1));
         a.send(Body::SetDeviceStatus { status: 15 });
@@ -319,7 +316,7 @@ fn places() -> Vec<Case> {
             |a| {
                 run_with(a, [0x4000, 0x4000, 0x4000]);
                 a.settle();
-                crate::rings::poke(a.mem(), 0x4002, &[0xff, 0xff]);
+                poke(a.mem(), 0x4002, &[0xff, 0xff]);
             },
             NeedsReset("available index moved by"),
         ),
@@ -368,9 +365,9 @@ fn resets() -> Vec<Case> {
             SPLIT,
             |a| {
                 for n in 0..8 {
-                    a.rx().send(&[(crate::attack::DATA, 70_000, crate::rings::WRITE)]);
-                    a.tx().send(&[(crate::attack::DATA, 2000, 0)]);
-                    a.victim.outbox.push_back(crate::attack::frame(n, 9000));
+                    a.rx().send(&[(DATA, 70_000, WRITE)]);
+                    a.tx().send(&[(DATA, 2000, 0)]);
+                    a.victim.outbox.push_back(frame(n, 9000));
                 }
                 a.send(Body::SetDeviceStatus { status: 0 });
                 a.hear();
@@ -395,7 +392,7 @@ fn resets() -> Vec<Case> {
         ),
         case(
             "set up and reset without end",
-            "2.1.2: a driver that cannot go on sets FAILED",
+            "2.1.1: a driver that cannot go on sets FAILED",
             MET,
             |a| {
                 for _ in 0..40 {

@@ -1,13 +1,15 @@
 //! The window's header and its FIFOs: epochs, states, mailboxes, counts (the window's own layout).
 
+use std::time::Duration;
+
+use boardlane::spec::window as w;
+
 use super::{MET, SPLIT};
 use crate::attack::{Attack, DEVICE_MAILBOX, DRIVER_MAILBOX, MS, Setup, Stage};
 use crate::case::Verdict::{Any, Down, Harmless, NoSession, Quarantine};
 use crate::case::{Case, case};
 use crate::ground::{SLOT, WINDOW};
 use crate::rings::poke;
-use boardlane::spec::window as w;
-use std::time::Duration;
 
 const EPOCH: &str =
     "the window's header: an epoch is drawn anew with each session, never 0 or all ones";

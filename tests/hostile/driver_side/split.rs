@@ -1,13 +1,14 @@
 //! Available rings and descriptor tables of split queues (virtio 1.4 §2.7).
 
+use boardlane::spec::virtio::{F_EVENT_IDX, F_INDIRECT_DESC};
+
 use super::SPLIT;
-use crate::attack::{DATA, TABLE};
+use crate::attack::{Attack, DATA, NOWHERE, TABLE, frame};
 use crate::case::Verdict::{Harmless, NeedsReset};
 use crate::case::{Case, case};
 use crate::rings::{INDIRECT, NEXT, SIZE, WRITE, poke, write_desc};
-use boardlane::spec::virtio::{F_EVENT_IDX, F_INDIRECT_DESC};
 
-const BACK: &str = "2.7.13.3.1: the driver MUST NOT decrement the available idx";
+const BACK: &str = "2.7.6.1: the driver MUST NOT decrement the available idx";
 const ROOM: &str = "2.7.13: an available entry stands for a chain of the queue's descriptors";
 const HEAD: &str = "2.7.6: each entry refers to the head of a descriptor chain";
 const TABLE_RULE: &str =
@@ -136,7 +137,7 @@ fn heads() -> Vec<Case> {
 fn indirect() -> Vec<Case> {
     const BAD_LENGTH: &str = "not a multiple of 16";
     let broken = |name, breaks, attack, why| case(name, breaks, SPLIT, attack, NeedsReset(why));
-    fn table(a: &mut crate::attack::Attack, addr: u64, len: u32, flags: u16) {
+    fn table(a: &mut Attack, addr: u64, len: u32, flags: u16) {
         a.tx().write(0, addr, len, [INDIRECT | flags, 0]);
         a.tx().offer(0);
     }
@@ -294,7 +295,7 @@ fn areas() -> Vec<Case> {
             "2.7.5: flags are NEXT, WRITE and INDIRECT",
             SPLIT,
             |a| {
-                let frame = crate::attack::frame(1, 100);
+                let frame = frame(1, 100);
                 poke(a.mem(), DATA, &frame);
                 a.tx().write(9, DATA, 112, [0xfff8, 7]);
                 a.tx().offer(9);
@@ -305,10 +306,10 @@ fn areas() -> Vec<Case> {
         ),
         harmless(
             "WRITE on the descriptor of an indirect table",
-            "2.7.5.3.1: the device MUST ignore WRITE there",
+            "2.7.5.3.2: the device MUST ignore WRITE there",
             SPLIT,
             |a| {
-                let frame = crate::attack::frame(1, 100);
+                let frame = frame(1, 100);
                 poke(a.mem(), DATA, &frame);
                 write_desc(a.mem(), TABLE, 0, DATA, 112, [0, 0]);
                 a.tx().write(9, TABLE, 16, [INDIRECT | WRITE, 0]);
@@ -320,15 +321,15 @@ fn areas() -> Vec<Case> {
         ),
         harmless(
             "a descriptor changes while the device has it",
-            "2.7.13.3.1: a chain is the device's until it is used",
+            "2.7.13: a chain is the device's until it is used",
             SPLIT,
             |a| {
                 a.rx().send(&[(DATA, 2000, WRITE)]);
                 a.settle();
                 for at in 0..SIZE {
-                    a.rx().write(at, crate::attack::NOWHERE, u32::MAX, [0xffff, 0xffff]);
+                    a.rx().write(at, NOWHERE, u32::MAX, [0xffff, 0xffff]);
                 }
-                a.victim.outbox.push_back(crate::attack::frame(2, 100));
+                a.victim.outbox.push_back(frame(2, 100));
                 a.settle();
                 assert_eq!(a.rx().used_by_device(), 1);
             },
