@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::messages::Broken;
-use super::{Core, Event, Link, Work};
+use super::{Core, Event, Link, State, Work};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::{Command, ControlError};
-use crate::net::features::Features;
 use crate::net::model::NetDevice;
+use crate::net::path::Which;
 use crate::spec::{net, virtio};
 use crate::virtqueue::QueueConfig;
 
@@ -71,20 +71,23 @@ impl Link {
             };
             match control.poll(now, &self.mem).map_err(broken)? {
                 None => return control.send(now, &self.mem).map_err(broken),
-                Some((command, done)) => self.answered(command, done)?,
+                Some((command, done)) => self.answered(command, done),
             }
         }
     }
 
-    fn answered(&mut self, command: Command, done: bool) -> Result<(), Broken> {
+    /// A device may refuse a command (virtio 1.4 §5.1.6.5): one pair works anyway, an announcement asks for
+    /// nothing, and what it then filters its people have to know.
+    fn answered(&mut self, command: Command, done: bool) {
         match command {
             Command::UsePairs(pairs) if done => self.use_pairs(pairs),
-            // One pair works anyway, and an announcement asks for nothing.
-            Command::UsePairs(_) | Command::Announced => {}
-            _ if done => {}
-            _ => return Err(Broken(format!("controlq: the device refuses {command:?}"))),
+            Command::Promiscuous(_) | Command::MacAddress(_) if !done => {
+                let why =
+                    format!("controlq: the device refuses {command:?}, and may filter frames");
+                self.say(State::Up, why);
+            }
+            _ => {}
         }
-        Ok(())
     }
 
     /// Driver: has the device asked for this, if it has a control queue and the feature.
@@ -106,12 +109,15 @@ impl Link {
         }
     }
 
-    /// Device: the driver resets the control queue, which no worker has. `false`: it is another one, or
-    /// the driver may not.
-    pub(super) fn reset_control(&mut self, index: u16) -> bool {
+    /// Device: the driver resets a queue that no worker has: the control queue, or one of a pair that is not
+    /// whole. `false`: it is another one, or the driver may not.
+    pub(super) fn reset_alone(&mut self, index: u16) -> bool {
+        let alone = usize::from(Which::of(index).0) >= self.pairs.len();
         match &mut self.core {
-            Some(Core::Device { tunnel, model, control }) if may_reset_control(model, index) => {
-                *control = None;
+            Some(Core::Device { tunnel, model, control }) if alone && may_reset(model) => {
+                if is_control(model, index) {
+                    *control = None;
+                }
                 model.queue_quiesced(index);
                 tunnel.notify_at_rest(model.as_ref());
                 true
@@ -127,7 +133,9 @@ impl Link {
         config: &QueueConfig,
     ) -> Result<bool, Broken> {
         match &mut self.core {
-            Some(Core::Device { model, control, .. }) if may_reset_control(model, index) => {
+            Some(Core::Device { model, control, .. })
+                if may_reset(model) && is_control(model, index) =>
+            {
                 let new = ControlPath::new(&self.mem, config);
                 *control = Some(new.map_err(|e| Broken(format!("controlq: {e}")))?);
                 Ok(true)
@@ -137,8 +145,15 @@ impl Link {
     }
 }
 
-fn may_reset_control(model: &NetDevice, index: u16) -> bool {
-    let features = model.negotiated().unwrap_or_default();
-    let needed = Features::of(&[virtio::F_RING_RESET, net::F_CTRL_VQ]);
-    features.contains(needed) && index == model.controlq()
+fn has(model: &NetDevice, feature: u8) -> bool {
+    model.negotiated().is_some_and(|features| features.has(feature))
+}
+
+/// Device: whether the driver may reset queues while others run, and set them up anew.
+pub(super) fn may_reset(model: &NetDevice) -> bool {
+    has(model, virtio::F_RING_RESET)
+}
+
+fn is_control(model: &NetDevice, index: u16) -> bool {
+    has(model, net::F_CTRL_VQ) && index == model.controlq()
 }

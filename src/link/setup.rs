@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use zerocopy::FromBytes;
 
+use super::control::may_reset;
 use super::messages::Broken;
 use super::pairs::Pair;
 use super::{Core, Event, Link, Start, State, Work};
@@ -167,7 +168,7 @@ impl Link {
             model::Event::ResetQueue(index) if self.resets_queue(index) => {
                 self.reset_queue(now, index);
             }
-            model::Event::ResetQueue(index) if self.reset_control(index) => {}
+            model::Event::ResetQueue(index) if self.reset_alone(index) => {}
             // Whoever does this without RING_RESET takes the device down.
             model::Event::ResetQueue(index) => {
                 self.take_back(now, format!("the driver reset queue {index}"));
@@ -179,8 +180,7 @@ impl Link {
                 if !self.enable_control(queue.index, &config)?
                     && !self.enable_queue(now, queue.index, config)
                 {
-                    let index = queue.index;
-                    return Err(Broken(format!("queue {index} was set up after DRIVER_OK")));
+                    self.make_paths(features)?;
                 }
             }
             model::Event::UsePairs(pairs) => self.use_pairs(pairs),
@@ -195,35 +195,43 @@ impl Link {
     /// Whether this queue can be reset while the others run.
     fn resets_queue(&self, index: u16) -> bool {
         let Some(Core::Device { model, .. }) = &self.core else { return false };
-        let negotiated = model.negotiated().is_some_and(|f| f.has(virtio::F_RING_RESET));
-        negotiated && usize::from(Which::of(index).0) < self.pairs.len()
+        may_reset(model) && usize::from(Which::of(index).0) < self.pairs.len()
     }
 
-    /// Makes the device's data paths.
+    /// The driver is set up: it has a pair at least.
     fn activate(
         &mut self,
         now: Instant,
         features: Features,
         queues: &[model::QueueSetup],
     ) -> Result<(), Broken> {
+        self.pairs.clear();
+        self.make_paths(features)?;
+        let there = |index| queues.iter().find(|queue| queue.index == index);
+        if self.pairs.is_empty() {
+            let missing =
+                if there(net::RECEIVEQ).is_none() { net::RECEIVEQ } else { net::TRANSMITQ };
+            return Err(Broken(format!("DRIVER_OK without queue {missing}")));
+        }
+        let Some(Core::Device { model, control, .. }) = &mut self.core else { return Ok(()) };
+        let queue = there(model.controlq()).filter(|_| features.has(net::F_CTRL_VQ));
+        let new = queue.map(|queue| ControlPath::new(&self.mem, &config_from(queue, features)));
+        *control = new.transpose().map_err(|e| Broken(format!("controlq: {e}")))?;
+        let mut octets = [0; size_of::<net::Config>()];
+        model.read_config(0, &mut octets);
+        self.start(features, config_of(&octets), now);
+        Ok(())
+    }
+
+    /// Makes the device's data paths of the pairs that the driver has set up. It may leave pairs out, and
+    /// can use only those before.
+    fn make_paths(&mut self, features: Features) -> Result<(), Broken> {
         let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
         let settings = model.settings().clone();
         let broken = |e: PathError| Broken(e.to_string());
-        let config = |index: u16| {
-            let queue = queues.iter().find(|q| q.index == index);
-            queue.map(|queue| config_from(queue, features))
-        };
-        let (there, controlq) = (model.pairs(), model.controlq());
-        self.pairs.clear();
-        for pair in 0..there {
-            let [receive, transmit] = [2 * pair, 2 * pair + 1];
-            let (rx, tx) = match (config(receive), config(transmit)) {
-                (Some(rx), Some(tx)) => (rx, tx),
-                // It may leave pairs out, and can use only those before.
-                _ if pair > 0 => break,
-                (None, _) => return Err(Broken(format!("DRIVER_OK without queue {receive}"))),
-                _ => return Err(Broken(format!("DRIVER_OK without queue {transmit}"))),
-            };
+        let config = |index| Some(config_from(&model.queue_setup(index)?, features));
+        for pair in u16::try_from(self.pairs.len()).unwrap_or(u16::MAX)..model.pairs() {
+            let (Some(rx), Some(tx)) = (config(2 * pair), config(2 * pair + 1)) else { break };
             let path: Box<dyn Path> = match self.params.engine {
                 None if super::reaches_window_only(&self.mem) => {
                     let why = "driver memory is reached by an engine only, and there is none";
@@ -240,18 +248,6 @@ impl Link {
             };
             self.pairs.push(Pair::new(path));
         }
-        let new = match config(controlq).filter(|_| features.has(net::F_CTRL_VQ)) {
-            None => None,
-            Some(queue) => {
-                let new = ControlPath::new(&self.mem, &queue);
-                Some(new.map_err(|e| Broken(format!("controlq: {e}")))?)
-            }
-        };
-        let Some(Core::Device { model, control, .. }) = &mut self.core else { return Ok(()) };
-        *control = new;
-        let mut octets = [0; size_of::<net::Config>()];
-        model.read_config(0, &mut octets);
-        self.start(features, config_of(&octets), now);
         Ok(())
     }
 

@@ -201,6 +201,11 @@ impl NetDevice {
         net::controlq(self.pairs())
     }
 
+    /// A queue that the driver has set up.
+    pub fn queue_setup(&self, index: u16) -> Option<QueueSetup> {
+        self.queues.get(usize::from(index))?.setup(index)
+    }
+
     /// What the driver sets at run time, from `FEATURES_OK` to the next reset.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings

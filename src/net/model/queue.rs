@@ -31,8 +31,13 @@ impl Queue {
 
     /// Gives it to the link if it is enabled; it runs from now on.
     pub(super) fn hand_over(&mut self, index: u16) -> Option<QueueSetup> {
+        self.running = self.state.enabled;
+        self.setup(index)
+    }
+
+    /// What the driver has made of it, if it has enabled it.
+    pub(super) fn setup(&self, index: u16) -> Option<QueueSetup> {
         let QueueState { size, enabled, desc, driver, device, .. } = self.state;
-        self.running = enabled;
         enabled.then_some(QueueSetup { index, size, desc, driver, device })
     }
 

@@ -3,6 +3,9 @@
 //! Each client holds the file, so any of them could shrink it and thereby kill, by SIGBUS, whoever
 //! touches the pages that are gone. So it is sealed against a change of its length before anybody
 //! gets it, and a client does not map a file that is not.
+//!
+//! A mapping stands between guard pages, which cannot be accessed: were a check of an address wrong,
+//! what runs over either end would stop the process, and not reach what else is mapped there.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +15,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::{MemoryFault, is_slot_len};
 use crate::memory::{Kind, Mapping};
@@ -54,23 +57,35 @@ pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
     Ok((Arc::new(mapping), len))
 }
 
-/// A range of our address space that is unmapped on drop.
+/// Length in bytes of a guard: a page of any size that a kernel of ours has.
+const GUARD: usize = 64 << 10;
+
+/// A range of our address space, the guards around it included, that is unmapped on drop.
 struct Mapped {
+    /// Where the file begins.
     base: NonNull<u8>,
     len: usize,
 }
 
 impl Mapped {
     fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self, MemoryFault> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let none = MemoryFault::AddressSpace(len as u64);
+        let whole = len.checked_add(2 * GUARD).ok_or(none)?;
+        let (nothing, private) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-        let base = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, nothing, private) }
             .map_err(MemoryFault::Os)?;
-        let base = NonNull::new(base.cast()).ok_or(MemoryFault::Os(Errno::FAULT))?;
+        let base = start.cast::<u8>().wrapping_add(GUARD);
+        let base = NonNull::new(base).ok_or(MemoryFault::Os(Errno::FAULT))?;
+        // From here on a failure unmaps it.
         let mapped = Self { base, len };
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let over = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: it replaces a part of the mapping that was just made, and that nobody uses yet.
+        unsafe { mmap(base.as_ptr().cast(), len, prot, over, fd, 0) }.map_err(MemoryFault::Os)?;
         // A child process has no business here; that the kernel may not know the advice is no harm.
         // SAFETY: the range is ours and stays mapped in this process.
-        let _ = unsafe { madvise(mapped.base.as_ptr().cast(), len, Advice::LinuxDontFork) };
+        let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork) };
         Ok(mapped)
     }
 }
@@ -82,8 +97,9 @@ unsafe impl Sync for Mapped {}
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        let start = self.base.as_ptr().wrapping_sub(GUARD);
         // SAFETY: the range was mapped by `new`, and the Mapping that lent it out is being dropped.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        let _ = unsafe { munmap(start.cast(), self.len + 2 * GUARD) };
     }
 }
 
@@ -115,6 +131,57 @@ mod tests {
         assert_eq!((len, a.len()), (1 << 20, 1 << 20));
         a.view(0, 1 << 20).store_le32((1 << 20) - 4, 0x1234_5678);
         assert_eq!(b.view(0, 1 << 20).load_le32((1 << 20) - 4), 0x1234_5678);
+    }
+
+    /// The protection of the page at an address of this process, as the kernel shows it.
+    fn protection(addr: usize) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let [start, end] = [start, end].map(|n| usize::from_str_radix(n, 16).unwrap());
+            (start..end).contains(&addr).then(|| rest[..4].to_owned())
+        })
+    }
+
+    #[test]
+    fn a_mapping_stands_between_guard_pages() {
+        let (mapping, len) = map(create("test", 1 << 20).unwrap()).unwrap();
+        let start = mapping.view(0, 8).io_parts().unwrap().0.addr();
+        let end = start + usize::try_from(len).unwrap();
+        for guard in [start - 1, start - GUARD, end, end + GUARD - 1] {
+            assert_eq!(protection(guard).as_deref(), Some("---p"), "{guard:#x}");
+        }
+        for inside in [start, end - 1] {
+            assert_eq!(protection(inside).as_deref(), Some("rw-s"), "{inside:#x}");
+        }
+    }
+
+    /// Where the test that reads for the one below finds how far from a mapping's start.
+    const READ_AT: &str = "BOARDLANE_TEST_READ_AT";
+
+    #[test]
+    fn reads_in_a_child() {
+        let Ok(at) = std::env::var(READ_AT) else { return };
+        let (mapping, _) = map(create("test", 1 << 20).unwrap()).unwrap();
+        let (base, _) = mapping.view(0, 8).io_parts().unwrap();
+        let byte = base.wrapping_offset(at.parse().unwrap());
+        // SAFETY: this is the access that cannot be, in a process that is there for nothing else; or it
+        // is inside, where nobody writes.
+        unsafe { byte.read_volatile() };
+    }
+
+    #[test]
+    fn a_byte_beyond_either_end_cannot_be_read_and_the_process_dies_of_it() {
+        use std::os::unix::process::ExitStatusExt;
+        for (at, signal) in [(-1, Some(11)), (0, None), ((1 << 20) - 1, None), (1 << 20, Some(11))]
+        {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "os::fabric::memfd::tests::reads_in_a_child"]);
+            let output = child.env(READ_AT, at.to_string()).output().unwrap();
+            assert_eq!(output.status.signal(), signal, "at {at}: {output:?}");
+            assert!(signal.is_some() || output.status.success(), "at {at}: {output:?}");
+        }
     }
 
     #[test]
