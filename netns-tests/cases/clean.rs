@@ -43,6 +43,7 @@ pub(crate) fn what_killed_daemons_left_is_removed_and_nothing_else() {
         "netdev bl0".to_owned(),
         format!("note {}", directory.join("control.sock.bl0.owned").display()),
         format!("socket {}", directory.join("control.sock").display()),
+        format!("lock {}", directory.join("control.sock.lock").display()),
     ];
     let slot_files =
         (0..16).map(|n| format!("socket {}", slots.join(format!("slot{n}.sock")).display()));
@@ -81,7 +82,7 @@ pub(crate) fn what_is_alive_is_not_cleaned() {
     // Its daemon is gone, but not the backplane, nor the other end.
     world.kill("board0");
     let (status, said, complaints) = clean(&world, "board0", &[], "");
-    assert_eq!((status, said.len(), complaints.as_str()), (0, 3, ""), "{said:?}");
+    assert_eq!((status, said.len(), complaints.as_str()), (0, 4, ""), "{said:?}");
     world.start("board0");
     world.wait_up(0);
     world.ping_well("master", "10.77.0.2");
@@ -98,7 +99,7 @@ pub(crate) fn a_netdev_in_a_named_namespace_is_cleaned_after_its_config() {
     });
     world.kill("board0");
     let (status, said, complaints) = clean(&world, "board0", &[], "");
-    assert_eq!((status, said.len(), complaints.as_str()), (0, 3, ""), "{said:?}");
+    assert_eq!((status, said.len(), complaints.as_str()), (0, 4, ""), "{said:?}");
     assert_eq!(said[0], format!("netdev bl0 in network namespace {inner}"));
     assert!(world.netdev("inner", "bl0").is_none());
 }
