@@ -142,8 +142,9 @@ fn rings_for_nothing_without_end_are_heard_once_in_a_while() {
         rung += u64::from(ring(&*bench.doorbell).unwrap());
     }
     let during = heard() - before;
+    let most = 64 + 2 * (u64::try_from(since.elapsed().as_millis()).unwrap() / 2 + 1);
     eprintln!("{during} of {rung} rings heard");
-    assert!(during <= 64 + 2 * 151, "{during} of {rung} rings heard");
+    assert!(during <= most, "{during} of {rung} rings heard, {most} are enough");
     // Then a ring is heard, and none that was not.
     std::thread::sleep(Duration::from_millis(20));
     for _ in 0..10 {

@@ -50,3 +50,42 @@ pub fn join<T>(thread: JoinHandle<T>, patience: Duration) -> Option<T> {
     // Its panic has been printed.
     thread.join().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::os::poll::ring;
+
+    #[test]
+    fn a_thread_that_is_held_in_ringing_is_freed_though_nobody_makes_room() {
+        let full = Arc::new(eventfd(0, EventfdFlags::empty()).unwrap());
+        rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let (told, rung) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let held = std::thread::spawn({
+            let (full, told, rung) = (full.clone(), told.clone(), rung.clone());
+            move || {
+                while !told.load(Ordering::Relaxed) {
+                    assert!(!ring(&*full).unwrap());
+                    rung.fetch_add(1, Ordering::Relaxed);
+                }
+                "ended"
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(rung.load(Ordering::Relaxed), 0, "it is held");
+        interrupt(&held);
+        let since = Instant::now();
+        while rung.load(Ordering::Relaxed) == 0 {
+            assert!(since.elapsed() < Duration::from_secs(10), "it is held still");
+            std::thread::yield_now();
+        }
+        told.store(true, Ordering::Relaxed);
+        assert_eq!(join(held, Duration::ZERO), Some("ended"));
+        assert_eq!(join(std::thread::spawn(|| 7), Duration::ZERO), Some(7));
+    }
+}
