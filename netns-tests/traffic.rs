@@ -46,7 +46,7 @@ impl World {
                 all.sent += one.sent;
                 all.received += one.received;
                 all.max = all.max.max(one.max);
-                thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(1));
             }
             all
         };

@@ -6,6 +6,7 @@ mod man;
 use std::path::PathBuf;
 
 use boardlane::daemon::demo;
+use boardlane::os::access::{self, Access, Owner};
 use boardlane::os::fabric::backplane::{self, BackplaneConfig};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +52,38 @@ pub(crate) enum Command {
         /// Show it again each second, until Ctrl-C
         #[arg(long)]
         watch: bool,
+    },
+    /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
+    #[command(
+        after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
+        daemon kept when it was\nstopped has no daemon either, and goes.\n\
+        Exit status: 1 if something could not be removed."
+    )]
+    Clean {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Clean up after the daemon with this config, and nothing else; may be given several times
+        ///
+        /// Otherwise: netdevs in this network namespace, what is in /run/boardlane, what a demo left,
+        /// and what belongs to /etc/boardlane/agent.toml and master.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Vec<PathBuf>,
+    },
+    /// Have the daemons of this machine read their configs again, and do what is different in them
+    ///
+    /// Links of which the config says the same are not touched. Addresses, routes, `keep` and a
+    /// master's MTU are changed while the link runs; any other change restarts that link alone. With an
+    /// error in the config nothing is changed. SIGHUP to a daemon does the same, and tells its log.
+    #[command(
+        after_help = "Exit status: 1 if a daemon does not answer within 30 s, does not let this \
+        user, or none runs; 2 if\nsomething is wrong in a config, or changes what takes a restart: the \
+        control socket."
+    )]
+    Reload {
+        /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
+        #[arg(long, value_name = "SOCK")]
+        control: Option<PathBuf>,
     },
     /// Read a config and say what is wrong in it, with line and column; nothing is changed
     #[command(after_help = "Exit status: 2 if something is wrong.")]
@@ -100,7 +133,7 @@ pub(crate) struct DemoOptions {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --window 32M\n\
+    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --owner :kvm --mode 0660\n\
     The sockets speak the ivshmem-server protocol: QEMU's ivshmem-doorbell device fits a slot too."
 )]
 pub(crate) struct BackplaneOptions {
@@ -116,6 +149,12 @@ pub(crate) struct BackplaneOptions {
     /// Doorbell vectors of each end: one for messages and one for each queue pair
     #[arg(long, value_name = "V", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vectors: u16,
+    /// Owner of the sockets: USER, USER:GROUP or :GROUP, by name or number [default: this process's]
+    #[arg(long, value_name = "OWNER", value_parser = Owner::parse)]
+    pub(crate) owner: Option<Owner>,
+    /// Mode of the sockets in octal: who may write to a slot's may be an end of it
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = mode)]
+    pub(crate) mode: u32,
 }
 
 /// Runs the demo; what is not ok about it has been shown then.
@@ -138,11 +177,9 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
         slots: options.slots,
         slot_len: options.window,
         vectors: options.vectors,
+        access: Access { mode: options.mode, owner: options.owner.unwrap_or_default() },
     };
-    let failed = |e: std::io::Error| Failure::Run(format!("starting: {e}"));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
+    in_runtime(async {
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate()).map_err(failed)?,
             signal(SignalKind::interrupt()).map_err(failed)?,
@@ -160,6 +197,17 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
     })
 }
 
+fn failed(e: std::io::Error) -> Failure {
+    Failure::Run(format!("starting: {e}"))
+}
+
+/// Runs a task to its end, on this thread.
+pub(crate) fn in_runtime<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(task)
+}
+
 /// A number of bytes: `4096`, `64K`, `16M`, `1G`.
 fn size(text: &str) -> Result<u64, String> {
     let shift = match text.bytes().last() {
@@ -173,6 +221,10 @@ fn size(text: &str) -> Result<u64, String> {
     let digits = number.bytes().all(|octet| octet.is_ascii_digit());
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes.filter(|_| digits).ok_or_else(|| "write bytes, as 16M, 1G or 1048576".into())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    access::parse_mode(text).ok_or_else(|| "write three octal digits, as 0660".into())
 }
 
 fn dma(text: &str) -> Result<String, String> {

@@ -7,12 +7,12 @@
 mod cli;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use boardlane::daemon::config::{Config, ConfigError};
-use boardlane::daemon::control::client::{self, StatusOptions};
+use boardlane::daemon::control::client::{self, ClientError, StatusOptions};
 use boardlane::daemon::{self, Role};
 use clap::Parser;
 
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::ConfigTold) => ExitCode::from(2),
     }
 }
 
@@ -61,6 +62,8 @@ enum Failure {
     Output(io::Error),
     /// At run time, and everything has been said.
     Told,
+    /// A daemon's config is wrong, and everything has been said.
+    ConfigTold,
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -72,13 +75,30 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { control, json, watch } => {
             show_status(&StatusOptions { control, json }, watch)
         }
+        Command::Clean { dry_run, config } => clean(&config, dry_run),
+        Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),
     }
 }
 
 fn run_daemon(role: Role, file: &Path) -> Result<(), Failure> {
     let config = Config::load(file, role).map_err(Failure::Config)?;
-    daemon::run(role, config).map_err(Failure::Run)
+    daemon::run(role, file.to_owned(), config).map_err(Failure::Run)
+}
+
+fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
+    let load = |file: &PathBuf| Config::load(file, Role::of_file(file)).map_err(Failure::Config);
+    let usual: Vec<PathBuf> =
+        ["agent", "master"].map(|r| format!("/etc/boardlane/{r}.toml").into()).into();
+    let machine = files.is_empty();
+    let there = usual.into_iter().filter(|file| file.exists());
+    let files: Vec<_> = if machine { there.collect() } else { files.to_vec() };
+    let configs: Vec<_> = files.iter().map(load).collect::<Result<_, _>>()?;
+    let report = cli::in_runtime(async { Ok(daemon::clean::clean(&configs, machine, dry_run)) })?;
+    let would = if dry_run { "would remove " } else { "" };
+    put(&report.removed.iter().map(|what| format!("{would}{what}\n")).collect::<String>())?;
+    report.problems.iter().for_each(|problem| tell(problem));
+    if report.problems.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {
@@ -104,6 +124,29 @@ fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+fn reload(control: Option<PathBuf>) -> Result<(), Failure> {
+    let mut failure = None;
+    for path in client::asked(control).map_err(Failure::Run)? {
+        let done = client::ask_reload(&path);
+        let path = path.display();
+        match done {
+            Ok(report) => put(&format!("{path}: {report}\n"))?,
+            Err(ClientError::Config(text)) => {
+                // A daemon's words, which a terminal is not to obey.
+                let visible = |c: char| if c.is_control() && !"\n\t".contains(c) { '?' } else { c };
+                let _ = writeln!(io::stderr(), "{}", text.chars().map(visible).collect::<String>());
+                tell(&format!("{path}: nothing was changed"));
+                failure = Some(Failure::ConfigTold);
+            }
+            Err(error) => {
+                tell(&format!("{path}: {error}"));
+                failure = failure.or(Some(Failure::Told));
+            }
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 /// Writes `text` to standard output.

@@ -134,6 +134,8 @@ fn wrong_usage_is_status_2_and_one_line() {
         (&["backplane", "--dir", "/x"], "not provided: --slots <N>"),
         (&["backplane", "--dir", "/x", "--slots", "0"], "0 is not in 1..=256"),
         (&["backplane", "--dir", "/x", "--slots", "1", "--window", "3Q"], "write bytes, as 16M"),
+        (&["backplane", "--dir", "/x", "--slots", "1", "--mode", "9"], "write three octal digits"),
+        (&["backplane", "--dir", "/x", "--slots", "1", "--owner", "no-such"], "there is no user"),
         (&["agent"], "not provided: --config <FILE>"),
         (&["sttus"], "unrecognized subcommand 'sttus'"),
         (&["check", "x", "--log", "loud"], "--log \"loud\" is no level"),
@@ -164,15 +166,16 @@ fn the_log_level_of_the_environment_is_checked_too() {
 fn help_names_every_command_and_option() {
     let (status, out, _) = run(&["--help"]);
     assert_eq!(status, 0);
-    for command in ["demo", "backplane", "agent", "master", "status", "check"] {
+    for command in ["demo", "backplane", "agent", "master", "status", "reload", "check"] {
         assert!(out.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {out}");
     }
     for (command, options) in [
         ("demo", &["--boards", "--seconds", "--mtu", "--dma", "--json", "--keep"][..]),
-        ("backplane", &["--dir", "--slots", "--window", "--vectors"]),
+        ("backplane", &["--dir", "--slots", "--window", "--vectors", "--owner", "--mode"]),
         ("agent", &["--config"]),
         ("master", &["--config"]),
         ("status", &["--control", "--json", "--watch"]),
+        ("reload", &["--control"]),
         ("check", &["--expand"]),
     ] {
         let (status, out, _) = run(&[command, "--help"]);
@@ -205,15 +208,16 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     }
 }
 
-/// Answers each request on `path` with `answer`.
-fn fake_daemon(path: &Path, answer: &'static str) {
+/// Answers each `request` on `path` with `answer`.
+fn fake_daemon(path: &Path, request: &'static str, answer: &'static str) {
+    let expected = format!("{{\"request\":\"{request}\"}}\n");
     let listener = UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut request = String::new();
             BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
-            assert_eq!(request, "{\"request\":\"status\"}\n");
+            assert_eq!(request, expected);
             stream.write_all(answer.as_bytes()).unwrap();
         }
     });
@@ -226,7 +230,7 @@ fn status_shows_what_the_daemon_says() {
     let socket = path.to_str().unwrap();
     // A field that this version does not know goes through.
     let answer = "{\"role\":\"master\",\"pid\":7,\"version\":\"9.9.9\",\"links\":[],\"new\":1}\n";
-    fake_daemon(&path, answer);
+    fake_daemon(&path, "status", answer);
     let shown = run(&["status", "--control", socket, "--json"]);
     assert_eq!(shown, (0, answer.to_owned(), String::new()));
     let (status, table, _) = run(&["status", "--control", socket]);
@@ -247,11 +251,66 @@ fn status_without_an_answer_is_status_1_with_the_reason() {
     ] {
         let _ = std::fs::remove_file(&path);
         if let Some(answer) = answer {
-            fake_daemon(&path, answer);
+            fake_daemon(&path, "status", answer);
         }
         let (status, out, err) = run(&["status", "--control", socket]);
         assert_eq!((status, out.as_str()), (1, ""), "{err}");
         assert!(err.starts_with(&format!("boardlane: {socket}: {said}")), "{err}");
         assert_eq!(err.lines().count(), 1);
+    }
+}
+
+#[test]
+fn what_dead_daemons_left_beside_their_sockets_is_cleaned() {
+    let dir = Dir::new("clean");
+    let path = |name: &str| dir.0.join(name);
+    let control = path("agent.sock").display().to_string();
+    let slot = path("slot0.sock").display().to_string();
+    let text = format!(
+        "control = \"{control}\"\n[[link]]\nname = \"no-such-netdev\"\ntransport = \"shm:{slot}\"\n"
+    );
+    let file = dir.file("agent.toml", &text);
+    let note = dir.file("agent.sock.no-such-netdev.owned", "");
+    let other = dir.file("agent.sock.lo.owned", "");
+    // A socket outlives its listener.
+    drop(UnixListener::bind(&control).unwrap());
+    drop(UnixListener::bind(&slot).unwrap());
+    let lines = [format!("note {note}"), format!("socket {control}"), format!("socket {slot}")];
+    let would: String = lines.iter().map(|line| format!("would remove {line}\n")).collect();
+    let clean = |options: &[&str]| run(&[&["clean", "--config", &file], options].concat());
+    assert_eq!(clean(&["--dry-run"]), (0, would, String::new()));
+    assert_eq!(clean(&[]), (0, lines.join("\n") + "\n", String::new()));
+    assert_eq!(clean(&[]), (0, String::new(), String::new()));
+    assert!(Path::new(&other).exists(), "its netdev is there");
+
+    let _alive = UnixListener::bind(&control).unwrap();
+    dir.file("agent.sock.no-such-netdev.owned", "");
+    assert_eq!(clean(&[]), (0, String::new(), String::new()));
+    assert!(Path::new(&note).exists());
+}
+
+#[test]
+fn reload_tells_what_was_done_or_why_nothing_was() {
+    let dir = Dir::new("reload");
+    let path = dir.0.join("master.sock");
+    let socket = path.to_str().unwrap();
+    let report = "{\"added\":[\"bl3\",\"bl4\"],\"removed\":[\"bl1\"],\"changed\":[\"bl0\",\"bl5\"],\
+        \"restarted\":[\"bl5\"],\"unchanged\":[\"bl2\"]}\n";
+    let done =
+        format!("{socket}: added bl3 bl4; removed bl1; changed bl0; restarted bl5; 1 unchanged\n");
+    let wrong = "{\"error\":\"m.toml:4:7: mtu 1 is out\\n  4 | \\u001b[2J\",\"config\":true}\n";
+    let shown =
+        format!("m.toml:4:7: mtu 1 is out\n  4 | ?[2J\nboardlane: {socket}: nothing was changed\n");
+    for (answer, expected) in [
+        (report, (0, done, String::new())),
+        (wrong, (2, String::new(), shown)),
+        (
+            "{\"error\":\"not you\"}\n",
+            (1, String::new(), format!("boardlane: {socket}: the daemon said: not you\n")),
+        ),
+    ] {
+        let _ = std::fs::remove_file(&path);
+        fake_daemon(&path, "reload", answer);
+        assert_eq!(run(&["reload", "--control", socket]), expected);
     }
 }

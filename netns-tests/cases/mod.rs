@@ -1,17 +1,25 @@
 //! The cases, each a claim about what an operator sees.
 
+mod access;
 mod announce;
 mod basics;
 mod bridge;
+mod clean;
 mod config;
+pub(crate) mod cycles;
+mod dead;
 mod demo;
 mod engine;
 mod features;
+mod flood;
 pub(crate) mod hostile;
 mod life;
+mod limits;
 pub(crate) mod matrix;
+mod moves;
 mod netdev_state;
 mod ports;
+mod reload;
 mod stock;
 
 /// A claim and what it needs beyond `ip`.
@@ -29,6 +37,10 @@ macro_rules! case {
 
 /// Every case, the long ones first.
 pub(crate) const ALL: &[Case] = &[
+    case!(cycles::each_that_is_killed_is_back_and_leaves_nothing),
+    case!(cycles::each_that_is_stopped_is_back_with_the_netdev_that_it_kept),
+    case!(cycles::each_that_is_stopped_is_back_with_a_netdev_made_anew),
+    case!(cycles::those_that_are_killed_together_are_back_in_whatever_order),
     case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
     case!(features::a_board_without_one_feature_has_a_link_that_works),
     case!(features::a_master_without_one_feature_has_a_link_that_works),
@@ -47,10 +59,20 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_master_killed_and_restarted_has_its_links_back),
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
+    case!(life::a_killed_daemons_netdev_has_no_carrier),
+    case!(moves::ends_move_to_a_backplane_of_another_shape),
+    case!(moves::a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost),
+    case!(moves::an_end_that_finds_the_next_backplane_first_waits_for_the_other),
+    case!(moves::ends_find_the_last_of_several_backplanes),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
+    case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
+    case!(clean::what_killed_daemons_left_is_removed_and_nothing_else),
+    case!(clean::what_is_alive_is_not_cleaned),
+    case!(clean::a_netdev_in_a_named_namespace_is_cleaned_after_its_config),
+    case!(clean::what_may_not_be_cleaned_is_named, "setpriv"),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),
@@ -75,11 +97,29 @@ pub(crate) const ALL: &[Case] = &[
     case!(netdev_state::a_tcp_connection_outlives_changes_of_the_mtu),
     case!(netdev_state::a_mac_set_with_ip_stays_and_is_seen_at_the_other_end),
     case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
+    case!(reload::links_come_and_go_and_the_others_do_not_notice),
+    case!(reload::addresses_routes_and_a_masters_mtu_change_while_the_link_runs),
+    case!(reload::a_link_that_has_to_begin_anew_keeps_its_netdev_and_is_alone_in_it),
+    case!(reload::names_that_swap_their_slots_meet_each_others_boards),
+    case!(reload::a_config_that_is_wrong_or_moves_the_control_socket_changes_nothing),
+    case!(reload::a_hang_up_reads_the_config_again),
+    case!(reload::reloads_at_once_come_one_after_the_other),
+    case!(reload::a_link_that_waits_for_its_backplane_is_changed_and_removed),
+    case!(reload::a_netdev_moves_to_the_namespace_that_a_new_config_names),
+    case!(reload::a_daemon_whose_terminal_is_gone_stops, "script"),
+    case!(reload::a_daemon_that_nohup_started_outlives_its_terminal, "script", "nohup"),
+    case!(access::a_client_without_the_right_is_refused, "setpriv"),
+    case!(access::a_slot_belongs_to_whom_the_backplane_is_told, "setpriv"),
     case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),
     case!(engine::an_engine_that_takes_a_millisecond_carries_tcp_both_ways),
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
     case!(matrix::the_checker_misses_the_frames_that_an_engine_spoils_and_no_other),
+    case!(limits::spoofed_frames_do_not_come_out_and_are_counted_by_reason),
+    case!(limits::honest_boards_notice_nothing_of_their_masters_lists),
+    case!(limits::a_source_that_the_board_changes_while_it_is_received_never_comes_out),
+    case!(limits::a_flood_is_held_to_the_rate_and_a_second_board_has_its_share),
+    case!(limits::a_tcp_stream_is_held_to_the_rate_without_a_drop),
     case!(ports::frames_come_back_from_a_board_that_echoes_unaltered_and_in_order),
     case!(ports::frames_come_back_from_a_board_that_echoes_by_engine),
     case!(ports::frames_come_back_from_a_master_that_echoes),
@@ -98,6 +138,16 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
     case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
     case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
+    case!(dead::a_daemon_that_hangs_is_silent_and_has_its_link_back_when_it_goes_on),
+    case!(dead::a_board_whose_memory_reads_as_all_ones_is_a_dead_link_and_no_offender),
+    case!(dead::a_board_that_takes_no_messages_is_kept_away),
+    case!(dead::a_master_that_takes_no_messages_is_kept_away),
+    case!(dead::split_queues_lose_doorbells_and_no_frames),
+    case!(dead::packed_queues_lose_doorbells_and_no_frames),
+    case!(flood::a_flood_of_any_kind_takes_no_memory_and_no_frame_of_another_link),
+    case!(flood::a_board_that_comes_and_goes_without_end_fills_neither_log_nor_memory),
+    case!(flood::a_board_that_holds_whoever_rings_it_keeps_no_link_and_no_daemon_from_ending),
+    case!(flood::an_agent_is_not_held_by_another_client_of_its_slot),
     case!(stock::filters::a_driver_gets_the_frames_that_it_asks_for_and_the_rest_is_counted),
     case!(stock::filters::an_engine_copies_only_the_frames_that_the_driver_asks_for),
     case!(stock::filters::a_driver_gets_tagged_frames_of_the_vlans_that_it_adds),
@@ -105,6 +155,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(stock::misuse::commands_that_make_no_sense_are_refused),
     case!(stock::misuse::commands_of_features_not_negotiated_are_refused),
     case!(stock::misuse::a_broken_control_queue_needs_a_reset_and_harms_no_later_session),
+    case!(stock::misuse::a_driver_that_floods_takes_no_memory_and_keeps_no_agent_from_ending),
     case!(stock::offloads::no_offload_comes_that_the_driver_has_turned_off, "ethtool"),
     case!(stock::offloads::no_offload_comes_by_engine_that_the_driver_has_turned_off, "ethtool"),
     case!(stock::notices::a_driver_that_coalesces_is_told_seldom_and_of_everything),
@@ -113,6 +164,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(stock::queues::pairs_come_and_go_under_traffic_by_engine),
     case!(stock::queues::a_queue_reset_a_hundred_times_disturbs_no_other),
     case!(stock::queues::a_queue_reset_a_hundred_times_by_engine_disturbs_no_other),
+    case!(stock::queues::an_engine_too_slow_for_a_queue_reset_is_named_and_needs_a_reset),
     case!(announce::a_masters_address_moves_in_the_boards_bridge, "bridge", "sysctl"),
     case!(announce::a_boards_address_moves_in_the_masters_bridge, "bridge", "sysctl"),
 ];

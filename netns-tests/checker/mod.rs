@@ -16,7 +16,7 @@ pub(crate) mod kinds;
 pub(crate) mod ledger;
 pub(crate) mod maker;
 pub(crate) mod segment;
-mod socket;
+pub(crate) mod socket;
 mod way;
 
 use std::io;

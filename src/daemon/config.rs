@@ -3,12 +3,14 @@
 //! The file is read into a tree in which each key and value knows where it stands; a walk over the
 //! tree takes each value once, checks it, and notes each problem with its place and its remedy. A
 //! [`Config`] exists only if there was no problem, so who has one need not check again. Nothing here
-//! looks at the system: the same file gives the same answer everywhere.
+//! looks at the system, but for the numbers of users and groups: otherwise the same file gives the
+//! same answer everywhere.
 //!
 //! A key that this version does not work on yet is refused, never ignored.
 
 mod expand;
 mod ip;
+mod limits;
 mod link;
 mod problem;
 mod reader;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::Role;
+use crate::os::access::{self, Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 pub use problem::{ConfigError, Problem};
@@ -46,6 +49,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub struct Config {
     /// Path of the daemon's control socket.
     pub control: PathBuf,
+    /// Who may connect to it.
+    pub access: Access,
     /// The links, in the file's order; at least one.
     pub links: Vec<LinkConfig>,
 }
@@ -85,7 +90,40 @@ pub struct LinkConfig {
     pub keep: bool,
     /// Interval of the heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
+    /// MAC addresses that the other end may have; any if empty. At most [`ALLOW_MAX`].
+    pub allow_mac: Vec<[u8; 6]>,
+    /// Addresses and networks that the other end may have; any if empty. At most [`ALLOW_MAX`].
+    pub allow_ip: Vec<IpPrefix>,
+    /// How much the other end may send.
+    pub rate: Option<RateConfig>,
 }
+
+impl LinkConfig {
+    /// The slot's number: what the config says, or the socket's name such as `slot7.sock`, or the
+    /// link's place in the file, from 0.
+    pub fn slot_at(&self, place: usize) -> u32 {
+        self.known_slot().unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX))
+    }
+
+    /// The slot's number, if the link itself tells it.
+    pub fn known_slot(&self) -> Option<u32> {
+        let Transport::Shm(path) = &self.transport else { return self.slot };
+        let named = || path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok();
+        self.slot.or_else(named)
+    }
+}
+
+/// What the other end may send in a second, with one limit at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateConfig {
+    /// Bits, within [`rate::BITS`](crate::net::rate::BITS).
+    pub bits: Option<u64>,
+    /// Frames, within [`rate::FRAMES`](crate::net::rate::FRAMES).
+    pub frames: Option<u32>,
+}
+
+/// Most entries of `allow_mac` and of `allow_ip`.
+pub const ALLOW_MAX: usize = 1024;
 
 /// Greatest number of queue pairs.
 pub const QUEUES_MAX: u16 = 16;
@@ -265,12 +303,37 @@ impl Config {
             let path = PathBuf::from(value);
             reader.socket_path(&path, &span).then_some(path)
         });
+        let access = read_access(&mut reader, root);
         let links = read_links(&mut reader, root);
         if reader.has_problems() {
             return Err(reader.into_error(file));
         }
-        Ok(Self { control: control.unwrap_or_else(|| role.default_control()), links })
+        let control = control.unwrap_or_else(|| role.default_control());
+        Ok(Self { control, access, links })
     }
+}
+
+fn read_access(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Access {
+    let mut access = Access::default();
+    if let Some((text, place)) = reader.string(root, "control_mode") {
+        match access::parse_mode(text) {
+            Some(mode) => access.mode = mode,
+            None => {
+                let what = format!("{} is not a socket's mode", problem::quoted(text));
+                reader.problem(place, what, r#"write three octal digits, as "0660""#);
+            }
+        }
+    }
+    if let Some((text, place)) = reader.string(root, "control_owner") {
+        match Owner::parse(text) {
+            Ok(owner) => access.owner = owner,
+            Err(what) => {
+                let remedy = r#"write "USER:GROUP", "USER" or ":GROUP", by name or number"#;
+                reader.problem(place, what, remedy);
+            }
+        }
+    }
+    access
 }
 
 fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {

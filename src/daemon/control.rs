@@ -1,33 +1,40 @@
 //! The control socket: a Unix socket on which a daemon answers.
 //!
-//! A request is one line of JSON, `{"request":"status"}`, at most 4 KiB; the answer is one line of
-//! JSON, `{"error": ..}` for a request that is not understood. A connection may carry several
-//! requests, one after the other. Whoever is slow to ask or to read is cut off, and only so many are
-//! served at once, so no client holds up the daemon or another client for long.
+//! A request is one line of JSON, `{"request":"status"}` or `{"request":"reload"}`, at most 4 KiB; the
+//! answer is one line of JSON, `{"error": ..}` for a request that is not understood or not followed. A
+//! connection may carry several requests, one after the other. Whoever is slow to ask or to read is cut
+//! off, and only so many are served at once, so no client holds up the daemon or another client for long.
 //!
-//! The file belongs to the daemon that listens on it: only its owner may connect (mode 0600 from the
-//! first moment on), a file that a dead daemon left is replaced, and a lock on the directory, held
-//! while that is looked at, lets only one of two starting daemons win.
+//! Owner and mode of the file are the config's before anybody can connect, and say who may ask. What
+//! changes something is done for root, the daemon's user and the file's owner only: who is in the
+//! file's group may look. A lock
+//! file beside it lets only one of two daemons win, and tells that the socket which a dead one left may
+//! be replaced.
 
 pub mod client;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rustix::fs::{FlockOperation, Mode};
-use serde::Deserialize;
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
+use super::reload::{ReloadError, Report};
 use super::status::Status;
+use crate::os::access::{self, Access};
+use crate::os::lock::{LockError, LockFile};
+use crate::os::log::Log;
 
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -36,6 +43,9 @@ const CLIENTS_MAX: usize = 16;
 /// A client has so long for its request, and so long to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+const MAY_NOT_CHANGE: &str =
+    "only root, the user of the daemon and the owner of its socket may change something";
+
 /// Why there is no control socket.
 #[derive(Debug)]
 pub enum ControlError {
@@ -43,8 +53,6 @@ pub enum ControlError {
     Held(PathBuf),
     /// Something that is no socket stands at the path.
     NotASocket(PathBuf),
-    /// The directory stays locked by somebody else.
-    Locked(PathBuf),
     /// The system refused.
     Io {
         /// The socket's path.
@@ -67,9 +75,6 @@ impl fmt::Display for ControlError {
                 "{} is not a socket: move it away, or set another `control` in the config",
                 path.display()
             ),
-            Self::Locked(path) => {
-                write!(f, "the directory of {} stays locked by another process", path.display())
-            }
             Self::Io { path, error } => {
                 write!(f, "control socket {}: {error}", path.display())
             }
@@ -86,42 +91,61 @@ pub struct ControlSocket {
     path: PathBuf,
     /// Device and inode of the file, so that only our own is removed.
     file: (u64, u64),
+    /// To whom it was given.
+    owner: Option<u32>,
+    _lock: LockFile,
 }
 
 impl ControlSocket {
-    /// Listens at `path`, whose directory is made where it is missing. To be called within a tokio
-    /// runtime.
+    /// Listens at `path`, whose directory is made where it is missing, for those to whom `access` lets.
+    /// To be called within a tokio runtime.
     ///
     /// # Errors
     /// Another daemon holds the path, or the system refuses.
-    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+    pub fn bind(path: &Path, access: &Access) -> Result<Self, ControlError> {
         let failed = |error| ControlError::Io { path: path.into(), error };
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
-        let _lock = lock(path, parent)?;
+        let lock = LockFile::take(&lock_of(path)).map_err(|error| match error {
+            LockError::Held { .. } => ControlError::Held(path.into()),
+            LockError::Os { error, .. } => ControlError::Io { path: lock_of(path), error },
+        })?;
         remove_stale(path)?;
-        let listener = listen(path).map_err(failed)?;
+        let listener = access::listen(path, access).map_err(failed)?;
         let file = identity(path).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { listener, path: path.into(), file })
+        Ok(Self { listener, path: path.into(), file, owner: access.owner.uid, _lock: lock })
     }
 
-    /// Answers clients until the future is dropped.
-    pub async fn serve(&self, status: impl Fn() -> Status) {
-        self.serve_within(CLIENT_TIMEOUT, status).await;
+    /// Answers clients until the future is dropped: with what `status` says, and, for those who may,
+    /// with what came of a `reload`. One that has begun goes on without its client.
+    pub async fn serve<R: Future<Output = Reload>>(
+        &self,
+        status: impl Fn() -> Status,
+        reload: impl Fn() -> R,
+    ) {
+        self.serve_within(CLIENT_TIMEOUT, status, reload).await;
     }
 
-    async fn serve_within(&self, limit: Duration, status: impl Fn() -> Status) {
-        let mut clients = FuturesUnordered::new();
+    async fn serve_within<R: Future<Output = Reload>>(
+        &self,
+        limit: Duration,
+        status: impl Fn() -> Status,
+        reload: impl Fn() -> R,
+    ) {
+        let (log, mut clients) = (Log::new("control socket"), FuturesUnordered::new());
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
-                    Ok((stream, _)) => clients.push(talk(stream, limit, &status)),
+                    Ok((stream, _)) => {
+                        let may_change = self.may_change(&stream);
+                        clients.push(talk(stream, limit, may_change, &status, &reload));
+                    }
                     Err(error) => {
-                        tracing::warn!("control socket: a client was not accepted: {error}");
+                        log.warn(format_args!("a client was not accepted: {error}"));
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -129,7 +153,17 @@ impl ControlSocket {
             }
         }
     }
+
+    /// Whether the client at the other end may change something: the kernel tells who connected
+    /// (SO_PEERCRED in unix(7)).
+    fn may_change(&self, stream: &UnixStream) -> bool {
+        let trusted = [Some(0), Some(geteuid().as_raw()), self.owner];
+        stream.peer_cred().is_ok_and(|peer| trusted.contains(&Some(peer.uid())))
+    }
 }
+
+/// What comes of the task that reloads.
+type Reload = Result<Result<Report, ReloadError>, JoinError>;
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
@@ -140,22 +174,8 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Locks the directory `parent` for as long as the result lives.
-fn lock(path: &Path, parent: &Path) -> Result<std::fs::File, ControlError> {
-    let failed = |error| ControlError::Io { path: path.into(), error };
-    let directory = std::fs::File::open(parent).map_err(failed)?;
-    // Whoever may read the directory may lock it: no waiting without end.
-    for _ in 0..100 {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
-    Err(ControlError::Locked(path.into()))
-}
-
-/// Removes the file of a dead daemon.
+/// Removes the socket of a dead daemon; the lock says that none of ours lives, but not that nobody
+/// else listens.
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let failed = |error| ControlError::Io { path: path.into(), error };
     match std::fs::symlink_metadata(path) {
@@ -169,7 +189,13 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        // One that a dead daemon gave to somebody else may be closed even to root, with few rights.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             std::fs::remove_file(path).map_err(failed)
         }
         // A full backlog means that somebody listens, too.
@@ -178,19 +204,16 @@ fn remove_stale(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    // The file takes the socket's mode (unix(7)), so it is never open to others.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(16)?;
-    Ok(OwnedFd::from(socket).into())
-}
-
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = std::fs::symlink_metadata(path)?;
     Ok((file.dev(), file.ino()))
+}
+
+/// The file whose lock tells a live daemon from what a dead one left.
+pub fn lock_of(control: &Path) -> PathBuf {
+    let mut lock = control.as_os_str().to_owned();
+    lock.push(".lock");
+    lock.into()
 }
 
 /// What a client may ask.
@@ -198,18 +221,31 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
     Status {},
+    Reload {},
 }
 
 /// Serves one client until it goes, is slow, or is not understood.
-async fn talk(mut stream: UnixStream, limit: Duration, status: impl Fn() -> Status) {
+async fn talk<R: Future<Output = Reload>>(
+    mut stream: UnixStream,
+    limit: Duration,
+    may_change: bool,
+    status: impl Fn() -> Status,
+    reload: impl Fn() -> R,
+) {
     let mut buffer = Vec::with_capacity(REQUEST_MAX);
     while let Ok(Ok(Some(line))) = timeout(limit, read_line(&mut stream, &mut buffer)).await {
-        let (text, understood) = match line {
-            Line::Whole(line) => answer(&line, &status),
-            Line::TooLong => (error(&format!("a request has at most {REQUEST_MAX} bytes")), false),
+        let answer = match line {
+            Line::Whole(line) => match serde_json::from_slice(&line) {
+                Ok(Request::Status {}) => Ok(json(&status())),
+                Ok(Request::Reload {}) if !may_change => Ok(error(MAY_NOT_CHANGE)),
+                Ok(Request::Reload {}) => Ok(reloaded(reload().await)),
+                Err(failure) => Err(format!("request not understood: {failure}")),
+            },
+            Line::TooLong => Err(format!("a request has at most {REQUEST_MAX} bytes")),
         };
+        let text = answer.as_ref().map_or_else(|what| error(what), Clone::clone) + "\n";
         let sent = timeout(limit, stream.write_all(text.as_bytes())).await;
-        if !understood || !matches!(sent, Ok(Ok(()))) {
+        if answer.is_err() || !matches!(sent, Ok(Ok(()))) {
             return;
         }
     }
@@ -239,19 +275,20 @@ async fn read_line(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> io::Result<
     }
 }
 
-/// The answer to `line`, and whether the line was understood.
-fn answer(line: &[u8], status: impl Fn() -> Status) -> (String, bool) {
-    match serde_json::from_slice(line) {
-        Ok(Request::Status {}) => match serde_json::to_string(&status()) {
-            Ok(text) => (text + "\n", true),
-            Err(failure) => (error(&failure.to_string()), false),
-        },
-        Err(failure) => (error(&format!("request not understood: {failure}")), false),
+/// What came of a reload, or why nothing did; `config` says that the file is the reason.
+fn reloaded(reload: Reload) -> String {
+    match reload.unwrap_or(Err(ReloadError::Ended)) {
+        Ok(report) => json(&report),
+        Err(e) => json!({ "error": e.to_string(), "config": e.is_config() }).to_string(),
     }
 }
 
+fn json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).unwrap_or_else(|failure| error(&failure.to_string()))
+}
+
 fn error(text: &str) -> String {
-    format!("{}\n", serde_json::json!({ "error": text }))
+    json!({ "error": text }).to_string()
 }
 
 #[cfg(test)]

@@ -1,31 +1,72 @@
 //! One link of a daemon, from its config to its end: netdev if it has one, transport, link, worker.
 //!
 //! Each step that is not possible yet is tried again, and `status` says why it waits. What one link
-//! meets never touches another.
+//! meets never touches another. What it is to do comes as [`Order`]s, which it looks for wherever it
+//! waits; the number of the last one that it has carried out tells how far it is.
+//!
+//! What the other end and the backplane can bring about without end, and where it stops:
+//!
+//! | of | no more than | in |
+//! |---|---|---|
+//! | clients of the slot, their doorbells | 16, each with 32 | `os::fabric::shm` |
+//! | messages taken in a turn | 64; a turn's events are drained after it | `link::messages` |
+//! | turns in a row, doorbells heard | 64, 256; then one in 4 ms | `running`, `os::doorbell` |
+//! | doorbells that wait to be rung | 16 | `os::doorbell` |
+//! | a worker's breaths for nothing | 64 in a row, then two in 2 ms | `worker::rings` |
+//! | answers and events of the tunnel | 16 each; of what repeats itself the last | `tunnel` |
+//! | sessions | growing pauses | `link::again` |
+//! | changes of the other end's netdev | growing pauses, up to 2 s | `link::netdev_state` |
+//! | log lines | 100 of a level in 10 s | `os::log` |
+//! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
 mod running;
 mod view;
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::Role;
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
-use super::netdev::Netdev;
+use super::netdev::{Look, Netdev};
+use super::worker::Limits;
 use crate::link::State;
 use crate::net::features::Features;
+use crate::net::rate::Rate;
+use crate::net::sources::Sources;
 use crate::os::fabric::shm::ShmLink;
+use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use running::{Ended, Running};
 pub use view::View;
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
+/// Between looks for a backplane that is not there: one that is restarted is not to be missed for long.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why there is no connection, and how long to wait before the next try.
+struct Refusal {
+    why: String,
+    pause: Duration,
+}
+
+/// What a link is to do from now on.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Each order of a link has a greater one than the last; those of the start have 0.
+    pub number: u64,
+    /// Its config: but for addresses, routes, MTU and `keep` it stays the same.
+    pub config: LinkConfig,
+    /// It is to end.
+    pub stop: bool,
+}
+
 /// One link and all that it needs.
 #[derive(Debug)]
 pub struct LinkTask {
@@ -37,45 +78,59 @@ pub struct LinkTask {
     mac: [u8; 6],
     other_mac: [u8; 6],
     features_off: Features,
+    log: Log,
+    /// Of all sessions, so that a new one finds no fresh bucket.
+    limits: Limits,
     view: Rc<RefCell<View>>,
-    stop: watch::Receiver<bool>,
+    orders: watch::Receiver<Order>,
+    /// The number of the last order that was carried out; closed when the task has ended.
+    done: watch::Sender<u64>,
+}
+
+/// What a link's task and the supervisor share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is known of the link.
+    pub view: Rc<RefCell<View>>,
+    /// What it is to do.
+    pub orders: watch::Receiver<Order>,
+    /// The number of the last order that it has carried out.
+    pub done: watch::Sender<u64>,
 }
 
 impl LinkTask {
-    /// The link at `index` of the config.
-    pub fn new(
-        role: Role,
-        config: LinkConfig,
-        control: &Path,
-        index: u32,
-        identity: &Identity,
-        view: Rc<RefCell<View>>,
-        stop: watch::Receiver<bool>,
-    ) -> Self {
-        let slot = slot_in(&config).unwrap_or(index);
+    /// The link in this slot, with what is `shared`, of the daemon with this control socket.
+    pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
+        let Shared { view, orders, done } = shared;
+        let config = orders.borrow().config.clone();
         let own = match role {
             Role::Master => End::Driver,
             Role::Agent => End::Device,
         };
-        let mac = config.mac.unwrap_or_else(|| identity.mac(slot, own));
-        let other_mac = identity.mac(slot, own.other());
+        let mac = config.mac.unwrap_or_else(|| id.mac(slot, own));
+        let other_mac = id.mac(slot, own.other());
         // The config has been checked, so the names are known.
         let off = config.features_off.iter().map(String::as_str);
         let features_off = Features::from_names(off).unwrap_or_default();
+        let log = Log::new(&config.name);
+        let limits = limits(&config);
         Self {
             role,
             config,
-            control: control.to_owned(),
+            control,
             slot,
             mac,
             other_mac,
             features_off,
+            log,
+            limits,
             view,
-            stop,
+            orders,
+            done,
         }
     }
 
-    /// Runs until the daemon stops.
+    /// Runs until it is ordered to stop.
     pub async fn run(mut self) {
         loop {
             let mut netdev = None;
@@ -87,44 +142,74 @@ impl LinkTask {
                 self.view.borrow_mut().mac = Some(self.mac);
             }
             if self.attached(netdev.as_mut()).await {
-                if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(self.config.keep)) {
-                    tracing::warn!("{}: removing the netdev: {e}", self.config.name);
+                let keep = self.order().config.keep;
+                if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
+                    self.log.warn(format_args!("removing the netdev: {e}"));
                 }
                 return;
             }
-            if self.pause().await {
-                return;
-            }
+            self.pause(RETRY).await;
         }
     }
 
-    /// Waits until the netdev can be had; `None` if the daemon stops first.
+    /// The last order.
+    fn order(&self) -> Order {
+        self.orders.borrow().clone()
+    }
+
+    /// Waits until there is an order that has not been carried out.
+    async fn ordered(&self) {
+        let mut orders = self.orders.clone();
+        let done = *self.done.borrow();
+        let found = orders.wait_for(|order| order.number > done).await.is_ok();
+        if !found {
+            // The supervisor has gone without a word, and so will this task.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Carries out the last order on the netdev, if there is one already; says whether it is to stop.
+    async fn obey(&mut self, netdev: Option<&mut Netdev>) -> bool {
+        let order = self.order();
+        if order.stop {
+            return true;
+        }
+        let is_new = order.number > *self.done.borrow();
+        self.config = order.config;
+        if let Some(netdev) = netdev.filter(|_| is_new) {
+            // One that is gone is found out by whoever uses it.
+            if let Look::Failed(e) = netdev.change(&self.config).await {
+                self.log.warn(format_args!("{e}"));
+            }
+            self.view.borrow_mut().mtu = netdev.mtu();
+        }
+        self.done.send_replace(order.number);
+        false
+    }
+
+    /// Waits until the netdev can be had; `None` if the link is to stop first.
     async fn netdev(&mut self) -> Option<Netdev> {
-        loop {
+        while !self.obey(None).await {
             match Netdev::set_up(&self.config, self.mac, &self.control).await {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
-            if self.pause().await {
-                return None;
-            }
+            self.pause(RETRY).await;
         }
+        None
     }
 
-    /// Attaches to the slot, again and again; `true` when the daemon stops, `false` if the netdev is
+    /// Attaches to the slot, again and again; `true` when the link is to stop, `false` if the netdev is
     /// lost.
     async fn attached(&mut self, mut netdev: Option<&mut Netdev>) -> bool {
         let mut next: Option<Box<ShmLink>> = None;
-        loop {
+        while !self.obey(netdev.as_deref_mut()).await {
             let shm = match next.take() {
                 Some(shm) => Ok(*shm),
-                None => {
-                    let mut stop = self.stop.clone();
-                    tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => return true,
-                        shm = self.connect() => shm,
-                    }
-                }
+                None => tokio::select! {
+                    () = self.ordered() => continue,
+                    shm = self.connect() => shm,
+                },
             };
             match shm {
                 Ok(shm) => match self.connected(shm, netdev.as_deref_mut()).await {
@@ -133,19 +218,24 @@ impl LinkTask {
                     Ended::Moved(shm) => next = shm,
                 },
                 Err(e) => {
-                    self.wait_because(e);
-                    if self.pause().await {
-                        return true;
-                    }
+                    self.wait_because(e.why);
+                    self.pause(e.pause).await;
                 }
             }
         }
+        true
     }
 
-    async fn connect(&self) -> Result<ShmLink, String> {
+    async fn connect(&self) -> Result<ShmLink, Refusal> {
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| e.to_string()),
-            other => Err(format!("transport {other} is not in this version")),
+            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| Refusal {
+                pause: if e.is_absence() { LOOK } else { RETRY },
+                why: e.to_string(),
+            }),
+            other => Err(Refusal {
+                pause: RETRY,
+                why: format!("transport {other} is not in this version"),
+            }),
         }
     }
 
@@ -155,7 +245,8 @@ impl LinkTask {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);
-                return if self.pause().await { Ended::Stopping } else { Ended::Moved(None) };
+                self.pause(RETRY).await;
+                return Ended::Moved(None);
             }
         };
         let ended = running.run().await;
@@ -171,24 +262,29 @@ impl LinkTask {
     fn wait_because(&self, reason: String) {
         let mut view = self.view.borrow_mut();
         if view.reason != reason {
-            tracing::info!("{}: waiting: {reason}", self.config.name);
+            self.log.info(format_args!("waiting: {reason}"));
         }
         view.state = State::Waiting;
         view.reason = reason;
     }
 
-    /// Waits before the next try; `true` if the daemon stops.
-    async fn pause(&mut self) -> bool {
+    /// Waits before the next try, or until there is an order.
+    async fn pause(&self, time: Duration) {
         tokio::select! {
-            _ = self.stop.wait_for(|stop| *stop) => true,
-            () = tokio::time::sleep(RETRY) => false,
+            () = self.ordered() => {}
+            () = tokio::time::sleep(time) => {}
         }
     }
 }
 
-/// The slot number that the config gives, or its socket's name such as `slot7.sock`.
-fn slot_in(config: &LinkConfig) -> Option<u32> {
-    let Transport::Shm(path) = &config.transport else { return config.slot };
-    let named = || path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok();
-    config.slot.or_else(named)
+/// What the other end may send.
+fn limits(config: &LinkConfig) -> Limits {
+    let networks: Vec<_> =
+        config.allow_ip.iter().map(|network| (network.addr(), network.prefix_len())).collect();
+    let rate =
+        config.rate.map(|rate| Rate::new(Instant::now(), rate.bits, rate.frames.map(u64::from)));
+    Limits {
+        sources: Sources::new(&config.allow_mac, &networks).map(Arc::new),
+        rate: rate.map(Arc::new),
+    }
 }

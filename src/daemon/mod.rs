@@ -1,14 +1,17 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
-//! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
-//! shows it all on one machine, with [`traffic`] of its own.
+//! [`config`] says what is wanted, [`reload`] what another config changes, [`control`] tells what is, in
+//! the words of [`status`]. [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`]
+//! removes what any of it left that was killed.
 
+pub mod clean;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod identity;
 pub mod link_task;
 pub mod netdev;
+pub mod reload;
 pub mod status;
 pub mod supervisor;
 pub mod traffic;

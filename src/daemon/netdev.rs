@@ -9,6 +9,7 @@
 mod mtu;
 mod owned;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,12 +24,13 @@ use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
-use crate::os::tap::{Offload, Tap, TapError};
+use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
-use owned::Owned;
+pub use owned::NOTE_END;
+use owned::{Owned, leftovers};
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
@@ -41,6 +43,8 @@ const BURST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
+    /// Nobody else's as long as this lives.
+    _owner: Owner,
     /// What this kernel's TAPs cannot do.
     unfit: Features,
     namespace: Option<Namespace>,
@@ -80,18 +84,14 @@ impl Netdev {
         let namespace = config
             .netns
             .as_ref()
-            .map(|n| match n {
-                Netns::Name(name) => Namespace::open(name),
-                Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
-                Netns::Pid(pid) => Namespace::open(&pid.to_string()),
-            })
+            .map(open_namespace)
             .transpose()
             .map_err(|e| format!("network namespace of {}: {e}", config.name))?;
         let opened = match &namespace {
             None => open_tap(&config.name),
             Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
         };
-        let tap = opened.map_err(|e| e.to_string())?;
+        let (owner, tap) = opened.map_err(|e| e.to_string())?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
         let netns = namespace.as_ref().map(AsFd::as_fd);
@@ -113,6 +113,7 @@ impl Netdev {
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
+            _owner: owner,
             unfit,
             namespace,
             netlink: netlink.map_err(|e| e.to_string())?,
@@ -138,14 +139,42 @@ impl Netdev {
         let leftovers = self.owned.leftovers(&self.desired, &observed);
         self.mtu.begin(short(observed.mtu), self.owned.borrowed());
         self.note()?;
-        let removed = self.netlink.apply(&self.desired.name, &leftovers).await;
-        for failure in removed.failed {
-            tracing::warn!("{}: {failure}", self.desired.name);
-        }
+        self.remove(&leftovers).await;
         let done = self.apply().await;
         // The operator's from now on: an interface that is set down stays down.
         self.desired.up = None;
         done
+    }
+
+    /// Takes addresses, routes and MTU from another config of the same netdev. What stays is not
+    /// touched, and what comes is there before an address goes: with its last one, the kernel would
+    /// take away all routes, the operator's too.
+    pub async fn change(&mut self, config: &LinkConfig) -> Look {
+        let addresses = std::mem::replace(&mut self.desired.addresses, config.addresses.clone());
+        let routes = std::mem::replace(&mut self.desired.routes, config.routes.clone());
+        self.mtu.configure(config.mtu);
+        let leftovers = match self.observe().await {
+            Ok(None) => return Look::Gone,
+            Ok(Some(observed)) => leftovers(&addresses, &routes, &self.desired, &observed),
+            Err(e) => return Look::Failed(e),
+        };
+        // A route goes first, since the kernel has no room for two to one network.
+        let is_route = |action: &Action| matches!(action, Action::DelRoute(_));
+        let (routes, addresses): (Vec<_>, Vec<_>) = leftovers.into_iter().partition(is_route);
+        self.remove(&routes).await;
+        let look = self.heal().await;
+        if addresses.is_empty() {
+            return look;
+        }
+        self.remove(&addresses).await;
+        self.heal().await
+    }
+
+    /// Takes away what is no longer desired.
+    async fn remove(&self, leftovers: &[Action]) {
+        for failure in self.netlink.apply(&self.desired.name, leftovers).await.failed {
+            tracing::warn!("{}: {failure}", self.desired.name);
+        }
     }
 
     /// Features that a link by this netdev does without: Linux before 6.2 knows no USO.
@@ -332,9 +361,54 @@ fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-fn open_tap(name: &str) -> Result<Tap, TapError> {
-    match Tap::adopt(name, Some(ALIAS)) {
+/// The network namespace that a config means.
+///
+/// # Errors
+/// There is none; or it may not be opened.
+pub fn open_namespace(netns: &Netns) -> io::Result<Namespace> {
+    match netns {
+        Netns::Name(name) => Namespace::open(name),
+        Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
+        Netns::Pid(pid) => Namespace::open(&pid.to_string()),
+    }
+}
+
+/// Removes the netdev `name` of the calling thread's network namespace, if a daemon has left it; with
+/// `dry_run`, only looks. Whether it was one.
+///
+/// # Errors
+/// It is one, and the kernel does not let it be removed.
+pub fn remove_dead(name: &str, dry_run: bool) -> Result<bool, TapError> {
+    let is_left = Existing::of(name)?.is_some_and(|found| {
+        let is_free = found.tun.is_some_and(|tun| tun.persistent && tun.queues == 0);
+        is_free && found.alias.as_deref() == Some(ALIAS)
+    });
+    if !is_left {
+        return Ok(false);
+    }
+    let done = Owner::of(name).and_then(|owner| match dry_run {
+        true => Ok(owner),
+        false => Tap::adopt(name, Some(ALIAS))?.set_persistent(false).map(|()| owner),
+    });
+    match done {
+        Ok(_) => Ok(true),
+        // Somebody was faster, or makes it his just now, or it is like none of ours.
+        Err(
+            TapError::Owned { .. }
+            | TapError::Busy { .. }
+            | TapError::Missing { .. }
+            | TapError::Foreign { .. },
+        ) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes or adopts the TAP, as its owner.
+fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
+    let owner = Owner::of(name)?;
+    let tap = match Tap::adopt(name, Some(ALIAS)) {
         Err(TapError::Missing { .. }) => Tap::create(name, false),
         done => done,
-    }
+    };
+    Ok((owner, tap?))
 }

@@ -1,79 +1,244 @@
-//! A daemon: its links side by side on one current-thread runtime, a control socket, signals.
+//! A daemon: its links side by side on one current-thread runtime, a control socket, signals, and a
+//! config that may be read again.
+//!
+//! A reload is a task of its own, and one at a time: whoever asked for it may be gone before it is
+//! done, `status` is answered meanwhile, and a daemon that is to stop lets it come to its end first.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use super::Role;
-use super::config::Config;
+use super::config::{Config, LinkConfig};
 use super::control::ControlSocket;
 use super::identity::Identity;
-use super::link_task::{LinkTask, View};
+use super::link_task::{LinkTask, Order, Shared, View};
+use super::reload::{Fate, ReloadError, Report, diff};
 use super::status::Status;
+use crate::os::terminal::Terminal;
 
-/// Runs an agent or a master until SIGTERM, SIGINT or SIGHUP.
+/// Runs an agent or a master with the `config` that stands in `file`, until SIGTERM, SIGINT, or a
+/// SIGHUP that says that its terminal is gone.
 ///
 /// # Errors
 /// What ended it, in one line.
-pub fn run(role: Role, config: Config) -> Result<(), String> {
+pub fn run(role: Role, file: PathBuf, config: Config) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    let done = local.block_on(&runtime, supervise(role, config));
-    // A thread that a peer holds in ringing its doorbell must not hold the process.
+    let done = local.block_on(&runtime, supervise(role, file, config));
+    // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }
 
-async fn supervise(role: Role, config: Config) -> Result<(), String> {
+async fn supervise(role: Role, file: PathBuf, config: Config) -> Result<(), String> {
+    let terminal = Terminal::of_process();
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // Before anything else, so that a second daemon changes nothing.
-    let control = ControlSocket::bind(&config.control).map_err(|e| e.to_string())?;
-    let identity = Identity::of_machine();
-    let (stop, stopped) = watch::channel(false);
-    let mut views = Vec::new();
-    let mut tasks = Vec::new();
-    for (index, link) in config.links.into_iter().enumerate() {
-        let view = Rc::new(RefCell::new(View::new(&link)));
-        views.push(view.clone());
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        let task =
-            LinkTask::new(role, link, &config.control, index, &identity, view, stopped.clone());
-        tasks.push(tokio::task::spawn_local(task.run()));
-    }
-    let status = || Status {
-        role: role.to_string(),
-        pid: std::process::id(),
-        version: super::VERSION.to_owned(),
-        links: views.iter().map(|view| view.borrow().status()).collect(),
-    };
+    let control =
+        ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
+    let daemon = Rc::new(Daemon {
+        role,
+        file,
+        control: config.control.clone(),
+        identity: Identity::of_machine(),
+        links: RefCell::default(),
+        config: Mutex::new(config.clone()),
+    });
+    daemon.start(&config.links);
     tracing::info!(
         "{role} {} with {} links, pid {}",
         super::VERSION,
-        views.len(),
+        daemon.links.borrow().len(),
         std::process::id()
     );
     tokio::select! {
-        () = control.serve(status) => {}
+        () = control.serve(|| daemon.status(), || daemon.reload()) => {}
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        // The terminal is gone, and with it whoever could stop us otherwise.
-        _ = hangup.recv() => tracing::info!("SIGHUP: stopping"),
+        () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
     }
-    // Every task holds a receiver, so this reaches all that still run.
-    let _ = stop.send(true);
+    daemon.stop().await;
+    Ok(())
+}
+
+/// SIGHUP asks a daemon to read its config again. The kernel says with the same signal that the
+/// terminal is gone, and with it whoever could stop a daemon that was started there: then this ends.
+async fn hang_ups(mut hangup: Signal, terminal: &Terminal, daemon: &Rc<Daemon>) {
+    while hangup.recv().await.is_some() && !terminal.is_gone() {
+        // What came of it is logged.
+        drop(daemon.reload().await);
+    }
+}
+
+/// A link that runs, as the supervisor sees it.
+#[derive(Debug)]
+struct RunningLink {
+    name: String,
+    view: Rc<RefCell<View>>,
+    orders: watch::Sender<Order>,
+    /// The number of the last order that it has carried out.
+    done: watch::Receiver<u64>,
+    /// Taken when it is to end.
+    task: Option<JoinHandle<()>>,
+}
+
+impl RunningLink {
+    /// Tells the link to end; what is left is to wait for the task.
+    fn stop(&mut self, keep_netdev: bool) -> Option<JoinHandle<()>> {
+        self.order(|order| {
+            order.stop = true;
+            order.config.keep |= keep_netdev;
+        });
+        self.task.take()
+    }
+
+    /// Gives the link an order.
+    fn order(&self, change: impl FnOnce(&mut Order)) {
+        self.orders.send_modify(|order| {
+            order.number += 1;
+            change(order);
+        });
+    }
+
+    /// Ready when the last order is carried out, or the task has ended.
+    fn carried_out(&self) -> impl Future<Output = ()> + use<> {
+        let number = self.orders.borrow().number;
+        let mut done = self.done.clone();
+        // An error means that the task has ended.
+        async move { drop(done.wait_for(|done| *done >= number).await) }
+    }
+}
+
+struct Daemon {
+    role: Role,
+    file: PathBuf,
+    control: PathBuf,
+    identity: Identity,
+    /// In the order of the config. Nobody awaits anything while he looks at them.
+    links: RefCell<Vec<RunningLink>>,
+    /// What they were made from. Whoever adds or ends links holds it for so long.
+    config: Mutex<Config>,
+}
+
+impl Daemon {
+    fn status(&self) -> Status {
+        Status {
+            role: self.role.to_string(),
+            pid: std::process::id(),
+            version: super::VERSION.to_owned(),
+            links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
+        }
+    }
+
+    /// Reads the config again and does what is different in it, as a task.
+    fn reload(self: &Rc<Self>) -> JoinHandle<Result<Report, ReloadError>> {
+        let daemon = self.clone();
+        spawn_local(async move {
+            let done = daemon.reread().await;
+            match &done {
+                Ok(report) => tracing::info!("reload: {report}"),
+                Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+            }
+            done
+        })
+    }
+
+    async fn reread(&self) -> Result<Report, ReloadError> {
+        let mut config = self.config.lock().await;
+        let new = Config::load(&self.file, self.role).map_err(ReloadError::Config)?;
+        let fates = diff(self.role, &config, &new)?;
+        // A slot, a name or an address may go from one link to another: first those end that do.
+        self.end_links(&fates).await;
+        futures::future::join_all(self.change_links(&fates, &new.links)).await;
+        self.start(&new.links);
+        *config = new;
+        Ok(Report::of(fates))
+    }
+
+    /// Ends the links that go, and those that begin anew.
+    async fn end_links(&self, fates: &[(String, Fate)]) {
+        let mut ends = Vec::new();
+        for (name, fate) in fates {
+            let keep_netdev = match fate {
+                Fate::Removed => false,
+                Fate::Restarted { keep_netdev } => *keep_netdev,
+                Fate::Unchanged | Fate::Changed | Fate::Added => continue,
+            };
+            let mut links = self.links.borrow_mut();
+            let link = links.iter_mut().find(|link| link.name == *name);
+            ends.extend(link.and_then(|link| link.stop(keep_netdev)));
+        }
+        await_ends(ends).await;
+    }
+
+    /// Gives the links that change as they run their new configs; ready when each has taken it.
+    fn change_links(
+        &self,
+        fates: &[(String, Fate)],
+        configs: &[LinkConfig],
+    ) -> Vec<impl Future<Output = ()> + use<>> {
+        let links = self.links.borrow();
+        let changed = fates.iter().filter(|(_, fate)| *fate == Fate::Changed);
+        let mut changes = Vec::new();
+        for (name, _) in changed {
+            let link = links.iter().find(|link| link.name == *name);
+            let config = configs.iter().find(|config| config.name == *name);
+            if let (Some(link), Some(config)) = (link, config) {
+                link.order(|order| order.config = config.clone());
+                changes.push(link.carried_out());
+            }
+        }
+        changes
+    }
+
+    /// Starts the links that do not run, forgets those that have ended, and brings all into the order
+    /// of `configs`.
+    fn start(&self, configs: &[LinkConfig]) {
+        let mut links = self.links.borrow_mut();
+        let mut running = std::mem::take(&mut *links);
+        running.retain(|link| link.task.is_some());
+        for (place, config) in configs.iter().enumerate() {
+            let known = running.iter().position(|link| link.name == config.name);
+            links.push(match known {
+                Some(at) => running.remove(at),
+                None => self.start_link(place, config.clone()),
+            });
+        }
+    }
+
+    fn start_link(&self, place: usize, config: LinkConfig) -> RunningLink {
+        let (name, slot) = (config.name.clone(), config.slot_at(place));
+        let view = Rc::new(RefCell::new(View::new(&config)));
+        let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
+        let (carried_out, done) = watch::channel(0);
+        let shared = Shared { view: view.clone(), orders: ordered, done: carried_out };
+        let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
+        RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
+    }
+
+    /// Ends all links, once a reload that is under way is done; none begins any more.
+    async fn stop(&self) {
+        let _config = self.config.lock().await;
+        let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
+        await_ends(tasks).await;
+    }
+}
+
+async fn await_ends(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         if let Err(e) = task.await {
             tracing::error!("a link's task: {e}");
         }
     }
-    Ok(())
 }

@@ -13,8 +13,9 @@ use crate::virtqueue::{Buffer, DriverQueue, QueueConfig, QueueError};
 pub const COMMAND_LEN: u32 = 64;
 /// Entries that a command takes, with its answer.
 const ENTRIES: u16 = 2;
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an answer is waited for: longer than a doorbell that is lost costs, which the keepalive makes
+/// good, once a second, where heartbeats are rarer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What our driver asks of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,18 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
+pub mod access;
 pub mod announce;
 pub mod child;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;
+pub mod interrupt;
+pub mod lock;
+pub mod log;
 pub mod netlink;
 pub mod netns;
+pub mod pace;
 pub mod poll;
 pub mod tap;
+pub mod terminal;
 pub mod userns;

@@ -83,8 +83,8 @@ fn serve(role: Role, config: &Config, fault: &str) {
     runtime.block_on(async {
         // To take the signal and do nothing is what "stubborn" means.
         let _terminate = (fault == "stubborn").then(|| signal(SignalKind::terminate()).unwrap());
-        let control = ControlSocket::bind(&config.control).unwrap();
-        control.serve(|| status.clone()).await;
+        let control = ControlSocket::bind(&config.control, &config.access).unwrap();
+        control.serve(|| status.clone(), std::future::pending).await;
     });
 }
 

@@ -1,11 +1,16 @@
 //! Drivers that ask for what they may not have.
 
+use std::time::{Duration, Instant};
+
 use boardlane::daemon::status::LinkState;
 use boardlane::net::features::Features;
-use boardlane::spec::net::{self, ctrl};
+use boardlane::spec::net::{self, Header, ctrl};
 use boardlane::spec::virtio::status;
+use boardlane::tunnel::message::Body;
 
-use super::{alive, board, carries, drive};
+use super::{alive, board, carries, drive, neighbour};
+use crate::cases::flood;
+use crate::stock::frames::{BROADCAST, numbered};
 use crate::stock::rings::LINUX;
 use crate::stock::{SPLIT, Stock};
 use crate::world::{check, wait};
@@ -141,4 +146,47 @@ pub(crate) fn a_broken_control_queue_needs_a_reset_and_harms_no_later_session() 
         carries(&world, &mut driver);
         alive(&world, pid);
     }
+}
+
+pub(crate) fn a_driver_that_floods_takes_no_memory_and_keeps_no_agent_from_ending() {
+    let mut world = board("");
+    let mut driver = drive(&world, SPLIT, 1, LINUX);
+    neighbour(&world, &mut driver);
+    let frame = numbered(BROADCAST, &[], 1, 60);
+    let mut before = None;
+    let [mut frames, mut messages, mut rings] = [0_u64; 3];
+    for time in [1, 10] {
+        let (since, used) = (Instant::now(), flood::cpu(&world, "board0"));
+        while since.elapsed() < Duration::from_secs(time) {
+            for _ in 0..64 {
+                frames += u64::from(driver.pairs[0].1.try_send(Header::default(), &frame));
+                driver.stock.ring_all();
+                rings += 1;
+            }
+            driver.pairs[0].1.reclaim();
+            // It is for a queue that is there, for one that is not, and for nothing that a driver says.
+            for body in [
+                Body::EventAvail { index: 1, next: 0 },
+                Body::EventAvail { index: 9, next: 0 },
+                Body::EventUsed { index: 1 },
+            ] {
+                messages += u64::from(driver.stock.try_send(body));
+            }
+        }
+        let share = (flood::cpu(&world, "board0") - used) as f64 / since.elapsed().as_secs_f64();
+        let now = flood::memory(&world, "board0");
+        eprintln!(
+            "{frames} frames, {messages} messages, {rings} rings; {now} KiB, {share:.0} % CPU"
+        );
+        assert!(
+            now <= before.unwrap_or(now) + flood::TOLERANCE,
+            "it grew from {before:?} to {now}"
+        );
+        before = Some(now);
+    }
+    assert!(frames > 10_000 && messages > 1000, "no flood");
+    let lines = world.log("board0").lines().count();
+    assert!(lines < 20, "{lines} lines:\n{}", world.log("board0"));
+    carries(&world, &mut driver);
+    assert!(world.stop("board0").success());
 }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use boardlane::daemon::status::LinkState;
 use boardlane::net::features::Features;
 use boardlane::os::netns::Namespace;
 use boardlane::spec::net::{Header, ctrl};
+use boardlane::spec::virtio::status;
+use boardlane::tunnel::message::Body;
 
 use super::{board, drive, dropped, neighbour};
 use crate::stock::frames::{BROADCAST, Wire, number_of, numbered, udp_of};
@@ -315,4 +318,26 @@ pub(crate) fn a_queue_reset_a_hundred_times_disturbs_no_other() {
 pub(crate) fn a_queue_reset_a_hundred_times_by_engine_disturbs_no_other() {
     let keys = "queues = 2\ndma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }";
     resets(keys, PACKED);
+}
+
+pub(crate) fn an_engine_too_slow_for_a_queue_reset_is_named_and_needs_a_reset() {
+    let keys = "dma = \"engine\"\nengine = { latency_us = 1000000, depth = 1, cpu_below = 0 }";
+    let world = board(keys);
+    let mut driver = drive(&world, SPLIT, 1, LINUX);
+    neighbour(&world, &mut driver);
+    for number in 0..20 {
+        let frame = numbered(BROADCAST, &[], number, 1000);
+        assert!(driver.pairs[0].1.try_send(Header::default(), &frame));
+        // A breath each, and so a transfer each.
+        thread::sleep(Duration::from_millis(10));
+    }
+    let token = driver.stock.send(Body::ResetVqueue { index: 1 });
+    let why = "the DMA engine has not done within 5 s what was under way";
+    world.wait_state("board0", "bl0", LinkState::Down, why);
+    // The engine is gone, so nothing uses the queue any more; the others have no worker either.
+    assert_eq!(driver.stock.answer(token), Body::VqueueReset);
+    assert!(driver.stock.status() & status::DEVICE_NEEDS_RESET != 0);
+    driver.stock.reset();
+    let log = world.log("board0");
+    assert!(!log.contains("a worker did not give its queues back"), "{log}");
 }

@@ -13,8 +13,12 @@ use super::problem::{ConfigError, Problem, SHOWN_MAX, nearest, quoted};
 pub(super) type Keys = &'static [(&'static str, &'static str)];
 
 /// Keys at the top of the file.
-pub(super) const TOP: Keys =
-    &[("control", r#"control = "/run/boardlane/master.sock""#), ("link", "[[link]]")];
+pub(super) const TOP: Keys = &[
+    ("control", r#"control = "/run/boardlane/master.sock""#),
+    ("control_mode", r#"control_mode = "0660""#),
+    ("control_owner", r#"control_owner = "root:netdev""#),
+    ("link", "[[link]]"),
+];
 
 /// Keys of a `[[link]]`.
 pub(super) const LINK: Keys = &[
@@ -40,9 +44,9 @@ pub(super) const LINK: Keys = &[
     ("busy_poll_us", ""),
     ("cpu", ""),
     ("heartbeat_ms", "heartbeat_ms = 250"),
-    ("allow_mac", ""),
-    ("allow_ip", ""),
-    ("rate", ""),
+    ("allow_mac", r#"allow_mac = ["02:00:00:00:00:01"]"#),
+    ("allow_ip", r#"allow_ip = ["10.77.0.2", "10.80.0.0/24"]"#),
+    ("rate", r#"rate = "200M""#),
 ];
 
 /// Keys of a route.
@@ -61,6 +65,9 @@ pub(super) const ENGINE: Keys = &[
     ("cpu_below", "cpu_below = 256"),
     ("dma_only", "dma_only = false"),
 ];
+
+/// Keys of a rate.
+pub(super) const RATE: Keys = &[("bits", r#"bits = "200M""#), ("frames", "frames = 100000")];
 
 /// Longest path of a Unix socket: `sun_path` is 108 bytes with its terminator (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -138,8 +145,8 @@ impl<'t> Reader<'t> {
             let known: Vec<&str> = keys.iter().map(|&(known, _)| known).collect();
             let remedy = if keys == TOP && is_key(LINK, word) {
                 format!("{word} belongs to a link: put it below a line [[link]]")
-            } else if keys == LINK && word == "control" {
-                "control belongs to the daemon: put it above the first [[link]]".into()
+            } else if keys == LINK && word != "link" && is_key(TOP, word) {
+                format!("{word} belongs to the daemon: put it above the first [[link]]")
             } else if let Some(meant) = nearest(word, &known) {
                 format!("did you mean {meant}?")
             } else if keys == TOP && nearest(word, &link_keys()).is_some() {
@@ -176,7 +183,7 @@ impl<'t> Reader<'t> {
 
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
-        let example = [LINK, ROUTE, ENGINE, TOP].iter().find_map(|keys| example(keys, key));
+        let example = [LINK, ROUTE, ENGINE, RATE, TOP].iter().find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

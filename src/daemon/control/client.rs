@@ -1,4 +1,4 @@
-//! The client of the control socket, and what `boardlane status` does with it.
+//! The client of the control socket, and what `boardlane status` and `reload` do with it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::daemon::config::RUN_DIR;
+use crate::daemon::reload::Report;
 use crate::daemon::status::{self, Status};
 
 /// A daemon has so long to answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A daemon has so long to do what its config says anew: links that end may have transfers under way.
+pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A longer answer is no daemon's, in bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -28,12 +32,14 @@ pub enum ClientError {
     Dead,
     /// Not allowed to connect.
     Forbidden,
-    /// Nothing came in time.
-    Silent,
+    /// Nothing came in this time.
+    Silent(Duration),
     /// The connection ended before the answer did.
     Cut,
     /// The daemon did not understand.
     Refused(String),
+    /// The config is wrong, and why: lines for people.
+    Config(String),
     /// The answer is not what this version expects.
     Garbled(serde_json::Error),
     /// The answer does not end.
@@ -47,12 +53,16 @@ impl fmt::Display for ClientError {
         match self {
             Self::Missing => f.write_str("no such socket: is the daemon running?"),
             Self::Dead => f.write_str("its daemon is gone: start it again, or remove the file"),
-            Self::Forbidden => f.write_str("permission denied: run as the daemon's user"),
-            Self::Silent => {
-                write!(f, "the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())
+            Self::Forbidden => f.write_str(
+                "permission denied: run as root or the daemon's user, or have control_mode and \
+                 control_owner in its config let you",
+            ),
+            Self::Silent(limit) => {
+                write!(f, "the daemon did not answer within {} s", limit.as_secs())
             }
             Self::Cut => f.write_str("the daemon closed the connection"),
             Self::Refused(error) => write!(f, "the daemon said: {}", error.escape_debug()),
+            Self::Config(text) => f.write_str(text),
             Self::Garbled(error) => {
                 write!(f, "the answer is not understood, is the daemon of another version? {error}")
             }
@@ -70,7 +80,6 @@ impl From<io::Error> for ClientError {
             io::ErrorKind::NotFound => Self::Missing,
             io::ErrorKind::ConnectionRefused => Self::Dead,
             io::ErrorKind::PermissionDenied => Self::Forbidden,
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Cut,
             _ => Self::Io(error),
         }
@@ -83,43 +92,58 @@ impl From<io::Error> for ClientError {
 /// There is no answer within [`ANSWER_TIMEOUT`], or none that is understood.
 pub fn ask_status(path: &Path) -> Result<(String, Status), ClientError> {
     let text = ask(path, r#"{"request":"status"}"#, ANSWER_TIMEOUT)?;
-    match serde_json::from_str(&text) {
-        Ok(status) => Ok((text, status)),
-        Err(garbled) => {
-            #[derive(Deserialize)]
-            struct Refusal {
-                error: String,
-            }
-            let refusal = serde_json::from_str(&text);
-            Err(refusal.map_or(ClientError::Garbled(garbled), |refusal: Refusal| {
-                ClientError::Refused(refusal.error)
-            }))
-        }
+    understand(&text).map(|status| (text, status))
+}
+
+/// Has the daemon at `path` read its config again; what it did.
+///
+/// # Errors
+/// There is no answer within [`RELOAD_TIMEOUT`], or nothing was changed.
+pub fn ask_reload(path: &Path) -> Result<Report, ClientError> {
+    understand(&ask(path, r#"{"request":"reload"}"#, RELOAD_TIMEOUT)?)
+}
+
+/// What an answer means.
+fn understand<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+        #[serde(default)]
+        config: bool,
     }
+    serde_json::from_str(text).map_err(|garbled| match serde_json::from_str(text) {
+        Ok(Refusal { error, config: true }) => ClientError::Config(error),
+        Ok(Refusal { error, config: false }) => ClientError::Refused(error),
+        Err(_) => ClientError::Garbled(garbled),
+    })
 }
 
 /// Sends the line `request` and waits for one line, which is given without its end.
 pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String, ClientError> {
+    let timed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent(limit),
+        _ => error.into(),
+    };
     let deadline = Instant::now() + limit;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Holds for connecting too, which waits while the daemon's backlog is full.
     socket.set_write_timeout(Some(limit))?;
-    socket.connect(&SockAddr::unix(path)?)?;
+    socket.connect(&SockAddr::unix(path)?).map_err(timed)?;
     let mut stream = UnixStream::from(OwnedFd::from(socket));
-    stream.write_all(format!("{request}\n").as_bytes())?;
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(timed)?;
     let mut answer = Vec::new();
     let mut octets = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(ClientError::Silent);
+            return Err(ClientError::Silent(limit));
         }
         stream.set_read_timeout(Some(left))?;
         let n = match stream.read(&mut octets) {
             Ok(0) => return Err(ClientError::Cut),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(timed(error)),
         };
         let end = octets[..n].iter().position(|&octet| octet == b'\n');
         answer.extend_from_slice(&octets[..end.unwrap_or(n)]);
@@ -159,17 +183,29 @@ pub fn report(options: &StatusOptions) -> StatusReport {
 }
 
 pub(super) fn report_in(directory: &Path, json: bool) -> StatusReport {
-    let (paths, failure) = match sockets(directory) {
+    match daemons(directory) {
+        Ok(paths) => report_on(&paths, json, true),
+        Err(failure) => StatusReport { failures: vec![failure], ..report_on(&[], json, true) },
+    }
+}
+
+/// The control sockets in `directory`, or why there is none.
+fn daemons(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    match sockets(directory) {
         Ok(paths) if paths.is_empty() => {
-            let directory = directory.display();
-            (paths, Some(format!("no daemon runs: no control socket in {directory}")))
+            Err(format!("no daemon runs: no control socket in {}", directory.display()))
         }
-        Ok(paths) => (paths, None),
-        Err(error) => (Vec::new(), Some(format!("{}: {error}", directory.display()))),
-    };
-    let mut report = report_on(&paths, json, true);
-    report.failures.extend(failure);
-    report
+        Ok(paths) => Ok(paths),
+        Err(error) => Err(format!("{}: {error}", directory.display())),
+    }
+}
+
+/// The sockets of those who are asked: `control`, or all in [`RUN_DIR`].
+///
+/// # Errors
+/// There is no daemon.
+pub fn asked(control: Option<PathBuf>) -> Result<Vec<PathBuf>, String> {
+    control.map_or_else(|| daemons(Path::new(RUN_DIR)), |path| Ok(vec![path]))
 }
 
 /// The control sockets in `directory`, sorted; none if it is missing.

@@ -2,8 +2,10 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 
-use super::client::{ClientError, ask, ask_status, report_in};
+use super::client::{ClientError, ask, ask_reload, ask_status, report_in};
 use super::*;
+use crate::daemon::Role;
+use crate::daemon::config::Config;
 
 /// A directory that goes away with the test.
 struct Dir(PathBuf);
@@ -30,6 +32,12 @@ fn status() -> Status {
     Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), links: vec![] }
 }
 
+/// A reload of a config that is wrong.
+fn reload() -> tokio::task::JoinHandle<Result<Report, ReloadError>> {
+    let wrong = || Config::parse("f.toml", "a = [", Role::Agent).map_err(ReloadError::Config);
+    tokio::spawn(async move { wrong().map(|_| Report::default()) })
+}
+
 /// A server whose clients have `limit`, for as long as the result lives.
 struct Server(Option<tokio::sync::oneshot::Sender<()>>, Option<std::thread::JoinHandle<()>>);
 
@@ -41,10 +49,10 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let socket = ControlSocket::bind(&path).unwrap();
+                let socket = ControlSocket::bind(&path, &Access::default()).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
-                    () = socket.serve_within(limit, status) => {}
+                    () = socket.serve_within(limit, status, reload) => {}
                     _ = stopped => {}
                 }
             });
@@ -64,7 +72,7 @@ impl Drop for Server {
 fn bind(path: &Path) -> Result<ControlSocket, ControlError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
-    ControlSocket::bind(path)
+    ControlSocket::bind(path, &Access::default())
 }
 
 /// All that the server says to `octets` before it hangs up.
@@ -107,6 +115,20 @@ fn one_connection_carries_several_requests() {
 }
 
 #[test]
+fn a_reload_of_a_wrong_config_is_told_with_its_place() {
+    let dir = Dir::new("reload");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, CLIENT_TIMEOUT);
+    match ask_reload(&path) {
+        Err(ClientError::Config(text)) => assert!(text.starts_with("f.toml:1:6: "), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    // It was understood, so the connection goes on.
+    let said = say(&path, b"{\"request\":\"reload\"}\n{\"request\":\"status\"}\nenough\n");
+    assert_eq!(said.lines().count(), 3, "{said}");
+}
+
+#[test]
 fn garbage_gets_an_error_and_the_next_client_its_answer() {
     let dir = Dir::new("garbage");
     let path = dir.socket("a.sock");
@@ -117,7 +139,10 @@ fn garbage_gets_an_error_and_the_next_client_its_answer() {
         assert_eq!(said.lines().count(), 1);
     }
     let unknown = ask(&path, r#"{"request":"reboot"}"#, CLIENT_TIMEOUT).unwrap();
-    assert!(unknown.contains("unknown variant `reboot`, expected `status`"), "{unknown}");
+    assert!(
+        unknown.contains("unknown variant `reboot`, expected `status` or `reload`"),
+        "{unknown}"
+    );
     let oversize = say(&path, &vec![b' '; REQUEST_MAX + 1]);
     assert_eq!(oversize, "{\"error\":\"a request has at most 4096 bytes\"}\n");
     assert!(ask_status(&path).is_ok());

@@ -40,7 +40,7 @@ impl View {
         Self {
             name: config.name.clone(),
             transport: config.transport.to_string(),
-            slot: super::slot_in(config),
+            slot: config.known_slot(),
             state: State::Waiting,
             reason: "starting".to_owned(),
             note: String::new(),
@@ -128,6 +128,7 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         notifications_sent: count(&stats.notifications_sent),
         notifications_received: count(&stats.notifications_received),
         rescues: count(&stats.rescues),
+        throttled: count(&stats.throttled),
     }
 }
 

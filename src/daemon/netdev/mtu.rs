@@ -35,6 +35,11 @@ impl Mtu {
         Self { config, ipv6, ..Self::default() }
     }
 
+    /// The config says this from now on.
+    pub(super) fn configure(&mut self, config: Option<u16>) {
+        self.config = config;
+    }
+
     /// The netdev as it was made or found, and what the last start has noted of it.
     pub(super) fn begin(&mut self, mtu: u16, noted: Option<Borrowed>) {
         self.last = Some(mtu);
@@ -149,6 +154,18 @@ mod tests {
         mtu.set(mtu.in_force());
         mtu.seen(mtu.in_force(), mtu.ipv6);
         mtu.in_force()
+    }
+
+    #[test]
+    fn another_config_counts_at_once_and_one_that_says_nothing_leaves_no_wish() {
+        let mut mtu = fresh(None, true);
+        mtu.peer(Some(1450));
+        for (config, in_force) in [(Some(1400), 1400), (Some(9000), 1450), (None, 1450)] {
+            mtu.configure(config);
+            assert_eq!(apply(&mut mtu), in_force);
+        }
+        mtu.peer(None);
+        assert_eq!(apply(&mut mtu), 1500);
     }
 
     #[test]

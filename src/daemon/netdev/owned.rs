@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use super::mtu::Borrowed;
 use crate::plan::{Action, Desired, IpPrefix, Observed, Route};
 
+/// What a note's file name ends with; before it are the control socket's, a dot, and the netdev's.
+pub const NOTE_END: &str = ".owned";
+
 /// The note of one netdev.
 #[derive(Debug)]
 pub(super) struct Owned {
@@ -23,31 +26,17 @@ impl Owned {
     /// The note of the netdev `name` of the daemon with this control socket.
     pub(super) fn beside(control: &Path, name: &str) -> Self {
         let mut file = control.as_os_str().to_owned();
-        file.push(format!(".{name}.owned"));
+        file.push(format!(".{name}{NOTE_END}"));
         Self { file: file.into(), text: String::new() }
     }
 
     /// What to take away: noted by an earlier start, still there, and no longer desired.
     pub(super) fn leftovers(&self, desired: &Desired, observed: &Observed) -> Vec<Action> {
         let Ok(text) = std::fs::read_to_string(&self.file) else { return Vec::new() };
-        let mut actions = Vec::new();
-        // Routes first: some may lead over an address that goes.
-        for route in text.lines().filter_map(read_route) {
-            let wanted = desired.routes.iter().any(|r| r.same_as(&route));
-            if !wanted && observed.routes.iter().any(|r| r.same_as(&route)) {
-                actions.push(Action::DelRoute(route));
-            }
-        }
-        for line in text.lines() {
-            let Some(Ok(address)) = line.strip_prefix("address ").map(str::parse::<IpPrefix>)
-            else {
-                continue;
-            };
-            if !desired.addresses.contains(&address) && observed.addresses.contains(&address) {
-                actions.push(Action::DelAddress(address));
-            }
-        }
-        actions
+        let address = |line: &str| line.strip_prefix("address ")?.parse().ok();
+        let addresses: Vec<_> = text.lines().filter_map(address).collect();
+        let routes: Vec<_> = text.lines().filter_map(read_route).collect();
+        leftovers(&addresses, &routes, desired, observed)
     }
 
     /// The other end's MTU as an earlier start has set it.
@@ -88,6 +77,23 @@ impl Owned {
         // It may have gone with its directory; the next start ignores what is not on its netdev.
         let _ = std::fs::remove_file(&self.file);
     }
+}
+
+/// Which of these addresses and routes, that were set here, are still there and no longer desired.
+pub(super) fn leftovers(
+    addresses: &[IpPrefix],
+    routes: &[Route],
+    desired: &Desired,
+    observed: &Observed,
+) -> Vec<Action> {
+    let among = |routes: &[Route], route: &Route| routes.iter().any(|r| r.same_as(route));
+    let routes = routes.iter().filter(|r| !among(&desired.routes, r) && among(&observed.routes, r));
+    let addresses = addresses
+        .iter()
+        .filter(|a| !desired.addresses.contains(a) && observed.addresses.contains(a));
+    // Routes first: some may lead over an address that goes.
+    let routes = routes.copied().map(Action::DelRoute);
+    routes.chain(addresses.copied().map(Action::DelAddress)).collect()
 }
 
 fn read_route(line: &str) -> Option<Route> {

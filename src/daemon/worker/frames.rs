@@ -82,3 +82,14 @@ fn write_list<'m>(
     }
     tap.write_from(&list[..=tail.len()])
 }
+
+/// Why the kernel did not take a frame, if it did not.
+pub(super) fn unwritten(written: Write) -> Result<(), FrameDrop> {
+    match written {
+        Write::Sent => Ok(()),
+        Write::BadFrame => Err(FrameDrop::Refused),
+        Write::Down => Err(FrameDrop::NetdevDown),
+        // A TAP's send buffer has no bound by default, so this is want of memory.
+        Write::NoMemory | Write::WouldBlock => Err(FrameDrop::NoMemory),
+    }
+}

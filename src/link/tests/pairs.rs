@@ -284,7 +284,7 @@ fn a_device_that_starts_has_its_driver_announce_itself_once() {
 fn a_command_that_is_never_answered_ends_the_session() {
     let mut two = Two::new(16, [1, 1], Features::NONE);
     two.ends[DRIVER].link.command(net::F_CTRL_RX, Command::Promiscuous(true));
-    for _ in 0..1100 {
+    for _ in 0..3100 {
         two.now += MS;
         two.input(DRIVER, |link, now| link.handle_timeout(now));
         // The device's tunnel lives, but its control queue is not looked at.

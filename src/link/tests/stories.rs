@@ -349,3 +349,45 @@ fn a_board_in_reset_is_a_dead_link_and_its_next_life_is_met() {
     world.until_up(2 * SECOND);
     world.frames_pass();
 }
+
+#[test]
+fn an_end_that_died_before_it_met_anybody_is_not_met_again_and_again() {
+    for role in [Role::Device, Role::Driver] {
+        let mut world = World::new(17);
+        let dead = world.attach(role, Features::NONE);
+        world.run(SECOND);
+        world.crash(dead);
+        let id = world.attach(role.other(), Features::NONE);
+        world.run(20 * SECOND);
+        let end = &world.ends[&id];
+        assert_eq!(end.reason, format!("waiting for {}", role.name()));
+        assert!(end.log.len() <= 3, "{:?}", end.log);
+        world.attach(role, Features::NONE);
+        world.until_up(SECOND);
+        world.frames_pass();
+    }
+}
+
+#[test]
+fn forged_epochs_cost_the_session_and_no_more() {
+    for part in [window::DEVICE_PART, window::DRIVER_PART] {
+        let mut world = World::new(18);
+        let ids = world.both();
+        world.until_up(SECOND);
+        let stale = world.ends[&ids[usize::from(part == window::DRIVER_PART)]].epoch;
+        let lines = |world: &World| world.ends.values().map(|end| end.log.len()).sum::<usize>();
+        let before = lines(&world);
+        for round in 0..500 {
+            // One of an earlier session, one of nobody's, and what no epoch is.
+            let forged = [u64::from(stale), 1 + world.random.below(1 << 31), 0, u64::MAX];
+            let epoch = forged[round % forged.len()];
+            window(&world).store_le64(part + window::PART_PULSE, epoch);
+            world.run(40 * MS);
+        }
+        // 20 s, in which sessions begin with growing pauses.
+        assert!(lines(&world) - before < 20 * 50, "{}", lines(&world) - before);
+        assert!(world.ends.values().all(|end| end.state != State::Quarantined));
+        world.until_up(5 * SECOND);
+        world.frames_pass();
+    }
+}

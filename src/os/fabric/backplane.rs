@@ -8,13 +8,12 @@
 //! and a new server makes new memory.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::future::Future;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -24,6 +23,8 @@ use tracing::{info, warn};
 
 use super::slot::SlotServer;
 use super::{MAX_CLIENTS, MAX_SLOT_LEN, MAX_VECTORS, MIN_SLOT_LEN, is_slot_len, memfd};
+use crate::os::access::{self, Access};
+use crate::os::lock::{LockError, LockFile};
 
 /// Most slots of a backplane.
 pub const MAX_SLOTS: u16 = 256;
@@ -39,6 +40,8 @@ pub struct BackplaneConfig {
     pub slot_len: u64,
     /// Doorbell vectors of each client, 1 to [`MAX_VECTORS`].
     pub vectors: u16,
+    /// Who may connect to a slot.
+    pub access: Access,
 }
 
 impl BackplaneConfig {
@@ -186,8 +189,9 @@ impl Backplane {
         for number in 0..config.slots {
             let path = config.socket(number);
             remove_stale(&path)?;
-            let listener = UnixListener::bind(&path).map_err(os("listen on", &path))?;
+            let listener = access::listen(&path, &config.access).map_err(os("listen on", &path))?;
             files.sockets.push(path.clone());
+            let listener = UnixListener::from_std(listener).map_err(os("listen on", &path))?;
             let memory = memfd::create(&format!("boardlane-slot{number}"), config.slot_len)
                 .map_err(os("make the memory of", &path))?;
             slots.push(SlotServer::new(number, listener, memory, config.vectors));
@@ -211,55 +215,28 @@ impl Backplane {
     }
 }
 
-/// The lock and the sockets; removed on drop.
+/// The sockets and the lock, removed on drop: the lock is the last.
 #[derive(Debug)]
 struct Files {
-    lock_path: PathBuf,
     sockets: Vec<PathBuf>,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Files {
     /// Takes the directory's lock, or says who has it.
     fn lock(dir: &Path) -> Result<Self, BackplaneError> {
-        let lock_path = dir.join(".lock");
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&lock_path)
-                .map_err(os("open the lock", &lock_path))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    let mut pid = String::new();
-                    let _ = (&file).take(32).read_to_string(&mut pid);
-                    let dir = dir.to_owned();
-                    return Err(BackplaneError::Running { dir, pid: pid.trim().to_owned() });
-                }
-                Err(error) => return Err(os("lock", &lock_path)(error)),
-            }
-            // Its last owner may have removed the file between our opening and locking it.
-            let inode = |m: io::Result<fs::Metadata>| m.map(|m| (m.dev(), m.ino())).ok();
-            if inode(file.metadata()) != inode(fs::symlink_metadata(&lock_path)) {
-                continue;
-            }
-            file.set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .map_err(os("write", &lock_path))?;
-            return Ok(Self { lock_path, sockets: Vec::new(), _lock: file });
-        }
+        let path = dir.join(".lock");
+        let lock = LockFile::take(&path).map_err(|error| match error {
+            LockError::Held { pid } => BackplaneError::Running { dir: dir.to_owned(), pid },
+            LockError::Os { doing, error } => BackplaneError::Os { doing, path, error },
+        })?;
+        Ok(Self { sockets: Vec::new(), _lock: lock })
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // The lock file last, while its lock is still held: nobody else's file is removed.
-        for path in self.sockets.iter().chain([&self.lock_path]) {
+        for path in &self.sockets {
             if let Err(error) = fs::remove_file(path) {
                 warn!(path = %path.display(), %error, "cannot remove the file");
             }
@@ -267,10 +244,55 @@ impl Drop for Files {
     }
 }
 
+/// Whether a file of this name is a slot's socket.
+pub fn is_slot_socket(name: &str) -> bool {
+    let number = name.strip_prefix("slot").and_then(|rest| rest.strip_suffix(".sock"));
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|octet| octet.is_ascii_digit()))
+}
+
+/// Removes the sockets and the lock in `dir` that a backplane left; with `dry_run`, only looks. Says
+/// which.
+///
+/// # Errors
+/// [`BackplaneError::Running`] if one serves the directory; or what cannot be removed.
+pub fn remove_dead(dir: &Path, dry_run: bool) -> Result<Vec<PathBuf>, BackplaneError> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(os("read", dir))?,
+    };
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let mut found: Vec<_> =
+        names.filter(|name| is_slot_socket(name)).map(|n| dir.join(n)).collect();
+    found.sort();
+    let lock = dir.join(".lock");
+    let lock_is_left = LockFile::is_left(&lock);
+    if found.is_empty() && !lock_is_left {
+        return Ok(found);
+    }
+    let _files = if dry_run { None } else { Some(Files::lock(dir)?) };
+    // One that somebody else listens on is not ours, whatever its name.
+    found.retain(|path| is_stale(path).unwrap_or(false));
+    if !dry_run {
+        found.iter().try_for_each(|path| remove_stale(path))?;
+    }
+    if lock_is_left {
+        found.push(lock);
+    }
+    Ok(found)
+}
+
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), BackplaneError> {
+    match is_stale(path)? {
+        true => fs::remove_file(path).map_err(os("remove the stale", path)),
+        false => Ok(()),
+    }
+}
+
+/// Whether nobody listens on a socket; false if there is none.
+fn is_stale(path: &Path) -> Result<bool, BackplaneError> {
     match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(os("look at", path)(e)),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(BackplaneError::NotASocket(path.to_owned()));
@@ -282,7 +304,8 @@ fn remove_stale(path: &Path) -> Result<(), BackplaneError> {
     let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(os("connect to", path))?;
     match connect(&probe, &address) {
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(os("remove the stale", path)),
+        // The lock is ours, so one that has been given to somebody else is a dead backplane's.
+        Err(Errno::CONNREFUSED | Errno::ACCESS) => Ok(true),
         // Connected, or too many wait for it, or of another type: somebody has it.
         _ => Err(BackplaneError::InUse(path.to_owned())),
     }

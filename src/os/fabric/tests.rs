@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use super::backplane::{Backplane, BackplaneConfig, BackplaneError, run};
 use super::shm::{PeerEvent, ShmLink};
 use super::{FabricError, Fault, MAX_CLIENTS, MemoryFault, memfd, regions, wire};
+use crate::os::access::{Access, Owner};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;
@@ -43,7 +45,13 @@ impl Dir {
     }
 
     fn config(&self, slots: u16, vectors: u16) -> BackplaneConfig {
-        BackplaneConfig { dir: self.0.clone(), slots, slot_len: MIB, vectors }
+        BackplaneConfig {
+            dir: self.0.clone(),
+            slots,
+            slot_len: MIB,
+            vectors,
+            access: Access::default(),
+        }
     }
 
     fn slot(&self, n: u16) -> PathBuf {
@@ -284,7 +292,13 @@ async fn a_slot_takes_so_many_clients_and_then_refuses() {
 #[tokio::test]
 async fn serve_for_another_process() {
     let Some(dir) = std::env::var_os(SERVE_DIR) else { return };
-    let config = BackplaneConfig { dir: dir.into(), slots: 1, slot_len: MIB, vectors: 2 };
+    let config = BackplaneConfig {
+        dir: dir.into(),
+        slots: 1,
+        slot_len: MIB,
+        vectors: 2,
+        access: Access::default(),
+    };
     run(&config, std::future::pending()).await.unwrap();
 }
 
@@ -389,6 +403,33 @@ async fn leftovers_are_replaced_and_what_is_in_use_is_not() {
     let error = Backplane::open(&dir.config(2, 1)).unwrap_err();
     assert!(matches!(&error, BackplaneError::NotASocket(p) if *p == dir.slot(1)), "{error}");
     assert_eq!(std::fs::read(dir.slot(1)).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn slots_have_the_mode_and_owner_of_the_configuration_also_after_a_crash() {
+    let dir = Dir::new();
+    let is_root = rustix::process::geteuid().is_root();
+    let owner = if is_root { "65534:65534" } else { "" };
+    let owner = Owner::parse(owner).unwrap_or_default();
+    let access = Access { mode: 0o660, owner };
+    let config = BackplaneConfig { access, ..dir.config(2, 1) };
+    let look = |n| {
+        let file = std::fs::symlink_metadata(dir.slot(n)).unwrap();
+        (file.mode() & 0o7777, file.uid(), file.gid())
+    };
+    let (uid, gid) = if is_root { (65534, 65534) } else { look_self() };
+    for _ in 0..2 {
+        let server = Server::start(&config);
+        assert_eq!([look(0), look(1)], [(0o660, uid, gid); 2]);
+        connect(&dir.slot(1)).await;
+        drop(server);
+        // What a killed one leaves.
+        drop(crate::os::access::listen(&dir.slot(0), &config.access).unwrap());
+    }
+}
+
+fn look_self() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use boardlane::memory::Mapping;
+use boardlane::os::access::Access;
 use boardlane::os::fabric::backplane::{Backplane, BackplaneConfig};
 use boardlane::os::fabric::shm::ShmLink;
 
@@ -53,7 +54,13 @@ fn pool() -> &'static Pool {
 
 fn connect() -> Vec<Ends> {
     let dir = std::env::temp_dir().join(format!("boardlane-hostile-{}", std::process::id()));
-    let config = BackplaneConfig { dir: dir.clone(), slots: SLOTS, slot_len: SLOT, vectors: 2 };
+    let config = BackplaneConfig {
+        dir: dir.clone(),
+        slots: SLOTS,
+        slot_len: SLOT,
+        vectors: 2,
+        access: Access::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ends = runtime.block_on(async {
         let backplane = Backplane::open(&config).unwrap();
