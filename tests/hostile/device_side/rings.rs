@@ -388,7 +388,7 @@ fn control() -> Vec<Case> {
             "a command is never used",
             "5.1.9.5: the device answers each command",
             |a| {
-                for _ in 0..40 {
+                for _ in 0..80 {
                     a.serve(50, &mut |_| {});
                 }
             },
