@@ -174,7 +174,7 @@ impl Attack {
     }
 
     fn look(&mut self) {
-        match self.session.handle_look(self.now, &self.memory.attacker, &|_| false) {
+        match self.session.handle_look(self.now, &self.memory.attacker, &|id| id == VICTIM) {
             Some(Change::Up(_, fifo)) => self.fifo = Some(fifo),
             Some(Change::Down(_)) => self.fifo = None,
             _ => {}

@@ -17,7 +17,7 @@ const STATUS: &str = "2.1.2: the device takes the status that the driver writes"
 const RESET: &str = "2.4.1: the device MUST set the status to 0 after a reset";
 const FEATURES_OK: &str = "2.2.2: the device SHOULD accept any valid subset of what it offers";
 const CONFIG: &str = "virtio-msg GET_CONFIG: the answer has the range that was asked for";
-const GENERATION: &str = "2.5.3: the generation changes if and only if two reads can differ";
+const GENERATION: &str = "2.5: the generation changes whenever two reads can differ";
 const PAIRS: &str = "5.1.4.1: max_virtqueue_pairs MUST be 1 to 0x8000";
 const QUEUE: &str = "virtio-msg GET_VQUEUE: the queue that was asked for, as it is";
 

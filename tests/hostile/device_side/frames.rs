@@ -1,4 +1,4 @@
-//! Frames that the device sends: lengths, headers, `num_buffers` (virtio 1.4 §5.1.6).
+//! Frames that the device sends: lengths, headers, `num_buffers` (virtio 1.4 §5.1.9).
 
 use crate::rings::poke;
 use boardlane::net::frame::Drop;
@@ -11,15 +11,15 @@ use crate::attack::{Attack, frame};
 use crate::case::Verdict::{DropAndCount, Harmless};
 use crate::case::{Case, case};
 
-const COUNT: &str = "5.1.6.4.1: num_buffers is the number of buffers that the packet takes";
-const ONE: &str = "5.1.6.4.1: without MRG_RXBUF num_buffers is 1";
-const WHOLE: &str = "5.1.6.4: a packet stands behind a header of 12 bytes";
-const FLAGS: &str = "5.1.6.4.1: flags only as negotiated";
-const CSUM: &str = "5.1.6.4.1: NEEDS_CSUM only if GUEST_CSUM was negotiated";
-const RANGE: &str = "5.1.6.4.1: csum_start and csum_offset are inside the packet";
-const TYPE: &str = "5.1.6.4.1: gso_type only as negotiated";
-const SIZE: &str = "5.1.6.4.1: with a gso_type, gso_size is above 0";
-const LEN: &str = "5.1.6.4.1: hdr_len is the length of the headers";
+const COUNT: &str = "5.1.9.4.1: num_buffers is the number of buffers that the packet takes";
+const ONE: &str = "5.1.9.4.1: without MRG_RXBUF num_buffers is 1";
+const WHOLE: &str = "5.1.9.4: a packet stands behind a header of 12 bytes";
+const FLAGS: &str = "5.1.9.4.1: flags only as negotiated";
+const CSUM: &str = "5.1.9.4.1: NEEDS_CSUM only if GUEST_CSUM was negotiated";
+const RANGE: &str = "5.1.9.4.1: csum_start and csum_offset are inside the packet";
+const TYPE: &str = "5.1.9.4.1: gso_type only as negotiated";
+const SIZE: &str = "5.1.9.4.1: with a gso_type, gso_size is above 0";
+const LEN: &str = "5.1.9.4.1: hdr_len is the length of the headers";
 
 /// Flags, type, then hdr_len, gso_size, csum_start and csum_offset.
 type Header = (u8, u8, [u16; 4]);

@@ -15,8 +15,8 @@ const PACKED_MEMORY: &str =
     "2.8.6: addr and len describe a buffer in memory that the device may reach";
 const LAST: &str = "2.7.4.2: the driver MUST place device-writable elements after readable ones";
 const BYTES: &str = "2.7.5.2: the driver MUST NOT add a chain longer than 2^32 bytes";
-const RECEIVE: &str = "5.1.6.3.1: a receive buffer MUST hold at least the header";
-const TRANSMIT: &str = "5.1.6.2: a frame to be sent is header and packet in readable buffers";
+const RECEIVE: &str = "5.1.9.3.1: a receive buffer MUST hold at least the header";
+const TRANSMIT: &str = "5.1.9.2: a frame to be sent is header and packet in readable buffers";
 const NO_MEMORY: &str = "lies in no memory region";
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -1,4 +1,4 @@
-//! The control queue's commands (virtio 1.4 §5.1.6.5).
+//! The control queue's commands (virtio 1.4 §5.1.9.5).
 
 use boardlane::net::features::Features;
 use boardlane::spec::net;
@@ -10,16 +10,16 @@ use crate::case::Verdict::{Harmless, NeedsReset, Refused};
 use crate::case::{Case, case};
 use crate::rings::{NEXT, WRITE, peek, poke};
 
-const COMMAND: &str = "5.1.6.5: a command has a class, a command of it, and its data";
-const ACK: &str = "5.1.6.5: ack is the device's to write, in one byte";
+const COMMAND: &str = "5.1.9.5: a command has a class, a command of it, and its data";
+const ACK: &str = "5.1.9.5: ack is the device's to write, in one byte";
 const PAIRS: &str =
-    "5.1.6.5.6.1: the driver MUST NOT ask for 0 pairs or more than max_virtqueue_pairs";
-const SET_UP: &str = "5.1.6.5.6.1: the driver MUST configure the virtqueues before it enables them";
-const FEATURE: &str = "5.1.6.5: a command is used only if its feature was negotiated";
-const TABLE: &str = "5.1.6.5.2: entries is the number of addresses that follow";
-const ADDRESS: &str = "5.1.6.5.2: the address is a unicast one";
-const OFFLOADS: &str = "5.1.6.5.8: the driver MUST NOT enable an offload that was not negotiated";
-const ON: &str = "5.1.6.5.1: the mode is 0 or 1";
+    "5.1.9.5.6.1: the driver MUST NOT ask for 0 pairs or more than max_virtqueue_pairs";
+const SET_UP: &str = "5.1.9.5.6.1: the driver MUST configure the virtqueues before it enables them";
+const FEATURE: &str = "5.1.9.5: a command is used only if its feature was negotiated";
+const TABLE: &str = "5.1.9.5.2: entries is the number of addresses that follow";
+const ADDRESS: &str = "5.1.9.5.2: the address is a unicast one";
+const OFFLOADS: &str = "5.1.9.5.9.2: the driver MUST NOT enable an offload that was not negotiated";
+const ON: &str = "5.1.9.5.1: the mode is 0 or 1";
 const DIRECTION: &str =
     "2.7.4.2: the driver MUST place device-writable elements after readable ones";
 
@@ -90,7 +90,7 @@ fn wrong() -> Vec<Case> {
         bad("a multicast address as its own", ADDRESS, |a| refused(a, &[1, 1, 1, 0, 0, 0, 0, 1])),
         bad("no address as its own", ADDRESS, |a| refused(a, &[1, 1, 0, 0, 0, 0, 0, 0])),
         bad("half an address as its own", ADDRESS, |a| refused(a, &[1, 1, 2, 0, 0])),
-        bad("VLAN 4096", "5.1.6.5.3: a VLAN id has 12 bits", |a| refused(a, &[2, 0, 0, 0x10])),
+        bad("VLAN 4096", "5.1.9.5.3: a VLAN id has 12 bits", |a| refused(a, &[2, 0, 0, 0x10])),
         bad("an offload that was not negotiated", OFFLOADS, |a| {
             refused(a, &[5, 0, 0, 4, 0, 0, 0, 0, 0, 0]);
         }),
@@ -241,7 +241,7 @@ fn chains() -> Vec<Case> {
         ),
         case(
             "commands without end",
-            "5.1.6.5: the driver waits for an answer",
+            "5.1.9.5: the driver waits for an answer",
             SPLIT,
             |a| {
                 poke(a.mem(), DATA, &[0, 0, 1]);
