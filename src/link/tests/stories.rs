@@ -349,3 +349,21 @@ fn a_board_in_reset_is_a_dead_link_and_its_next_life_is_met() {
     world.until_up(2 * SECOND);
     world.frames_pass();
 }
+
+#[test]
+fn a_daemon_that_is_killed_again_and_again_is_met_at_once_yet_not_without_end() {
+    let mut world = World::new(17);
+    world.both();
+    world.until_up(SECOND);
+    let began = world.now;
+    for round in 0..60 {
+        world.crash(world.role(Role::Device).unwrap());
+        world.run(5 * MS);
+        world.attach(Role::Device, Features::NONE);
+        let took = world.until_up(SECOND);
+        assert!(took < if round < 12 { 100 * MS } else { 500 * MS }, "{took:?} in round {round}");
+    }
+    // Sixteen at once, the others four a second.
+    let took = world.now - began;
+    assert!((10 * SECOND..16 * SECOND).contains(&took), "{took:?}");
+}
