@@ -391,3 +391,21 @@ fn forged_epochs_cost_the_session_and_no_more() {
         world.frames_pass();
     }
 }
+
+#[test]
+fn a_daemon_that_is_killed_again_and_again_is_met_at_once_yet_not_without_end() {
+    let mut world = World::new(19);
+    world.both();
+    world.until_up(SECOND);
+    let began = world.now;
+    for round in 0..60 {
+        world.crash(world.role(Role::Device).unwrap());
+        world.run(5 * MS);
+        world.attach(Role::Device, Features::NONE);
+        let took = world.until_up(SECOND);
+        assert!(took < if round < 12 { 100 * MS } else { 500 * MS }, "{took:?} in round {round}");
+    }
+    // Sixteen at once, the others four a second.
+    let took = world.now - began;
+    assert!((10 * SECOND..16 * SECOND).contains(&took), "{took:?}");
+}

@@ -18,7 +18,7 @@ fn features_off(random: &mut Random) -> Features {
 
 impl World {
     /// The process that plays this role and is not a rival.
-    fn role(&self, role: Role) -> Option<u32> {
+    pub(super) fn role(&self, role: Role) -> Option<u32> {
         self.ends.iter().find(|(_, end)| end.role == role).map(|(id, _)| *id)
     }
 
