@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use boardlane::daemon::Role;
 use boardlane::daemon::config::{Config, ConfigError};
 use boardlane::daemon::control::client::{self, StatusOptions};
-use boardlane::daemon::{self, Role};
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -67,18 +67,14 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Demo(options) => cli::demo(options),
         Command::Backplane(options) => cli::backplane(options),
-        Command::Agent(options) => run_daemon(Role::Agent, &options.config),
-        Command::Master(options) => run_daemon(Role::Master, &options.config),
+        Command::Agent(options) => cli::daemon(Role::Agent, &options),
+        Command::Master(options) => cli::daemon(Role::Master, &options),
+        Command::Broker { role, options } => cli::broker(&role, &options),
         Command::Status { control, json, watch } => {
             show_status(&StatusOptions { control, json }, watch)
         }
         Command::Check { file, expand } => check(&file, expand),
     }
-}
-
-fn run_daemon(role: Role, file: &Path) -> Result<(), Failure> {
-    let config = Config::load(file, role).map_err(Failure::Config)?;
-    daemon::run(role, config).map_err(Failure::Run)
 }
 
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {

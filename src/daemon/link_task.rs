@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Role;
+use super::broker::Broker;
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::Netdev;
@@ -37,18 +38,21 @@ pub struct LinkTask {
     mac: [u8; 6],
     other_mac: [u8; 6],
     features_off: Features,
+    broker: Broker,
     view: Rc<RefCell<View>>,
     stop: watch::Receiver<bool>,
 }
 
 impl LinkTask {
     /// The link at `index` of the config.
+    #[allow(clippy::too_many_arguments, reason = "a daemon's parts, each once")]
     pub fn new(
         role: Role,
         config: LinkConfig,
         control: &Path,
         index: u32,
         identity: &Identity,
+        broker: &Broker,
         view: Rc<RefCell<View>>,
         stop: watch::Receiver<bool>,
     ) -> Self {
@@ -70,6 +74,7 @@ impl LinkTask {
             mac,
             other_mac,
             features_off,
+            broker: broker.clone(),
             view,
             stop,
         }
@@ -101,7 +106,7 @@ impl LinkTask {
     /// Waits until the netdev can be had; `None` if the daemon stops first.
     async fn netdev(&mut self) -> Option<Netdev> {
         loop {
-            match Netdev::set_up(&self.config, self.mac, &self.control).await {
+            match Netdev::set_up(&self.config, self.mac, &self.control, &self.broker).await {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
@@ -143,8 +148,9 @@ impl LinkTask {
     }
 
     async fn connect(&self) -> Result<ShmLink, String> {
+        let socket = self.broker.slot(&self.config.name).await?;
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| e.to_string()),
+            Transport::Shm(path) => ShmLink::over(path, socket).await.map_err(|e| e.to_string()),
             other => Err(format!("transport {other} is not in this version")),
         }
     }

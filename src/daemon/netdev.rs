@@ -9,20 +9,19 @@
 mod mtu;
 mod owned;
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{LinkConfig, Netns};
+use super::broker::{Broker, Opened};
+use super::config::LinkConfig;
 use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
-use crate::os::netns::Namespace;
 use crate::os::tap::{Offload, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
 use crate::spec::net;
@@ -43,7 +42,7 @@ pub struct Netdev {
     tap: Arc<Tap>,
     /// What this kernel's TAPs cannot do.
     unfit: Features,
-    namespace: Option<Namespace>,
+    broker: Broker,
     netlink: Netlink,
     watch: Watch,
     desired: Desired,
@@ -76,29 +75,15 @@ impl Netdev {
     ///
     /// # Errors
     /// One line for people: what is missing and what to do.
-    pub async fn set_up(config: &LinkConfig, mac: [u8; 6], control: &Path) -> Result<Self, String> {
-        let namespace = config
-            .netns
-            .as_ref()
-            .map(|n| match n {
-                Netns::Name(name) => Namespace::open(name),
-                Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
-                Netns::Pid(pid) => Namespace::open(&pid.to_string()),
-            })
-            .transpose()
-            .map_err(|e| format!("network namespace of {}: {e}", config.name))?;
-        let opened = match &namespace {
-            None => open_tap(&config.name),
-            Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
-        };
-        let tap = opened.map_err(|e| e.to_string())?;
+    pub async fn set_up(
+        config: &LinkConfig,
+        mac: [u8; 6],
+        control: &Path,
+        broker: &Broker,
+    ) -> Result<Self, String> {
+        let Opened { tap, netlink, watch } = broker.netdev(&config.name).await?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
-        let netns = namespace.as_ref().map(AsFd::as_fd);
-        let netlink = match netns {
-            None => Netlink::new(),
-            Some(netns) => Netlink::in_namespace(netns),
-        };
         let desired = Desired {
             name: config.name.clone(),
             alias: Some(ALIAS.to_owned()),
@@ -109,13 +94,12 @@ impl Netdev {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
-        let watch = Watch::new(netns).map_err(|e| e.to_string())?;
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             unfit,
-            namespace,
-            netlink: netlink.map_err(|e| e.to_string())?,
+            broker: broker.clone(),
+            netlink,
             watch,
             desired,
             owned: Owned::beside(control, &config.name),
@@ -164,15 +148,10 @@ impl Netdev {
         let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
         let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
         let frames = announce::frames(observed.mac, &addresses);
-        let namespace = self.namespace.as_ref().map(Namespace::try_clone).transpose();
-        let namespace = namespace.map_err(|e| e.to_string())?;
         let name = self.desired.name.clone();
+        let socket = self.broker.announcer(&name).await?;
         let work = move || {
-            let sent = match namespace {
-                None => send(observed.index, &frames),
-                Some(ns) => ns.run(|| send(observed.index, &frames)).and_then(|sent| sent),
-            };
-            if let Err(e) = sent {
+            if let Err(e) = send(&socket, observed.index, &frames) {
                 tracing::warn!("{name}: announcing the address: {e}");
             }
         };
@@ -181,12 +160,8 @@ impl Netdev {
     }
 
     /// Opens another queue of the TAP.
-    pub fn another_queue(&self) -> Result<Tap, String> {
-        let opened = match &self.namespace {
-            None => self.tap.another_queue(),
-            Some(ns) => ns.run(|| self.tap.another_queue()).map_err(|e| e.to_string())?,
-        };
-        opened.map_err(|e| e.to_string())
+    pub async fn another_queue(&self) -> Result<Tap, String> {
+        self.broker.queue(&self.desired.name, &self.tap).await
     }
 
     /// Whether its admin state is up, as last seen.
@@ -332,7 +307,8 @@ fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-fn open_tap(name: &str) -> Result<Tap, TapError> {
+/// Makes or adopts the TAP, in the calling thread's network namespace.
+pub(super) fn open_tap(name: &str) -> Result<Tap, TapError> {
     match Tap::adopt(name, Some(ALIAS)) {
         Err(TapError::Missing { .. }) => Tap::create(name, false),
         done => done,

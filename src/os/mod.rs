@@ -1,7 +1,9 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
 pub mod announce;
+pub mod broker;
 pub mod child;
+pub mod confine;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;

@@ -329,7 +329,7 @@ impl<'a> Running<'a> {
                     }
                 }
                 Event::StartPair(start) => {
-                    if let Err(e) = self.start_pair(start) {
+                    if let Err(e) = self.start_pair(start).await {
                         tracing::warn!("{}: {e}", self.task.config.name);
                         return Some(Ended::NetdevLost);
                     }
