@@ -236,8 +236,9 @@ fn enter(site: &Site) -> Completion {
 
 fn killed(site: &Site) -> Completion {
     let (mut kept, _) = site.keep();
-    // The demo, its backplane, a master and two agents: each machine has a network of its own.
-    assert_eq!(site.processes().len(), 5);
+    // The demo, its backplane, a master and two agents with a broker each: each machine has a network
+    // of its own.
+    assert_eq!(site.processes().len(), 8);
     let namespaces = kept.namespaces();
     assert_eq!(namespaces.len(), 1 + 1 + 4, "{namespaces:?}");
     assert_eq!(kept.end(Signal::KILL), None);

@@ -28,6 +28,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -83,7 +84,8 @@ impl Started {
 fn start(role: Role, file: &Path, confine: Confine) -> io::Result<OwnedFd> {
     let (ours, theirs) = broker::pair()?;
     let mut command = Command::new(THIS_PROGRAM);
-    std::os::unix::process::CommandExt::arg0(&mut command, "boardlane");
+    // To people it is the program that they have started.
+    command.arg0(std::env::args_os().next().unwrap_or_else(|| "boardlane".into()));
     command.arg("broker").arg(role.to_string()).arg("--config").arg(file);
     command.args(["--log", &LevelFilter::current().to_string().to_lowercase()]);
     let off = confine.off();

@@ -44,6 +44,7 @@ fn a_part_keeps_its_capabilities_and_can_get_no_other() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "says where a kernel has no Landlock")]
 fn one_directory_is_left_of_the_file_system() {
     let dir = directory("confined");
     let walls = Walls { landlock: true, ..Walls::NONE };
