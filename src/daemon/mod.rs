@@ -1,5 +1,6 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
+//! A daemon confines itself once it runs; its [`broker`] then opens things for it.
 //! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
 //! shows it all on one machine, with [`traffic`] of its own.
 
