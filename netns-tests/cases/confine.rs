@@ -245,3 +245,32 @@ pub(crate) fn each_part_of_it_can_be_left_out_by_name() {
     words.extend(["--no-confine", "everything"]);
     assert_eq!(world.run("master", &words).status.code(), Some(2));
 }
+
+pub(crate) fn daemons_of_a_user_without_rights_are_confined_too() {
+    let port = |machine: &str, _| match machine {
+        "master" => "port = \"discard\"".to_owned(),
+        _ => "port = \"echo\"".to_owned(),
+    };
+    let mut world = World::new(1, port);
+    let directories = ["master", "board0"].map(|machine| world.directory(machine));
+    let slots = world.slot(0).parent().unwrap().to_owned();
+    fs::create_dir(&slots).unwrap();
+    for directory in directories.iter().chain([&slots]) {
+        std::os::unix::fs::chown(directory, Some(65534), Some(65534)).unwrap();
+    }
+    for daemon in ["backplane", "board0", "master"] {
+        world.start_as(daemon, &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    for (machine, name) in [("master", "bl0"), ("board0", "bl0")] {
+        world.wait_state(machine, name, LinkState::Up, "");
+    }
+    for daemon in ["backplane", "board0", "master"] {
+        let pids = [world.pid(daemon)].into_iter().chain(broker(&world, daemon).map(number));
+        for thread in pids.flat_map(threads) {
+            assert_eq!((thread.permitted, thread.inheritable), (0, 0), "{thread:?}");
+            assert!(thread.no_new_privs && thread.filtered, "{thread:?}");
+        }
+        assert!(!world.log(daemon).contains("confined without"), "{}", world.log(daemon));
+        assert!(world.stop(daemon).success());
+    }
+}

@@ -68,6 +68,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(confine::a_daemon_whose_broker_is_killed_stops_in_an_orderly_way),
     case!(confine::a_broker_ends_with_its_daemon_and_not_by_a_signal_meant_for_it),
     case!(confine::each_part_of_it_can_be_left_out_by_name),
+    case!(confine::daemons_of_a_user_without_rights_are_confined_too, "setpriv"),
     case!(netdev_state::an_mtu_set_with_ip_reaches_the_other_end_and_goes_back),
     case!(netdev_state::a_greater_mtu_set_with_ip_needs_both_ends),
     case!(netdev_state::the_smaller_mtu_of_two_configs_wins_and_stays),

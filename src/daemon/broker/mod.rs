@@ -6,7 +6,7 @@
 //! broker does: open TAPs and sockets in network namespaces, connect to slots, read the config file.
 //! Results come back as descriptors.
 //!
-//! Invariants. A request names a link and one of a few things to be had of it ([`protocol`]), never a
+//! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
 //! path or a namespace: those the broker has from the config, which it reads itself; a link that the
 //! config does not have is refused. A config that is read again counts once the daemon, having looked
 //! at the same text, says so; so one that it refuses changes nothing here either. The broker looks at

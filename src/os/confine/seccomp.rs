@@ -99,7 +99,7 @@ const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_caps
 
 /// What opens things for others.
 const BROKER: &[c_long] =
-    &[libc::SYS_socket, libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
+    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
 
 /// Older forms of calls above, which libraries still make where there are both.
 #[cfg(target_arch = "x86_64")]
@@ -170,7 +170,7 @@ fn program(part: Part) -> io::Result<BpfProgram> {
 }
 
 /// Not with seccompiler's own call, which leaves out the flag: without it, kernels before 5.16 take
-/// speculation from filtered threads, which costs them up to a third of their speed.
+/// speculation from filtered threads, and make them slow.
 fn apply(program: &BpfProgram) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter: *const sock_filter = program.as_ptr();
@@ -218,6 +218,10 @@ fn rules(part: Part) -> io::Result<Rules> {
     // Names of threads and memory, and what workers do to confine themselves.
     let options = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS];
     rules.insert(libc::SYS_prctl, one_of(0, options.map(number))?);
+    if part == Part::Broker {
+        let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET];
+        rules.insert(libc::SYS_socket, one_of(0, families.map(number))?);
+    }
     if part == Part::Control {
         // A connection makes a socket of its own before it is given that of the broker.
         let netlink = (0, Len::Dword, Is::Eq, number(libc::AF_NETLINK));
