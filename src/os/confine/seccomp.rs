@@ -22,7 +22,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_close,
-    libc::SYS_fcntl,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
@@ -47,8 +46,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
-    libc::SYS_tkill,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_exit,
@@ -85,7 +82,6 @@ const PROCESS: &[c_long] = &[
     libc::SYS_dup,
     libc::SYS_uname,
     libc::SYS_sysinfo,
-    libc::SYS_prlimit64,
     libc::SYS_sched_getaffinity,
     libc::SYS_getuid,
     libc::SYS_geteuid,
@@ -145,6 +141,18 @@ const NS_GET_NSTYPE: u32 = 0xb703;
 #[allow(clippy::cast_possible_truncation, reason = "requests have 32 bits")]
 const ANY_REQUESTS: [u32; 3] = [libc::FIONBIO as u32, libc::FIOCLEX as u32, libc::TCGETS as u32];
 
+/// What fcntl(2) may do.
+const DESCRIPTOR_COMMANDS: [c_int; 8] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GET_SEALS,
+    libc::F_ADD_SEALS,
+];
+
 /// Flags of clone(2) that make something else than a thread.
 const NEW_NAMESPACES: c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -200,6 +208,11 @@ fn rules(part: Part) -> io::Result<Rules> {
     for call in lists.into_iter().flatten() {
         rules.insert(*call, Vec::new());
     }
+    // Not what has a signal sent to another process when something comes.
+    rules.insert(libc::SYS_fcntl, one_of(1, DESCRIPTOR_COMMANDS.map(number))?);
+    // Only to its own threads, as abort(3) does.
+    let own = (0, Len::Dword, Is::Eq, std::process::id().into());
+    rules.insert(libc::SYS_tgkill, vec![rule(&[own])?]);
     // Memory is data: nothing that was written is executed.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let executable = Is::MaskedEq(number(libc::PROT_EXEC));
@@ -215,6 +228,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     let own = if part == Part::Broker { &[TUNSETIFF, NS_GET_NSTYPE][..] } else { &[] };
     let requests = requests.chain(own.iter().copied());
     rules.insert(libc::SYS_ioctl, one_of(1, requests.map(u64::from))?);
+    // Its own limits.
+    rules.insert(libc::SYS_prlimit64, one_of(0, [0])?);
     // Names of threads and memory, and what workers do to confine themselves.
     let options = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS];
     rules.insert(libc::SYS_prctl, one_of(0, options.map(number))?);

@@ -122,6 +122,28 @@ mod seccomp {
     }
 
     #[test]
+    fn no_other_process_gets_a_signal() {
+        use rustix::process::{Pid, Signal, kill_process};
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&other);
+        on_a_thread(|| {
+            process(Part::Control, None, WALLS);
+            assert_eq!(kill_process(pid, Signal::KILL), Err(Errno::NOSYS));
+            let (id, signal) = (pid.as_raw_pid(), libc::SIGKILL);
+            // SAFETY: the call takes numbers only.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_tgkill, id, id, signal) }, -1);
+            let null = fs::File::open("/dev/null").unwrap();
+            // SAFETY: as above; the descriptor is open.
+            let owner =
+                unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&null), libc::F_SETOWN, id) };
+            assert_eq!(owner, -1);
+        });
+        assert!(other.try_wait().unwrap().is_none(), "it lives");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
     fn a_worker_opens_nothing_and_has_no_capability() {
         on_a_thread(|| {
             let walls = Walls { caps: true, ..WALLS };
