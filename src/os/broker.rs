@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 /// Longest message, in bytes.
 pub const MESSAGE_MAX: usize = 2048;
 /// Most descriptors that come with one.
-pub const FDS_MAX: usize = 3;
+pub const FDS_MAX: usize = 4;
 
 /// A message as it came.
 #[derive(Debug)]
