@@ -14,9 +14,12 @@
     reason = "a test fails by panicking, and tells what it saw"
 )]
 
+mod board;
 mod cases;
 mod checker;
 mod packets;
+mod probe;
+mod relay;
 mod stock;
 mod traffic;
 mod world;
@@ -32,12 +35,14 @@ use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
 
-use cases::matrix;
+use cases::{cycles, matrix};
 use world::{Traces, sweep};
 
 /// A case that has not ended by then hangs; one of many frames has more time.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 const FRAME_LIMIT_US: u64 = 100;
+/// So has one of many cycles.
+const CYCLE_LIMIT: Duration = Duration::from_secs(10);
 /// Cases that run at once: more would share the processors too thinly.
 const AT_ONCE: usize = 2;
 
@@ -102,6 +107,7 @@ fn there(tool: &str) -> bool {
 fn run(name: &str, seed: u64) -> Result<(), Failed> {
     let started = Instant::now();
     let limit = CASE_LIMIT + Duration::from_micros(FRAME_LIMIT_US * matrix::frames());
+    let limit = limit + CYCLE_LIMIT * cycles::count();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--case", name]).env(matrix::SEED, seed.to_string());
     command.stdin(Stdio::null()).stderr(Stdio::piped());

@@ -255,8 +255,13 @@ impl World {
     }
 
     fn end(&mut self, daemon: &str, signal: Signal) -> ExitStatus {
-        signal_to(&self.daemons[daemon], signal);
+        self.signal(daemon, signal);
         self.wait_end(daemon)
+    }
+
+    /// Sends a signal to a running daemon.
+    pub(crate) fn signal(&self, daemon: &str, signal: Signal) {
+        signal_to(&self.daemons[daemon], signal);
     }
 
     /// Waits until a daemon has ended.

@@ -62,6 +62,23 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
+    #[command(
+        after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
+        daemon kept when it was\nstopped has no daemon either, and goes.\n\
+        Exit status: 1 if something could not be removed."
+    )]
+    Clean {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Clean up after the daemon with this config, and nothing else; may be given several times
+        ///
+        /// Otherwise: netdevs in this network namespace, what is in /run/boardlane, what a demo left,
+        /// and what belongs to /etc/boardlane/agent.toml and master.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Vec<PathBuf>,
+    },
     /// Read a config and say what is wrong in it, with line and column; nothing is changed
     #[command(after_help = "Exit status: 2 if something is wrong.")]
     Check {
@@ -177,10 +194,7 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
         slot_len: options.window,
         vectors: options.vectors,
     };
-    let failed = |e: std::io::Error| Failure::Run(format!("starting: {e}"));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
+    in_runtime(async {
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate()).map_err(failed)?,
             signal(SignalKind::interrupt()).map_err(failed)?,
@@ -200,6 +214,17 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
         backplane.serve(stop).await;
         Ok(())
     })
+}
+
+fn failed(e: std::io::Error) -> Failure {
+    Failure::Run(format!("starting: {e}"))
+}
+
+/// Runs a task to its end, on this thread.
+pub(crate) fn in_runtime<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(task)
 }
 
 /// A number of bytes: `4096`, `64K`, `16M`, `1G`.

@@ -18,10 +18,12 @@
 //! alternate, and with `Stop` the carrier goes; between them each pair's `StartPair` and `StopPair` do.
 //!
 //! A doorbell that is lost costs time only: messages are looked for at each heartbeat, and while the
-//! ends negotiate as often as the header is before they meet.
+//! ends negotiate as often as the header is before they meet. What ends a session, and how soon, is
+//! told in `link/dead.rs`.
 
 mod again;
 mod control;
+mod dead;
 mod event;
 mod messages;
 mod netdev_state;
@@ -49,6 +51,7 @@ use crate::tunnel::message::{Dialect, Hello};
 use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
 use crate::tunnel::session::{Change, Session};
 use again::QUARANTINE;
+use dead::Untaken;
 pub use event::{Event, Start, StartPair};
 use messages::KEEPALIVE;
 use netdev_state::NetdevStates;
@@ -141,6 +144,8 @@ pub struct Link {
     session: Session,
     fifo: Option<Fifo>,
     core: Option<Core>,
+    /// Whether the other end takes our messages.
+    untaken: Untaken,
     peer: Option<Peer>,
     netdevs: NetdevStates,
     alive: BTreeSet<u32>,
@@ -153,9 +158,8 @@ pub struct Link {
     restart_at: Option<Instant>,
     /// Rules broken since the link was last up for long.
     offences: u32,
-    /// When the last session was begun, and how many in a row have ended within a second.
-    started: Instant,
-    short_sessions: u32,
+    /// Until when the sessions that have begun have had their time.
+    sessions_paid: Instant,
     up_since: Option<Instant>,
     /// Tries of this session's driver in a row that came to nothing.
     futile: u32,
@@ -224,6 +228,7 @@ impl Link {
             mem,
             fifo: None,
             core: None,
+            untaken: Untaken::default(),
             peer: None,
             netdevs: NetdevStates::default(),
             alive: BTreeSet::new(),
@@ -232,8 +237,7 @@ impl Link {
             used_pairs: 1,
             restart_at: Some(now),
             offences: 0,
-            started: now,
-            short_sessions: 0,
+            sessions_paid: now,
             up_since: None,
             futile: 0,
             look: true,
@@ -289,25 +293,6 @@ impl Link {
         self.turn(now);
     }
 
-    fn broken(&mut self, now: Instant, reason: &str) {
-        match &mut self.core {
-            _ if self.work != Work::Running => {}
-            // The driver is told, and resets the device.
-            Some(Core::Device { tunnel, model, control }) => {
-                *control = None;
-                model.needs_reset(reason);
-                tunnel.notify_status_changed(model.as_ref());
-                self.say(State::Down, reason.to_owned());
-                self.stop_workers(now);
-                if let Err(e) = self.may_try_again() {
-                    self.offend(now, e.to_string());
-                }
-            }
-            Some(Core::Driver { .. }) => self.offend(now, reason.to_owned()),
-            None => {}
-        }
-    }
-
     /// Stops for good in an orderly way: the other end is told. `Event::Stop` and `Event::Ring` may
     /// follow. The slot is free for others once no worker runs.
     pub fn shutdown(&mut self, now: Instant) {
@@ -336,7 +321,8 @@ impl Link {
         let poll = (self.core.is_some() && !running).then_some(self.next_poll);
         let session = self.session.poll_timeout();
         let tell = self.netdevs.poll_timeout().filter(|_| self.core.is_some());
-        [restart, core, poll, session, tell].into_iter().flatten().min()
+        let untaken = self.untaken.poll_timeout().filter(|_| self.fifo.is_some());
+        [restart, core, poll, session, tell, untaken].into_iter().flatten().min()
     }
 
     /// Whether there is work left that no input announces; call [`Link::handle_timeout`] soon.
@@ -361,11 +347,11 @@ impl Link {
         if self.restart_at.is_some_and(|t| t <= now) && self.work == Work::Idle {
             self.restart_at = None;
             let (epoch, nonce) = self.draw();
-            self.started = now;
+            self.count_session(now);
             self.session.start(now, epoch, nonce);
         }
         self.turn_session(now);
-        if let Err(e) = self.turn_messages(now) {
+        if let Err(e) = self.turn_messages(now).and_then(|()| self.check_taken(now)) {
             self.offend(now, e.to_string());
         }
         self.turn_control(now);
@@ -443,6 +429,7 @@ impl Link {
         self.ring(peer.owner, 0);
         self.peer = Some(peer);
         self.netdevs.begin();
+        self.untaken = Untaken::default();
         self.futile = 0;
         self.fifo = Some(fifo);
         self.say(State::Negotiating, String::new());

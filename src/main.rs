@@ -7,13 +7,13 @@
 mod cli;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use boardlane::daemon::Role;
 use boardlane::daemon::config::{Config, ConfigError};
 use boardlane::daemon::control::client::{self, StatusOptions};
+use boardlane::daemon::{self, Role};
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -73,8 +73,24 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { control, json, watch } => {
             show_status(&StatusOptions { control, json }, watch)
         }
+        Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Check { file, expand } => check(&file, expand),
     }
+}
+
+fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
+    let load = |file: &PathBuf| Config::load(file, Role::of_file(file)).map_err(Failure::Config);
+    let usual: Vec<PathBuf> =
+        ["agent", "master"].map(|r| format!("/etc/boardlane/{r}.toml").into()).into();
+    let machine = files.is_empty();
+    let there = usual.into_iter().filter(|file| file.exists());
+    let files: Vec<_> = if machine { there.collect() } else { files.to_vec() };
+    let configs: Vec<_> = files.iter().map(load).collect::<Result<_, _>>()?;
+    let report = cli::in_runtime(async { Ok(daemon::clean::clean(&configs, machine, dry_run)) })?;
+    let would = if dry_run { "would remove " } else { "" };
+    put(&report.removed.iter().map(|what| format!("{would}{what}\n")).collect::<String>())?;
+    report.problems.iter().for_each(|problem| tell(problem));
+    if report.problems.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {

@@ -265,3 +265,32 @@ fn a_broker_without_a_daemon_says_so_and_is_not_in_the_help() {
     assert!(err.contains("standard input is no daemon's socket"), "{err}");
     assert!(!run(&["--help"]).1.contains("broker"));
 }
+
+#[test]
+fn what_dead_daemons_left_beside_their_sockets_is_cleaned() {
+    let dir = Dir::new("clean");
+    let path = |name: &str| dir.0.join(name);
+    let control = path("agent.sock").display().to_string();
+    let slot = path("slot0.sock").display().to_string();
+    let text = format!(
+        "control = \"{control}\"\n[[link]]\nname = \"no-such-netdev\"\ntransport = \"shm:{slot}\"\n"
+    );
+    let file = dir.file("agent.toml", &text);
+    let note = dir.file("agent.sock.no-such-netdev.owned", "");
+    let other = dir.file("agent.sock.lo.owned", "");
+    // A socket outlives its listener.
+    drop(UnixListener::bind(&control).unwrap());
+    drop(UnixListener::bind(&slot).unwrap());
+    let lines = [format!("note {note}"), format!("socket {control}"), format!("socket {slot}")];
+    let would: String = lines.iter().map(|line| format!("would remove {line}\n")).collect();
+    let clean = |options: &[&str]| run(&[&["clean", "--config", &file], options].concat());
+    assert_eq!(clean(&["--dry-run"]), (0, would, String::new()));
+    assert_eq!(clean(&[]), (0, lines.join("\n") + "\n", String::new()));
+    assert_eq!(clean(&[]), (0, String::new(), String::new()));
+    assert!(Path::new(&other).exists(), "its netdev is there");
+
+    let _alive = UnixListener::bind(&control).unwrap();
+    dir.file("agent.sock.no-such-netdev.owned", "");
+    assert_eq!(clean(&[]), (0, String::new(), String::new()));
+    assert!(Path::new(&note).exists());
+}

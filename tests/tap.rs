@@ -110,6 +110,7 @@ fn main() {
         inside!(a_persistent_tap_is_adopted_with_carrier_and_offloads_off),
         inside!(a_temporary_tap_goes_with_its_descriptor),
         inside!(a_tap_that_is_held_is_not_adopted),
+        inside!(another_user_cannot_attach_to_a_tap),
         inside!(a_tap_of_somebody_else_is_not_adopted_and_not_touched),
         inside!(a_tap_with_another_alias_is_not_adopted),
         inside!(offloads_show_in_ethtool_and_can_be_taken_back),
@@ -336,6 +337,17 @@ fn a_tap_that_is_held_is_not_adopted() {
     let busy = Tap::adopt("bl0", None).unwrap_err();
     assert_eq!(busy, TapError::Busy { name: "bl0".into(), queues: 1 });
     drop(tap);
+    Tap::adopt("bl0", None).unwrap();
+}
+
+fn another_user_cannot_attach_to_a_tap() {
+    // On a thread of its own, which is nobody from then on.
+    let attach = || std::thread::spawn(|| kernel::attach_as_nobody("bl0")).join().unwrap();
+    let refused = Err(std::io::ErrorKind::PermissionDenied);
+    let tap = Tap::create("bl0", true).unwrap();
+    assert_eq!(attach().map_err(|e| e.kind()), refused, "it is held");
+    drop(tap);
+    assert_eq!(attach().map_err(|e| e.kind()), refused, "it is left");
     Tap::adopt("bl0", None).unwrap();
 }
 

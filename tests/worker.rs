@@ -8,20 +8,24 @@
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use boardlane::daemon::worker::{Job, Port, QueueStats, Worker};
+use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
 use boardlane::memory::BusMemory;
 use boardlane::net::features::Features;
 use boardlane::net::frame::Drop as FrameDrop;
 use boardlane::net::path::{Inward, Path, PathError, Room};
+use boardlane::net::rate::Rate;
 use boardlane::net::settings::{Coalesce, Current, Settings};
+use boardlane::net::sources::Sources;
 use boardlane::os::dma::EngineModel;
 use boardlane::os::netns::Namespace;
+use boardlane::os::poll::ring;
 use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// Nothing comes and nothing goes, but one used buffer, of which the driver wants to be told.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ impl Path for OneUsed {
 
 struct Bench {
     worker: Worker,
+    doorbell: Arc<OwnedFd>,
+    peer: Arc<OwnedFd>,
     settings: Arc<Settings>,
     stats: Arc<QueueStats>,
     breaths: Arc<AtomicU64>,
@@ -74,20 +80,22 @@ impl Bench {
         settings.change(|current| current.receive = Coalesce { max_packets: 0, max_usecs });
         let (stats, breaths) = (Arc::<QueueStats>::default(), Arc::<AtomicU64>::default());
         let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+        let (doorbell, peer) = (bell(), bell());
         let job = Job {
             path: Box::new(OneUsed { breaths: breaths.clone(), told: false }),
             mem: mem.clone(),
             engine_mem: mem,
             port: Port::Tap(Arc::new(Tap::create("bl-worker", false).unwrap())),
-            doorbell: bell(),
-            peer: Some(bell()),
+            doorbell: doorbell.clone(),
+            peer: Some(peer.clone()),
             stats: stats.clone(),
             heartbeat: Duration::from_millis(20),
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
+            limits: Limits::default(),
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
-        let bench = Self { worker, settings, stats, breaths };
+        let bench = Self { worker, doorbell, peer, settings, stats, breaths };
         bench.eventually("it has slept", |bench| bench.breaths.load(Ordering::Relaxed) > 2);
         bench
     }
@@ -124,6 +132,148 @@ fn a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay() {
 fn a_notification_is_sent_when_its_time_has_come() {
     let bench = Bench::new(1000);
     bench.eventually("it was sent", |bench| bench.sent() == 1);
+}
+
+fn rings_for_nothing_without_end_are_heard_once_in_a_while() {
+    let bench = Bench::new(0);
+    let heard = || bench.stats.notifications_received.load(Ordering::Relaxed);
+    let (before, since, mut rung) = (heard(), Instant::now(), 0_u64);
+    while since.elapsed() < Duration::from_millis(300) {
+        rung += u64::from(ring(&*bench.doorbell).unwrap());
+    }
+    let during = heard() - before;
+    eprintln!("{during} of {rung} rings heard");
+    assert!(during <= 64 + 2 * 151, "{during} of {rung} rings heard");
+    // Then a ring is heard, and none that was not.
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..10 {
+        let before = heard();
+        ring(&*bench.doorbell).unwrap();
+        bench.eventually("it is heard", |_| heard() == before + 1);
+    }
+}
+
+fn a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let bench = Bench::new(HOURS);
+    let peer = std::thread::spawn({
+        let (peer, stop) = (bench.peer.clone(), stop.clone());
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                fcntl_setfl(&peer, OFlags::NONBLOCK).unwrap();
+                for step in [u64::MAX - 1, 1 << 62, 1 << 32, 1] {
+                    let _ = rustix::io::write(&peer, &step.to_ne_bytes());
+                }
+                fcntl_setfl(&peer, OFlags::empty()).unwrap();
+                std::thread::yield_now();
+            }
+        }
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    let since = Instant::now();
+    // It rings what waits, and so meets the full doorbell.
+    drop(bench.worker.stop());
+    eprintln!("it has ended after {:?}", since.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    peer.join().unwrap();
+}
+
+/// There is always a frame more: one from the address that is allowed, then one from another, then one
+/// that makes no sense.
+#[derive(Debug)]
+struct Flood {
+    frames: [Vec<u8>; 2],
+    received: u64,
+    /// Times that the worker asked for doorbells.
+    armed: Arc<AtomicU64>,
+}
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+impl Path for Flood {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        Ok(match self.frames.get(usize::try_from(self.received % 3).unwrap()) {
+            Some(frame) => Inward::Frame { prefix: frame, tail: &[], len: 60 },
+            None => Inward::Dropped(FrameDrop::BadFlags),
+        })
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        self.received += 1;
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        self.armed.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        self.arm(mem, true)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
+    const RATE: u64 = 1000;
+    let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
+    let (armed, stats) = (Arc::<AtomicU64>::default(), Arc::<QueueStats>::default());
+    let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+    let frame = |last: u8| {
+        let mut frame = vec![0; 12 + 60];
+        frame[18..24].copy_from_slice(&[2, 0, 0, 0, 0, last]);
+        frame
+    };
+    let path = Flood { frames: [frame(2), frame(3)], received: 0, armed: armed.clone() };
+    let start = Instant::now();
+    let doorbell = bell();
+    let job = Job {
+        path: Box::new(path),
+        mem: mem.clone(),
+        engine_mem: mem,
+        port: Port::Discard,
+        doorbell: doorbell.clone(),
+        peer: None,
+        stats: stats.clone(),
+        heartbeat: Duration::from_millis(250),
+        engine: EngineModel::default(),
+        settings: None,
+        limits: Limits {
+            sources: Sources::new(&[OWN], &[]).map(Arc::new),
+            rate: Some(Arc::new(Rate::new(start, None, Some(RATE)))),
+        },
+    };
+    let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let drops = |reason| count(&stats.rx.drops[reason as usize]);
+    let taken =
+        || count(&stats.rx.frames) + drops(FrameDrop::ForeignMac) + drops(FrameDrop::BadFlags);
+    let since = Instant::now();
+    while taken() < RATE {
+        assert!(since.elapsed() < Duration::from_secs(10), "only {} frames came", taken());
+        // Doorbells that nobody asked for.
+        rustix::io::write(&*doorbell, &1_u64.to_ne_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(worker.stop().is_some());
+    let (taken, time) = (taken(), start.elapsed());
+    let due = time.as_secs_f64() * RATE as f64 + 11.0;
+    eprintln!("{taken} frames in {time:?}, throttled {} times", count(&stats.throttled));
+    assert!(taken as f64 <= due, "{taken} frames in {time:?} are more than {due:.0}");
+    let each = [count(&stats.rx.frames), drops(FrameDrop::ForeignMac), drops(FrameDrop::BadFlags)];
+    assert!(each.iter().all(|n| (taken / 3..=taken / 3 + 1).contains(n)), "{each:?} of {taken}");
+    assert!(count(&stats.throttled) > 0);
+    assert_eq!(count(&armed), 0, "there was always a frame more, or none was wanted");
+    assert_eq!(count(&stats.rescues), 0, "what is left on purpose is nothing lost");
 }
 
 /// A namespace for one case, which goes with it.
@@ -177,6 +327,9 @@ fn main() {
         case!(0, a_notification_that_waits_is_sent_before_the_data_path_changes_hands),
         case!(1, a_notification_that_waits_is_sent_when_the_driver_asks_for_less_delay),
         case!(2, a_notification_is_sent_when_its_time_has_come),
+        case!(3, rings_for_nothing_without_end_are_heard_once_in_a_while),
+        case!(4, a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending),
+        case!(5, a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

@@ -49,6 +49,13 @@ impl Intruder {
         self.bytes(0, usize::try_from(window::HEADER_LEN).unwrap())
     }
 
+    /// The whole window reads as that of a board in reset.
+    pub(crate) fn reset_board(&self) {
+        let (window, _) = regions(self.shm.slot().len);
+        let ones = vec![0xff; usize::try_from(window.end).unwrap()];
+        self.bytes(0, ones.len()).copy_from(0, &ones);
+    }
+
     /// Everything that ends know before they have met: the header and both mailboxes.
     fn fill(&self, mut octet: impl FnMut() -> u8) {
         let (_, driver) = regions(self.shm.slot().len);

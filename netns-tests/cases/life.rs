@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use boardlane::daemon::status::LinkState;
 use boardlane::daemon::traffic::Ping;
+use boardlane::os::tap::Existing;
 
 use crate::traffic::exchange;
 use crate::world::{World, check, wait};
@@ -222,5 +223,55 @@ pub(crate) fn a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_u
         world.ip(machine, "link set bl0 up");
         world.wait_ping("traffic back", "board0", "10.77.0.1");
         world.wait_ping("traffic back", "master", "10.77.0.2");
+    }
+}
+
+/// How many queues of a netdev are attached.
+fn queues(world: &World, machine: &str, name: &str) -> u32 {
+    let found = world.inside(machine, || Existing::of(name).unwrap());
+    found.and_then(|found| found.tun).map_or(0, |tun| tun.queues)
+}
+
+/// A second daemon's command on the machine of the first, with the same netdev.
+fn rival(world: &mut World) -> Vec<String> {
+    let directory = world.directory("rival");
+    std::fs::create_dir(&directory).unwrap();
+    world.configure("rival", &world.link("bl0", 0, 2, ""));
+    world.command("rival")
+}
+
+pub(crate) fn two_daemons_never_share_a_netdev() {
+    let mut world = World::new(1, plain);
+    let words = rival(&mut world);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    world.start("backplane");
+    world.start("master");
+    for round in 1..=10 {
+        world.start("board0");
+        world.start_words("rival", "board0", &words);
+        let (owner, reason) = wait(&format!("round {round}: one has it, the other waits"), || {
+            let links = ["board0", "rival"].map(|daemon| world.link_status(daemon, "bl0"));
+            let [Ok(first), Ok(second)] = &links else { return Err(format!("{links:?}")) };
+            for (owner, link, other) in [("board0", first, second), ("rival", second, first)] {
+                let reason = other.reason.clone().unwrap_or_default();
+                if link.state == LinkState::Up && reason.contains("has it") {
+                    return Ok((owner, reason));
+                }
+            }
+            Err(format!("{links:?}"))
+        });
+        let said = format!("TAP bl0: process {} has it; stop that first", world.pid(owner));
+        assert_eq!(reason, said);
+        assert_eq!(queues(&world, "board0", "bl0"), 1);
+        let other = if owner == "board0" { "rival" } else { "board0" };
+        world.kill(owner);
+        wait("the other one has it", || {
+            let link = world.link_status(other, "bl0")?;
+            check(link.state == LinkState::Up && queues(&world, "board0", "bl0") == 1, link)
+        });
+        world.ping_well("master", "10.77.0.2");
+        world.kill(other);
+        // The next two find what is left.
+        assert_eq!(queues(&world, "board0", "bl0"), 0);
     }
 }

@@ -3,11 +3,15 @@
 mod announce;
 mod basics;
 mod bridge;
+mod clean;
 mod config;
 mod confine;
+pub(crate) mod cycles;
+mod dead;
 mod demo;
 mod engine;
 mod features;
+mod flood;
 pub(crate) mod hostile;
 mod life;
 pub(crate) mod matrix;
@@ -30,6 +34,10 @@ macro_rules! case {
 
 /// Every case, the long ones first.
 pub(crate) const ALL: &[Case] = &[
+    case!(cycles::each_that_is_killed_is_back_and_leaves_nothing),
+    case!(cycles::each_that_is_stopped_is_back_with_the_netdev_that_it_kept),
+    case!(cycles::each_that_is_stopped_is_back_with_a_netdev_made_anew),
+    case!(cycles::those_that_are_killed_together_are_back_in_whatever_order),
     case!(life::an_agent_killed_ten_times_comes_back_and_disturbs_no_other_board),
     case!(features::a_board_without_one_feature_has_a_link_that_works),
     case!(features::a_master_without_one_feature_has_a_link_that_works),
@@ -49,9 +57,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::a_link_outlives_its_backplane_and_moves_to_the_next_one),
     case!(life::a_link_that_lost_backplane_and_agent_comes_back),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
+    case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
+    case!(clean::what_killed_daemons_left_is_removed_and_nothing_else),
+    case!(clean::what_is_alive_is_not_cleaned),
+    case!(clean::a_netdev_in_a_named_namespace_is_cleaned_after_its_config),
+    case!(clean::what_may_not_be_cleaned_is_named, "setpriv"),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),
@@ -105,6 +118,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(hostile::a_used_entry_that_was_never_available_quarantines_the_link),
     case!(hostile::garbage_all_over_the_rings_quarantines_the_link),
     case!(hostile::a_garbled_available_ring_stops_the_boards_link_until_its_master_goes),
+    case!(dead::a_daemon_that_hangs_is_silent_and_has_its_link_back_when_it_goes_on),
+    case!(dead::a_board_whose_memory_reads_as_all_ones_is_a_dead_link_and_no_offender),
+    case!(dead::split_queues_lose_doorbells_and_no_frames),
+    case!(dead::packed_queues_lose_doorbells_and_no_frames),
+    case!(flood::a_flood_of_any_kind_takes_no_memory_and_no_frame_of_another_link),
+    case!(flood::a_board_that_comes_and_goes_without_end_fills_neither_log_nor_memory),
+    case!(flood::a_board_that_holds_whoever_rings_it_keeps_no_link_and_no_daemon_from_ending),
+    case!(flood::an_agent_is_not_held_by_another_client_of_its_slot),
     case!(stock::filters::a_driver_gets_the_frames_that_it_asks_for_and_the_rest_is_counted),
     case!(stock::filters::an_engine_copies_only_the_frames_that_the_driver_asks_for),
     case!(stock::filters::a_driver_gets_tagged_frames_of_the_vlans_that_it_adds),

@@ -114,7 +114,7 @@ impl Stock {
                 epoch += 1;
                 session.start(Instant::now(), epoch | 1, u64::from(epoch) | 1);
             }
-            match session.handle_look(Instant::now(), &mem, &|_| false) {
+            match session.handle_look(Instant::now(), &mem, &|_| true) {
                 Some(Change::Up(peer, fifo)) => Ok((peer, fifo)),
                 Some(Change::Down(reason)) => {
                     stopped = true;

@@ -9,6 +9,7 @@
 
 mod expand;
 mod ip;
+mod limits;
 mod link;
 mod problem;
 mod reader;
@@ -85,7 +86,25 @@ pub struct LinkConfig {
     pub keep: bool,
     /// Interval of the heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
+    /// MAC addresses that the other end may have; any if empty. At most [`ALLOW_MAX`].
+    pub allow_mac: Vec<[u8; 6]>,
+    /// Addresses and networks that the other end may have; any if empty. At most [`ALLOW_MAX`].
+    pub allow_ip: Vec<IpPrefix>,
+    /// How much the other end may send.
+    pub rate: Option<RateConfig>,
 }
+
+/// What the other end may send in a second, with one limit at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateConfig {
+    /// Bits, within [`rate::BITS`](crate::net::rate::BITS).
+    pub bits: Option<u64>,
+    /// Frames, within [`rate::FRAMES`](crate::net::rate::FRAMES).
+    pub frames: Option<u32>,
+}
+
+/// Most entries of `allow_mac` and of `allow_ip`.
+pub const ALLOW_MAX: usize = 1024;
 
 /// Greatest number of queue pairs.
 pub const QUEUES_MAX: u16 = 16;

@@ -28,6 +28,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::status::Status;
+use crate::os::log::Log;
 
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -115,13 +116,13 @@ impl ControlSocket {
     }
 
     async fn serve_within(&self, limit: Duration, status: impl Fn() -> Status) {
-        let mut clients = FuturesUnordered::new();
+        let (log, mut clients) = (Log::new("control socket"), FuturesUnordered::new());
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => clients.push(talk(stream, limit, &status)),
                     Err(error) => {
-                        tracing::warn!("control socket: a client was not accepted: {error}");
+                        log.warn(format_args!("a client was not accepted: {error}"));
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },

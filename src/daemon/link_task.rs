@@ -9,24 +9,38 @@ mod view;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::Role;
-use super::broker::Broker;
+use super::broker::{Broker, Refused};
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::Netdev;
+use super::worker::Limits;
 use crate::link::State;
 use crate::net::features::Features;
+use crate::net::rate::Rate;
+use crate::net::sources::Sources;
 use crate::os::fabric::shm::ShmLink;
+use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use running::{Ended, Running};
 pub use view::View;
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
+/// Between looks for a backplane that is not there: one that is restarted is not to be missed for long.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why there is no connection, and how long to wait before the next try.
+struct Refusal {
+    why: String,
+    pause: Duration,
+}
+
 /// One link and all that it needs.
 #[derive(Debug)]
 pub struct LinkTask {
@@ -39,6 +53,9 @@ pub struct LinkTask {
     other_mac: [u8; 6],
     features_off: Features,
     broker: Broker,
+    log: Log,
+    /// Of all sessions, so that a new one finds no fresh bucket.
+    limits: Limits,
     view: Rc<RefCell<View>>,
     stop: watch::Receiver<bool>,
 }
@@ -66,8 +83,10 @@ impl LinkTask {
         // The config has been checked, so the names are known.
         let off = config.features_off.iter().map(String::as_str);
         let features_off = Features::from_names(off).unwrap_or_default();
+        let limits = limits(&config);
         Self {
             role,
+            log: Log::new(&config.name),
             config,
             control: control.to_owned(),
             slot,
@@ -75,6 +94,7 @@ impl LinkTask {
             other_mac,
             features_off,
             broker: broker.clone(),
+            limits,
             view,
             stop,
         }
@@ -93,11 +113,11 @@ impl LinkTask {
             }
             if self.attached(netdev.as_mut()).await {
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(self.config.keep)) {
-                    tracing::warn!("{}: removing the netdev: {e}", self.config.name);
+                    self.log.warn(format_args!("removing the netdev: {e}"));
                 }
                 return;
             }
-            if self.pause().await {
+            if self.pause(RETRY).await {
                 return;
             }
         }
@@ -110,7 +130,7 @@ impl LinkTask {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
-            if self.pause().await {
+            if self.pause(RETRY).await {
                 return None;
             }
         }
@@ -138,8 +158,8 @@ impl LinkTask {
                     Ended::Moved(shm) => next = shm,
                 },
                 Err(e) => {
-                    self.wait_because(e);
-                    if self.pause().await {
+                    self.wait_because(e.why);
+                    if self.pause(e.pause).await {
                         return true;
                     }
                 }
@@ -147,11 +167,15 @@ impl LinkTask {
         }
     }
 
-    async fn connect(&self) -> Result<ShmLink, String> {
-        let socket = self.broker.slot(&self.config.name).await?;
+    async fn connect(&self) -> Result<ShmLink, Refusal> {
+        let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
+        let socket = self.broker.slot(&self.config.name).await;
+        let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::over(path, socket).await.map_err(|e| e.to_string()),
-            other => Err(format!("transport {other} is not in this version")),
+            Transport::Shm(path) => ShmLink::over(path, socket)
+                .await
+                .map_err(|e| refusal(e.to_string(), e.is_absence())),
+            other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
     }
 
@@ -161,7 +185,7 @@ impl LinkTask {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);
-                return if self.pause().await { Ended::Stopping } else { Ended::Moved(None) };
+                return if self.pause(RETRY).await { Ended::Stopping } else { Ended::Moved(None) };
             }
         };
         let ended = running.run().await;
@@ -177,18 +201,30 @@ impl LinkTask {
     fn wait_because(&self, reason: String) {
         let mut view = self.view.borrow_mut();
         if view.reason != reason {
-            tracing::info!("{}: waiting: {reason}", self.config.name);
+            self.log.info(format_args!("waiting: {reason}"));
         }
         view.state = State::Waiting;
         view.reason = reason;
     }
 
     /// Waits before the next try; `true` if the daemon stops.
-    async fn pause(&mut self) -> bool {
+    async fn pause(&mut self, time: Duration) -> bool {
         tokio::select! {
             _ = self.stop.wait_for(|stop| *stop) => true,
-            () = tokio::time::sleep(RETRY) => false,
+            () = tokio::time::sleep(time) => false,
         }
+    }
+}
+
+/// What the other end may send.
+fn limits(config: &LinkConfig) -> Limits {
+    let networks: Vec<_> =
+        config.allow_ip.iter().map(|network| (network.addr(), network.prefix_len())).collect();
+    let rate =
+        config.rate.map(|rate| Rate::new(Instant::now(), rate.bits, rate.frames.map(u64::from)));
+    Limits {
+        sources: Sources::new(&config.allow_mac, &networks).map(Arc::new),
+        rate: rate.map(Arc::new),
     }
 }
 

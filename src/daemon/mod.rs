@@ -2,9 +2,11 @@
 //!
 //! A daemon confines itself once it runs; its [`broker`] then opens things for it.
 //! [`config`] says what is wanted, [`control`] tells what is, in the words of [`status`]. [`demo`]
-//! shows it all on one machine, with [`traffic`] of its own.
+//! shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left that was
+//! killed.
 
 pub mod broker;
+pub mod clean;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -9,6 +9,7 @@
 mod mtu;
 mod owned;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +17,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::broker::{Broker, Opened};
-use super::config::LinkConfig;
+use super::config::{LinkConfig, Netns};
 use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::announce as send;
 use crate::os::netlink::{Netlink, Watch};
-use crate::os::tap::{Offload, Tap, TapError};
+use crate::os::netns::Namespace;
+use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
+pub use owned::NOTE_END;
 use owned::Owned;
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
@@ -40,6 +43,8 @@ const BURST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Netdev {
     tap: Arc<Tap>,
+    /// Nobody else's as long as this lives.
+    _owner: Owner,
     /// What this kernel's TAPs cannot do.
     unfit: Features,
     broker: Broker,
@@ -81,7 +86,7 @@ impl Netdev {
         control: &Path,
         broker: &Broker,
     ) -> Result<Self, String> {
-        let Opened { tap, netlink, watch } = broker.netdev(&config.name).await?;
+        let Opened { owner, tap, netlink, watch } = broker.netdev(&config.name).await?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
         let desired = Desired {
@@ -97,6 +102,7 @@ impl Netdev {
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
+            _owner: owner,
             unfit,
             broker: broker.clone(),
             netlink,
@@ -307,10 +313,54 @@ fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-/// Makes or adopts the TAP, in the calling thread's network namespace.
-pub(super) fn open_tap(name: &str) -> Result<Tap, TapError> {
-    match Tap::adopt(name, Some(ALIAS)) {
+/// The network namespace that a config means.
+///
+/// # Errors
+/// There is none; or it may not be opened.
+pub fn open_namespace(netns: &Netns) -> io::Result<Namespace> {
+    match netns {
+        Netns::Name(name) => Namespace::open(name),
+        Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
+        Netns::Pid(pid) => Namespace::open(&pid.to_string()),
+    }
+}
+
+/// Removes the netdev `name` of the calling thread's network namespace, if a daemon has left it; with
+/// `dry_run`, only looks. Whether it was one.
+///
+/// # Errors
+/// It is one, and the kernel does not let it be removed.
+pub fn remove_dead(name: &str, dry_run: bool) -> Result<bool, TapError> {
+    let is_left = Existing::of(name)?.is_some_and(|found| {
+        let is_free = found.tun.is_some_and(|tun| tun.persistent && tun.queues == 0);
+        is_free && found.alias.as_deref() == Some(ALIAS)
+    });
+    if !is_left {
+        return Ok(false);
+    }
+    let done = Owner::of(name).and_then(|owner| match dry_run {
+        true => Ok(owner),
+        false => Tap::adopt(name, Some(ALIAS))?.set_persistent(false).map(|()| owner),
+    });
+    match done {
+        Ok(_) => Ok(true),
+        // Somebody was faster, or makes it his just now, or it is like none of ours.
+        Err(
+            TapError::Owned { .. }
+            | TapError::Busy { .. }
+            | TapError::Missing { .. }
+            | TapError::Foreign { .. },
+        ) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes or adopts the TAP, as its owner, in the calling thread's network namespace.
+pub(super) fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
+    let owner = Owner::of(name)?;
+    let tap = match Tap::adopt(name, Some(ALIAS)) {
         Err(TapError::Missing { .. }) => Tap::create(name, false),
         done => done,
-    }
+    };
+    Ok((owner, tap?))
 }

@@ -95,6 +95,9 @@ pub struct QueueStatus {
     pub notifications_received: u64,
     /// Times that work was found without a notification.
     pub rescues: u64,
+    /// Times that the other end had sent as much as `rate` allows, and was held back.
+    #[serde(default)]
+    pub throttled: u64,
 }
 
 /// Frames one way.
@@ -244,7 +247,7 @@ mod tests {
         "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
-        "notifications_received":4,"rescues":1}],
+        "notifications_received":4,"rescues":1,"throttled":5}],
         "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
         "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
@@ -271,6 +274,7 @@ mod tests {
                 notifications_sent: 3,
                 notifications_received: 4,
                 rescues: 1,
+                throttled: 5,
             }],
             dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
         };

@@ -46,7 +46,7 @@ pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
     let done = local.block_on(&runtime, supervise(role, broker, confine));
-    // A thread that a peer holds in ringing its doorbell must not hold the process.
+    // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }

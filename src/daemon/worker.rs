@@ -7,6 +7,9 @@
 //! Both descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
 //! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
+//!
+//! When the other end has sent what it [may](limits), its frames stay in the ring: their doorbell is not
+//! armed, and the sleep ends when there is more to take.
 
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
@@ -23,18 +26,23 @@ use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
-use crate::os::doorbell::{empty, ring_full_or_not};
+use crate::os::doorbell::ring_full_or_not;
+use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpanMut, LostTap, Write};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
+mod limits;
 mod port;
+mod rings;
 mod stats;
 
 pub use frames::drop_stale;
 use frames::{read_shared, write};
+pub use limits::Limits;
 pub use port::Port;
+use rings::Rings;
 pub use stats::{DirectionStats, QueueStats};
 
 /// Frames a direction may move before the other has its turn.
@@ -81,6 +89,8 @@ pub struct Job {
     pub engine: EngineModel,
     /// What the driver sets at run time; a device's.
     pub settings: Option<Arc<Settings>>,
+    /// What the other end may send.
+    pub limits: Limits,
 }
 
 /// A running worker. Dropping it stops it.
@@ -89,7 +99,6 @@ pub struct Worker {
     thread: Option<JoinHandle<Option<Box<dyn Path>>>>,
     stop: Arc<AtomicU8>,
     waker: Waker,
-    peer: Option<Arc<OwnedFd>>,
 }
 
 impl Worker {
@@ -106,7 +115,6 @@ impl Worker {
             poll.add(&**tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
         }
         poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
-        let peer = job.peer.clone();
         let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
         let engine = match job.path.local() {
             Some(local) => Some(Engine::start(job.engine, job.engine_mem.clone(), local)?),
@@ -124,9 +132,20 @@ impl Worker {
                 let events = Events::with_capacity(4);
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];
-                let refused = None;
-                let mut turn =
-                    Turn { job, frames, engine, refused, settings, owed, poll, stop: flag, events };
+                let (refused, rest, rings, stop) = (None, None, Rings::default(), flag);
+                let mut turn = Turn {
+                    job,
+                    frames,
+                    engine,
+                    refused,
+                    settings,
+                    owed,
+                    rings,
+                    rest,
+                    poll,
+                    stop,
+                    events,
+                };
                 // A bug must not leave a link that looks alive; the panic itself has been printed.
                 let end = std::panic::catch_unwind(AssertUnwindSafe(|| turn.run()));
                 // Nothing may be copied any more once anybody hears of the end.
@@ -142,7 +161,7 @@ impl Worker {
                 }
                 None
             })?;
-        Ok(Self { thread: Some(thread), stop, waker, peer })
+        Ok(Self { thread: Some(thread), stop, waker })
     }
 
     /// Ends its sleep: an in-band notification came.
@@ -161,17 +180,8 @@ impl Worker {
     fn end(&mut self, how: u8) -> Option<Box<dyn Path>> {
         self.stop.store(how, Ordering::Relaxed);
         self.wake();
-        let thread = self.thread.take()?;
-        let since = Instant::now();
-        while !thread.is_finished() {
-            // The other end may have filled its doorbell, and the worker then hangs in ringing it.
-            if since.elapsed() > Duration::from_millis(20) {
-                self.peer.iter().for_each(|peer| empty(peer));
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        // Its panics have been reported.
-        thread.join().ok().flatten()
+        // The other end may hold it in ringing its doorbell.
+        join(self.thread.take()?, Duration::from_millis(20)).flatten()
     }
 }
 
@@ -229,6 +239,9 @@ struct Turn {
     settings: Option<Watch>,
     /// Notifications that wait, by way.
     owed: [Owed; 2],
+    rings: Rings,
+    /// The other end has sent what it may, until then.
+    rest: Option<Instant>,
     poll: Poll,
     stop: Arc<AtomicU8>,
     events: Events,
@@ -252,15 +265,16 @@ impl Turn {
                 }
             }
             let (sent, no_room) = self.outward()?;
-            let (received, no_room_back) = self.take_in()?;
+            let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
+                self.rings.were_of_use();
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
             // With an engine, work that a lost doorbell announced becomes a transfer first.
-            if silent && self.take_in()?.0 + self.submit() > 0 {
+            if silent && self.take_in(Instant::now())?.0 + self.submit() > 0 {
                 self.job.stats.rescues.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -322,15 +336,25 @@ impl Turn {
 
     /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
     fn sleep(&mut self) -> Result<bool, Fault> {
-        let due = self.owed.iter().filter_map(Owed::poll_timeout).min();
-        let until = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        self.rings.before_wait(now, &self.poll, &self.job.doorbell).map_err(Fault::Poll)?;
+        let due = self.owed.iter().filter_map(Owed::poll_timeout);
+        let due = due.chain(self.rings.poll_timeout()).chain(self.rest).min();
+        let until = due.map(|due| due.saturating_duration_since(now));
         let longest = self.job.heartbeat;
         let early = until.filter(|until| *until < longest);
         let timeout = early.unwrap_or(longest);
         self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
-        self.job.stats.notifications_received.fetch_add(rung.into(), Ordering::Relaxed);
-        Ok(early.is_none() && self.events.iter().next().is_none())
+        if rung {
+            self.job.stats.notifications_received.fetch_add(1, Ordering::Relaxed);
+            self.rings
+                .heard(Instant::now(), &self.poll, &self.job.doorbell)
+                .map_err(Fault::Poll)?;
+        }
+        // What is left in the ring on purpose is no work that a doorbell was lost for.
+        let waits = early.is_some() || self.rest.is_some();
+        Ok(!waits && self.events.iter().next().is_none())
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.
@@ -406,27 +430,34 @@ impl Turn {
         Ok((frames, blocked))
     }
 
-    /// A batch from the ring to the netdev, or to nowhere: how many frames.
-    fn inward(&mut self) -> Result<usize, Fault> {
-        let Job { path, mem, port, stats, .. } = &mut self.job;
+    /// A batch from the ring to the netdev, or to nowhere, taken at this time: how many frames.
+    fn inward(&mut self, now: Instant) -> Result<usize, Fault> {
+        let Job { path, mem, port, stats, limits, .. } = &mut self.job;
+        let batch = limits.batch(now);
         let mut frames = 0;
         while frames < BATCH {
+            self.rest = batch.is_spent(stats);
+            if self.rest.is_some() {
+                break;
+            }
             match path.receive(mem)? {
                 Inward::Empty => break,
-                Inward::Dropped(reason) => stats.rx.dropped(reason),
+                Inward::Dropped(reason) => {
+                    batch.take(0);
+                    stats.rx.dropped(reason);
+                }
                 Inward::Frame { prefix, tail, len } => {
-                    let written = match port {
-                        Port::Tap(tap) => write(tap, &self.frames, prefix, tail)?,
-                        Port::Discard | Port::Echo(_) => Write::Sent,
+                    batch.take(len);
+                    let written = match (limits.check(prefix), &*port) {
+                        (Err(reason), _) => Err(reason),
+                        (Ok(()), Port::Tap(tap)) => {
+                            unwritten(write(tap, &self.frames, prefix, tail)?)
+                        }
+                        (Ok(()), Port::Discard | Port::Echo(_)) => Ok(()),
                     };
                     match written {
-                        Write::Sent => stats.rx.frame(len),
-                        Write::BadFrame => stats.rx.dropped(FrameDrop::Refused),
-                        Write::Down => stats.rx.dropped(FrameDrop::NetdevDown),
-                        // A TAP's send buffer has no bound by default, so this is want of memory.
-                        Write::NoMemory | Write::WouldBlock => {
-                            stats.rx.dropped(FrameDrop::NoMemory)
-                        }
+                        Ok(()) => stats.rx.frame(len),
+                        Err(reason) => stats.rx.dropped(reason),
                     }
                 }
             }
@@ -436,6 +467,17 @@ impl Turn {
         let ring = path.release(mem);
         self.published(IN, frames, ring);
         Ok(frames)
+    }
+}
+
+/// Why the kernel did not take a frame, if it did not.
+fn unwritten(written: Write) -> Result<(), FrameDrop> {
+    match written {
+        Write::Sent => Ok(()),
+        Write::BadFrame => Err(FrameDrop::Refused),
+        Write::Down => Err(FrameDrop::NetdevDown),
+        // A TAP's send buffer has no bound by default, so this is want of memory.
+        Write::NoMemory | Write::WouldBlock => Err(FrameDrop::NoMemory),
     }
 }
 

@@ -4,16 +4,25 @@ use std::time::{Duration, Instant};
 
 use super::messages::Broken;
 use super::{Link, State};
+use crate::tunnel::part::Reason;
 
 /// First and greatest delay before a peer that broke a rule is met again.
 pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// Sessions begin no faster than this, in the long run, and so many at once.
+const SESSION_PERIOD: Duration = Duration::from_millis(250);
+const SESSIONS_AT_ONCE: u32 = 16;
 
 /// Tries of a driver in a row that may come to nothing, in a session.
 const MOST_FUTILE: u32 = 16;
 
 impl Link {
-    /// The other end broke a rule: leave, and come back with growing delay.
+    /// The other end broke a rule: leave, and come back with growing delay. What a dead bus answers is no
+    /// offence.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
+        if self.session.bus_is_dead(&self.mem) {
+            return self.leave(now, State::Down, Reason::AllOnes.to_string());
+        }
         self.leave(now, State::Quarantined, reason);
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);
@@ -29,15 +38,16 @@ impl Link {
         Ok(())
     }
 
-    /// How long to wait before the next session: not at all, unless several in a row have ended as
-    /// soon as they began; whoever brings that about must not keep this end busy, nor its log.
-    pub(super) fn pause(&mut self, now: Instant) -> Duration {
-        let short = now < self.started + Duration::from_secs(1);
-        self.short_sessions = if short { self.short_sessions.saturating_add(1) } else { 0 };
-        match self.short_sessions {
-            0..=3 => Duration::ZERO,
-            n => Duration::from_millis(50 << (n - 4).min(4)),
-        }
+    /// How long to wait before the next session: not at all, unless there have been too many lately.
+    /// Whoever brings that about must not keep this end busy, nor its log. Yet a daemon that is killed
+    /// again and again has its link back at once each time.
+    pub(super) fn pause(&self, now: Instant) -> Duration {
+        self.sessions_paid.saturating_duration_since(now + SESSION_PERIOD * SESSIONS_AT_ONCE)
+    }
+
+    /// A session begins.
+    pub(super) fn count_session(&mut self, now: Instant) {
+        self.sessions_paid = self.sessions_paid.max(now) + SESSION_PERIOD;
     }
 
     /// A random epoch and nonce, neither of them zero or all ones (SplitMix64, Steele et al. 2014).

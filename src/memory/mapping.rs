@@ -23,9 +23,13 @@ use std::fmt;
 use std::ptr::NonNull;
 #[cfg(target_has_atomic = "64")]
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
+#[cfg(not(feature = "sim"))]
+use std::sync::atomic::fence;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use super::Kind;
+#[cfg(feature = "sim")]
+use super::cells::{Cells, Word, fence};
 #[cfg(not(target_has_atomic = "64"))]
 use super::halves::AtomicU64;
 
@@ -34,8 +38,18 @@ pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
     kind: Kind,
+    /// What holds the bytes of model memory; `base` is then nothing but an address.
+    #[cfg(feature = "sim")]
+    cells: Option<std::sync::Arc<dyn Cells>>,
     _keep: Box<dyn Any + Send + Sync>,
 }
+
+#[cfg(not(feature = "sim"))]
+type Word<'m, A> = &'m A;
+
+/// Where model memory would be: its views are aligned as in a page, and nothing lies there.
+#[cfg(feature = "sim")]
+const MODEL_BASE: usize = 4096;
 
 // SAFETY: the bytes are only reached through atomic accesses, which any thread may make; `_keep` is
 // Send and Sync itself and only holds the memory.
@@ -87,7 +101,23 @@ impl Mapping {
     ) -> Self {
         assert!(base.as_ptr().addr() % 8 == 0, "mappings are aligned to 8 bytes");
         assert!(kind == Kind::Cached || len % 8 == 0, "word-only memory ends at a word");
-        Self { base, len, kind, _keep: keep }
+        Self {
+            base,
+            len,
+            kind,
+            #[cfg(feature = "sim")]
+            cells: None,
+            _keep: keep,
+        }
+    }
+
+    /// Memory of a model: each access is a call. System calls cannot reach it.
+    #[cfg(feature = "sim")]
+    pub fn model(cells: std::sync::Arc<dyn Cells>, kind: Kind) -> Self {
+        let base = NonNull::new(std::ptr::without_provenance_mut(MODEL_BASE));
+        let (base, len) = (base.expect("not null"), cells.len());
+        assert!(len % 8 == 0, "model memory ends at a word");
+        Self { base, len, kind, cells: Some(cells), _keep: Box::new(()) }
     }
 
     /// Length in bytes.
@@ -115,9 +145,14 @@ impl Mapping {
             "view {offset}+{len} of a mapping of {}",
             self.len
         );
+        #[cfg(feature = "sim")]
+        if self.cells.is_some() {
+            let base = self.base.map_addr(|base| base.saturating_add(offset));
+            return View { base, len, kind: self.kind, mapping: self };
+        }
         // SAFETY: offset is inside the mapping, or one past its end.
         let base = unsafe { self.base.add(offset) };
-        View { base, len, kind: self.kind, _mapping: self }
+        View { base, len, kind: self.kind, mapping: self }
     }
 }
 
@@ -137,21 +172,45 @@ pub struct View<'m> {
     base: NonNull<u8>,
     len: usize,
     kind: Kind,
-    _mapping: &'m Mapping,
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "it is held on to"))]
+    mapping: &'m Mapping,
 }
 
-/// One scalar access of a cached mapping, checked for range and alignment.
+/// The atomic at an offset, checked for range and alignment.
 macro_rules! atomic {
     ($self:ident, $off:expr, $atomic:ty) => {{
         let (off, size) = ($off, size_of::<$atomic>());
         assert!(off <= $self.len && size <= $self.len - off, "{off}+{size} in {}", $self.len);
-        // SAFETY: in range, as just asserted.
-        let p = unsafe { $self.base.add(off) };
-        assert!(p.as_ptr().addr() % size == 0, "misaligned access");
-        // SAFETY: in range, aligned, valid while the mapping is borrowed, and only ever accessed
-        // atomically; the reference to the atomic does not outlive this expression's statement.
-        unsafe { p.cast::<$atomic>().as_ref() }
+        assert!(($self.base.as_ptr().addr() + off) % size == 0, "misaligned access");
+        word!($self, off, $atomic)
     }};
+}
+
+/// The atomic at an offset that has been checked.
+#[cfg(not(feature = "sim"))]
+macro_rules! word {
+    ($self:ident, $off:expr, $atomic:ty) => {
+        // SAFETY: in range, aligned, valid while the mapping is borrowed, and only ever accessed
+        // atomically; the reference to the atomic does not outlive the caller's statement.
+        unsafe { &*$self.base.as_ptr().wrapping_add($off).cast::<$atomic>() }
+    };
+}
+
+/// The same, in whichever memory.
+#[cfg(feature = "sim")]
+macro_rules! word {
+    ($self:ident, $off:expr, $atomic:ty) => {
+        match &$self.mapping.cells {
+            Some(cells) => {
+                let at = ($self.base.as_ptr().addr() - MODEL_BASE).wrapping_add($off);
+                Word::Model(cells.as_ref(), at)
+            }
+            None => {
+                // SAFETY: as without models.
+                Word::Real(unsafe { &*$self.base.as_ptr().wrapping_add($off).cast::<$atomic>() })
+            }
+        }
+    };
 }
 
 impl View<'_> {
@@ -178,6 +237,10 @@ impl View<'_> {
     /// Address and length for a system call's I/O vector; `None` where a system call must not
     /// copy to or from this memory itself.
     pub fn io_parts(&self) -> Option<(*mut u8, usize)> {
+        #[cfg(feature = "sim")]
+        if self.mapping.cells.is_some() {
+            return None;
+        }
         (self.kind == Kind::Cached).then_some((self.base.as_ptr(), self.len))
     }
 
@@ -368,15 +431,12 @@ impl View<'_> {
     }
 
     /// The aligned 4-byte word that holds the byte at `off`, and that byte's place in it.
-    fn word_around(&self, off: usize) -> (&AtomicU32, usize) {
+    fn word_around(&self, off: usize) -> (Word<'_, AtomicU32>, usize) {
         self.check(off, 1);
-        let addr = self.base.as_ptr().addr() + off;
-        let byte = addr % 4;
-        // SAFETY: `off` is in range; the word around it is inside the mapping, whose base is aligned
-        // to 8 bytes and whose length, as it is not cached memory, is a multiple of 8 (`from_raw`).
-        let word = unsafe { self.base.add(off).sub(byte) };
-        // SAFETY: in range, aligned to 4, and only ever accessed atomically.
-        (unsafe { word.cast::<AtomicU32>().as_ref() }, byte)
+        let byte = (self.base.as_ptr().addr() + off) % 4;
+        // In range of the mapping, if not of the view: its base is aligned to 8 bytes, and its length, as
+        // it is not cached memory, is a multiple of 8 (`from_raw`).
+        (word!(self, off.wrapping_sub(byte), AtomicU32), byte)
     }
 
     /// One load of the word around it, so that the two bytes belong together.
@@ -399,61 +459,4 @@ impl View<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KINDS: [Kind; 3] = [Kind::Cached, Kind::WriteCombined, Kind::Uncached];
-
-    #[test]
-    fn scalars_are_little_endian_in_memory() {
-        for kind in KINDS {
-            let m = Mapping::anonymous(32, kind);
-            let v = m.view(0, 32);
-            v.store_le64(0, 0x0807_0605_0403_0201);
-            v.store_le32(8, 0x0403_0201);
-            v.store_le16(14, 0x0201);
-            let mut b = [0; 16];
-            v.copy_to(0, &mut b);
-            assert_eq!(b, [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 0, 0, 1, 2], "{kind:?}");
-            assert_eq!(v.load_le16(2), 0x0403);
-            assert_eq!(v.load_le32(4), 0x0807_0605);
-            assert_eq!(v.load_le64(8), 0x0201_0000_0403_0201);
-        }
-    }
-
-    #[test]
-    fn copies_of_every_alignment_and_length_touch_only_their_bytes() {
-        for kind in KINDS {
-            for off in 0..17 {
-                for len in 0..40 {
-                    let m = Mapping::anonymous(64, kind);
-                    let v = m.view(0, 64);
-                    let data: Vec<u8> = (1..=len as u8).collect();
-                    v.copy_from(off, &data);
-                    let mut all = [0xaa; 64];
-                    v.copy_to(0, &mut all);
-                    assert_eq!(&all[off..off + len], &data[..], "{kind:?} {off}+{len}");
-                    assert!(all[..off].iter().chain(&all[off + len..]).all(|b| *b == 0));
-                    let mut back = vec![0; len];
-                    v.copy_to(off, &mut back);
-                    assert_eq!(back, data);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn only_cached_memory_is_lent_to_system_calls() {
-        for kind in KINDS {
-            let m = Mapping::anonymous(64, kind);
-            assert_eq!(m.view(8, 16).io_parts().is_some(), kind == Kind::Cached);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "view 60+8")]
-    fn a_view_beyond_the_end_is_our_bug() {
-        let m = Mapping::anonymous(64, Kind::Cached);
-        let _ = m.view(60, 8);
-    }
-}
+mod tests;

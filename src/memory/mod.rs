@@ -8,6 +8,8 @@
 //! Shared memory is never a Rust reference. Each access is an atomic load or store of the size that
 //! the region's [`Kind`] allows, in [`mapping`], the only module below the OS edge with `unsafe`.
 
+#[cfg(feature = "sim")]
+pub mod cells;
 #[cfg(any(test, not(target_has_atomic = "64")))]
 mod halves;
 pub mod mapping;

@@ -33,7 +33,8 @@ pub enum Drop {
     BadFlags,
     /// A checksum offload that was not negotiated.
     CsumNotNegotiated,
-    /// `csum_start` or `csum_offset` lie beyond the frame.
+    /// `csum_start` or `csum_offset` lie beyond the frame, or in what its sender's addresses were
+    /// found by.
     CsumRange,
     /// A segmentation offload that was not negotiated, or of unknown type.
     GsoNotNegotiated,
@@ -56,11 +57,19 @@ pub enum Drop {
     Filtered,
     /// It was on its way to or from a queue that the driver reset.
     QueueReset,
+    /// It names a MAC address of its sender that the other end may not have.
+    ForeignMac,
+    /// It names an IP address of its sender that the other end may not have.
+    ForeignIp,
+    /// Where IP addresses are checked: it is of a kind that has none, or that only routers send.
+    ForeignType,
+    /// Its checked start does not show whose addresses it names.
+    Unclear,
 }
 
 impl Drop {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::TooShort,
         Self::TooLong,
         Self::BadFlags,
@@ -76,6 +85,10 @@ impl Drop {
         Self::DmaError,
         Self::Filtered,
         Self::QueueReset,
+        Self::ForeignMac,
+        Self::ForeignIp,
+        Self::ForeignType,
+        Self::Unclear,
     ];
 
     /// Its name in `status`.
@@ -96,6 +109,10 @@ impl Drop {
             Self::DmaError => "dma_error",
             Self::Filtered => "filtered",
             Self::QueueReset => "queue_reset",
+            Self::ForeignMac => "foreign_mac",
+            Self::ForeignIp => "foreign_ip",
+            Self::ForeignType => "foreign_type",
+            Self::Unclear => "unclear",
         }
     }
 }

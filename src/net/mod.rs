@@ -16,4 +16,6 @@ pub mod path;
 #[cfg(test)]
 mod path_tests;
 pub mod placement;
+pub mod rate;
 pub mod settings;
+pub mod sources;

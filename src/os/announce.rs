@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The pauses before each round. The first frames come too early for a netdev whose carrier has just
-/// been raised, and any may be lost.
-const ROUNDS: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(300), Duration::from_secs(1)];
+/// The pauses before each round, in milliseconds. The first frames may come too early for a netdev
+/// whose carrier has just been raised, here or at the other end, and any may be lost. A kernel that has
+/// asked for an address in vain asks again after a second: traffic goes on as soon as one round arrives.
+const ROUNDS_MS: [u64; 4] = [10, 40, 300, 1000];
 
 /// How long an announcement takes: what asks for another one meanwhile is served by the last round.
 pub const TIME: Duration = Duration::from_millis(1350);
@@ -32,8 +32,8 @@ pub fn socket() -> io::Result<Socket> {
 pub fn announce(socket: &Socket, index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
     let to = address(index)?;
     let mut sent = Ok(());
-    for pause in ROUNDS {
-        std::thread::sleep(pause);
+    for pause_ms in ROUNDS_MS {
+        std::thread::sleep(Duration::from_millis(pause_ms));
         sent = frames.iter().try_for_each(|frame| socket.send_to(frame, &to).map(drop));
     }
     sent

@@ -135,14 +135,19 @@ impl Fifo {
         Ok(true)
     }
 
-    /// Whether there is room for a message.
-    pub fn has_room(&self, mem: &BusMemory) -> Result<bool, FifoError> {
+    /// How many messages the other end has taken, modulo 2^32, and how many wait for it.
+    pub fn progress(&self, mem: &BusMemory) -> Result<(u32, u32), FifoError> {
         let tail = self.own.view(mem).load_acquire_le32(window::MAILBOX_TAIL);
         let unread = self.sent.wrapping_sub(tail);
         if unread > self.peer.slots {
             return Err(FifoError::TailJumped { sent: self.sent, tail });
         }
-        Ok(unread < self.peer.slots)
+        Ok((tail, unread))
+    }
+
+    /// Whether there is room for a message.
+    pub fn has_room(&self, mem: &BusMemory) -> Result<bool, FifoError> {
+        self.progress(mem).map(|(_, unread)| unread < self.peer.slots)
     }
 
     /// Puts a message into the other end's inbox; `false` if there is no room.

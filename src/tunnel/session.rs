@@ -16,8 +16,8 @@
 //! goes to `RUN`. Nobody reads them before that, so leftovers of a dead end do no harm.
 //!
 //! Owners. A part is taken by writing one's id and a random nonce, waiting [`CLAIM_TIME`], and
-//! finding the nonce still there. A live owner wins; whether an owner lives is what the transport
-//! says of its id. An owner that stops keeps its claim until its rings are quiet.
+//! finding the nonce still there. A live owner wins, and only a live peer is met; whether one lives is
+//! what the transport says of its id. An owner that stops keeps its claim until its rings are quiet.
 //!
 //! Far reads. While a session is up, one 8-byte load per heartbeat takes the peer's epoch and
 //! heartbeat. Everything else is read only before that.
@@ -183,7 +183,7 @@ impl Session {
         let change = match self.phase {
             Phase::Stopped => return None,
             Phase::Claiming { since } => self.claim(now, mem, since, alive),
-            Phase::Ready => self.meet(now, mem),
+            Phase::Ready => self.meet(now, mem, alive),
             Phase::Running { peer } => self.run(now, mem, peer),
             Phase::Up { peer } => self.watch(now, mem, peer),
         };
@@ -247,7 +247,7 @@ impl Session {
 
     /// Whether all ones are a dead bus's, not what memory held before anybody wrote to it: the board's
     /// own memory answers always, and once its agent has written the header, that is there too.
-    fn bus_is_dead(&self, mem: &BusMemory) -> bool {
+    pub fn bus_is_dead(&self, mem: &BusMemory) -> bool {
         self.params.role == Role::Driver && self.window_view(mem).load_le64(w::AT_MAGIC) == u64::MAX
     }
 
@@ -299,7 +299,12 @@ impl Session {
     }
 
     /// In `READY`: is there a peer that may be met?
-    fn meet(&mut self, now: Instant, mem: &BusMemory) -> Option<Change> {
+    fn meet(
+        &mut self,
+        now: Instant,
+        mem: &BusMemory,
+        alive: &dyn Fn(u32) -> bool,
+    ) -> Option<Change> {
         if let Some(change) = self.lost_claim(mem) {
             return Some(change);
         }
@@ -323,6 +328,10 @@ impl Session {
         }
         let part = self.part(mem, other);
         let owner = part.load_le32(w::PART_OWNER);
+        // One that died in `READY` has left it standing.
+        if !alive(owner) {
+            return self.wait(now, Reason::NotReady(other));
+        }
         let (addr, slots) = (part.load_le64(w::PART_MAILBOX), part.load_le32(w::PART_SLOTS));
         let mailbox = match Mailbox::at(mem, addr, slots) {
             Ok(mailbox) => mailbox,
@@ -350,7 +359,12 @@ impl Session {
         self.beat(now, mem);
         let other = self.params.role.other();
         let Some((epoch, state, echo)) = self.read_peer(mem) else {
-            return Some(Change::Down(Reason::Restarted(other)));
+            let dead = self.bus_is_dead(mem);
+            return Some(Change::Down(if dead {
+                Reason::AllOnes
+            } else {
+                Reason::Restarted(other)
+            }));
         };
         if epoch != peer || !matches!(state, w::STATE_READY | w::STATE_RUN) {
             return Some(Change::Down(Reason::Restarted(other)));

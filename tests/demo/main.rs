@@ -19,7 +19,7 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use boardlane::daemon::demo::{Error, Options, Place, run};
+use boardlane::daemon::demo::{self as library, Error, Options, Place, run};
 use boardlane::os::netns::Namespace;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
@@ -194,7 +194,7 @@ fn missing() -> Option<String> {
 type Case = fn(&Site);
 
 fn run_cases() -> ExitCode {
-    let cases: [(&str, Case); 11] = [
+    let cases: [(&str, Case); 12] = [
         ("with_json_the_object_is_all_there_is_on_stdout", json),
         ("people_see_what_was_built_and_measured", people),
         ("any_of_the_signals_ends_a_kept_demo_and_nothing_is_left", signals),
@@ -202,6 +202,7 @@ fn run_cases() -> ExitCode {
         ("a_process_that_dies_while_kept_is_told_and_not_restarted", death_while_kept),
         ("a_second_demo_is_refused", second_demo),
         ("what_a_killed_demo_left_is_removed_by_the_next", killed_demo),
+        ("what_a_killed_demo_left_is_cleaned", cleaned_demo),
         ("a_daemon_that_ends_early_ends_the_demo_with_its_last_words", death_at_start),
         ("links_that_stay_down_are_named_with_the_reason", stay_down),
         ("loss_is_reported_and_fails_the_demo", loss),
@@ -318,6 +319,21 @@ fn killed_demo(site: &Site) {
     assert!(!site.remains().is_empty(), "namespaces and files cannot have gone by themselves");
     let output = site.run("", &["--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
+    site.assert_clean();
+}
+
+fn cleaned_demo(site: &Site) {
+    let place = Place { prefix: site.name.clone(), directory: site.directory() };
+    assert_eq!(library::clean(&place, false), Ok(Vec::new()), "there has been none");
+    let kept = site.keep(&[]);
+    assert_eq!(library::clean(&place, false), Ok(Vec::new()), "it lives");
+    kept.signal(Signal::KILL);
+    kept.end();
+    eventually("its daemons died with it", || site.processes().is_empty());
+    let left = library::clean(&place, true).unwrap();
+    assert!(left.len() == 3 && left.iter().any(|l| l.starts_with("network namespace")), "{left:?}");
+    assert!(!site.remains().is_empty(), "a dry run removes nothing");
+    assert_eq!(library::clean(&place, false), Ok(left));
     site.assert_clean();
 }
 

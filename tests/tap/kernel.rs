@@ -61,6 +61,20 @@ pub(crate) fn set_up(name: &str, up: bool) {
     request(libc::SIOCSIFFLAGS, &mut req);
 }
 
+/// What comes of a user without rights who can open /dev/net/tun, and attaches to the TAP `name` of
+/// another one.
+pub(crate) fn attach_as_nobody(name: &str) -> std::io::Result<()> {
+    let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let mut req = ifreq(name);
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    req.ifr_ifru.ifru_flags = flags as libc::c_short;
+    let nobody = rustix::process::Uid::from_raw(65534);
+    rustix::thread::set_thread_res_uid(nobody, nobody, nobody)?;
+    // SAFETY: the request takes an ifreq.
+    let done = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &mut req) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// Whether the netdev is operational: its carrier, as the kernel's link watch has taken it up.
 pub(crate) fn is_running(name: &str) -> bool {
     flags(name) & libc::IFF_RUNNING != 0

@@ -13,14 +13,14 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::protocol::{Reply, Request, What};
+use super::protocol::{Refused, Reply, Request, What};
 use super::server::Granted;
 use crate::os::broker::{Asker, Message};
 
 /// How long a reply may take: a name of a network namespace can be a file that hangs.
 const LIMIT: Duration = Duration::from_secs(5);
 
-type Answer = Result<Granted, String>;
+type Answer = Result<Granted, Refused>;
 
 /// The channel to a broker that is a process of its own.
 #[derive(Debug)]
@@ -65,9 +65,9 @@ impl Client {
         what: What,
         link: &str,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Granted, String> {
+    ) -> Result<Granted, Refused> {
         if *self.lost.borrow() {
-            return Err("the broker has ended".to_owned());
+            return Err("the broker has ended".into());
         }
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
@@ -78,10 +78,10 @@ impl Client {
         self.waiting.borrow_mut().insert(number, (what, tell));
         match timeout(LIMIT, told).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err("the broker has ended".to_owned()),
+            Ok(Err(_)) => Err("the broker has ended".into()),
             Err(_) => {
                 self.waiting.borrow_mut().remove(&number);
-                Err(format!("the broker has not answered within {} s", LIMIT.as_secs()))
+                Err(format!("the broker has not answered within {} s", LIMIT.as_secs()).into())
             }
         }
     }
@@ -89,11 +89,13 @@ impl Client {
     fn take(&self, message: Message) {
         let Some(reply) = Reply::parse(&message.octets) else { return };
         let Some((what, tell)) = self.waiting.borrow_mut().remove(&reply.number) else { return };
-        let wanted = if reply.outcome.is_ok() { what.fds() } else { 0 };
+        let wanted = if reply.outcome.is_ok() { what.fds() } else { 0..=0 };
         let answer = match reply.outcome {
-            _ if message.fds.len() != wanted => Err("the broker's reply is not right".to_owned()),
+            _ if !wanted.contains(&message.fds.len()) => {
+                Err("the broker's reply is not right".into())
+            }
             Ok(index) => Ok(Granted { index, fds: message.fds }),
-            Err(text) => Err(text),
+            Err(refused) => Err(refused),
         };
         // Whoever asked may have gone.
         let _ = tell.send(answer);

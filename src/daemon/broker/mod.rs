@@ -39,9 +39,10 @@ use super::config::{Config, ConfigError};
 use super::{Confine, Role};
 use crate::os::confine::{Part, process};
 use crate::os::netlink::{Netlink, Watch};
-use crate::os::tap::Tap;
+use crate::os::tap::{Owner, Tap};
 use crate::os::{broker, child};
 use client::Client;
+pub use protocol::Refused;
 use protocol::{Request, What};
 use server::{Granted, Server};
 
@@ -129,6 +130,8 @@ enum How {
 /// What a link's netdev is worked with.
 #[derive(Debug)]
 pub struct Opened {
+    /// Nobody else's as long as this lives.
+    pub owner: Owner,
     /// Its TAP, without carrier and offloads.
     pub tap: Tap,
     /// rtnetlink in its network namespace.
@@ -147,7 +150,7 @@ impl Broker {
         let unread = |error| ConfigError::Read { file: file.clone(), error };
         let granted = self.ask(What::Config, "", &[]).await.and_then(one);
         let mut octets = Vec::new();
-        File::from(granted.map_err(|e| unread(io::Error::other(e)))?)
+        File::from(granted.map_err(|e| unread(io::Error::other(e.text)))?)
             .read_to_end(&mut octets)
             .map_err(unread)?;
         Config::from_octets(&self.file, octets, self.role)
@@ -155,14 +158,17 @@ impl Broker {
 
     /// The config that was read last is the one to go by.
     pub async fn adopt(&self) -> Result<(), String> {
-        self.ask(What::Adopt, "", &[]).await.map(drop)
+        self.ask(What::Adopt, "", &[]).await.map(drop).map_err(|e| e.text)
     }
 
     /// Makes or adopts a link's TAP.
     pub async fn netdev(&self, link: &str) -> Result<Opened, String> {
-        let Granted { index, fds } = self.ask(What::Netdev, link, &[]).await?;
+        let granted = self.ask(What::Netdev, link, &[]).await;
+        let Granted { index, mut fds } = granted.map_err(|e| e.text)?;
+        let owner = Owner::from_fd((fds.len() > 3).then(|| fds.pop()).flatten());
         let [tap, route, watch] = fds.try_into().map_err(|_| "three descriptors are missing")?;
         Ok(Opened {
+            owner,
             tap: Tap::from_parts(tap, link, index),
             netlink: Netlink::over(route).map_err(|e| e.to_string())?,
             watch: Watch::over(watch).map_err(|e| e.to_string())?,
@@ -171,19 +177,20 @@ impl Broker {
 
     /// Opens another queue of a link's TAP.
     pub async fn queue(&self, link: &str, tap: &Tap) -> Result<Tap, String> {
-        let granted = self.ask(What::Queue, link, &[tap.as_fd()]).await?;
+        let granted = self.ask(What::Queue, link, &[tap.as_fd()]).await.map_err(|e| e.text)?;
         let index = granted.index;
-        Ok(Tap::from_parts(one(granted)?, link, index))
+        Ok(Tap::from_parts(one(granted).map_err(|e| e.text)?, link, index))
     }
 
     /// Connects to a link's slot.
-    pub async fn slot(&self, link: &str) -> Result<OwnedFd, String> {
+    pub async fn slot(&self, link: &str) -> Result<OwnedFd, Refused> {
         one(self.ask(What::Slot, link, &[]).await?)
     }
 
     /// A socket that sends by netdevs of a link's network namespace.
     pub async fn announcer(&self, link: &str) -> Result<socket2::Socket, String> {
-        one(self.ask(What::Announcer, link, &[]).await?).map(Into::into)
+        let granted = self.ask(What::Announcer, link, &[]).await.and_then(one);
+        granted.map(Into::into).map_err(|e| e.text)
     }
 
     /// Waits until there is no broker any more.
@@ -194,7 +201,12 @@ impl Broker {
         }
     }
 
-    async fn ask(&self, what: What, link: &str, fds: &[BorrowedFd<'_>]) -> Result<Granted, String> {
+    async fn ask(
+        &self,
+        what: What,
+        link: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Granted, Refused> {
         match &self.how {
             How::Process(client) => client.ask(what, link, fds).await,
             How::Within(server) => {
@@ -206,7 +218,7 @@ impl Broker {
     }
 }
 
-fn one(granted: Granted) -> Result<OwnedFd, String> {
+fn one(granted: Granted) -> Result<OwnedFd, Refused> {
     let [fd] = granted.fds.try_into().map_err(|_| "one descriptor is missing")?;
     Ok(fd)
 }

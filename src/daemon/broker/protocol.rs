@@ -1,8 +1,12 @@
 //! What a daemon and its broker say to each other: requests of a fixed form, and their replies.
 //!
 //! A request is its number (4 bytes, little-endian), what is asked for (1 byte), and the name of a link
-//! in the config, or none. A reply is the number of its request, 0 and a netdev's index (4 bytes), or 1
-//! and why not, as text. Descriptors come beside them.
+//! in the config, or none. A reply is the number of its request, 0 and a netdev's index (4 bytes), or why
+//! not, as text after a 1, or after a 2 if somebody is absent who may come at any moment. Descriptors come
+//! beside them.
+
+use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::os::broker::MESSAGE_MAX;
 use crate::os::tap::NAME_MAX;
@@ -19,7 +23,7 @@ pub(super) enum What {
     /// To go by the config that was read last.
     Adopt,
     /// A link's TAP, made or adopted, and two rtnetlink sockets in its network namespace: for requests,
-    /// and for notices.
+    /// and for notices; mostly also the right to the netdev's name.
     Netdev,
     /// Another queue of that TAP.
     Queue,
@@ -39,11 +43,11 @@ impl What {
     }
 
     /// How many descriptors it brings.
-    pub(super) fn fds(self) -> usize {
+    pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt => 0,
-            Self::Config | Self::Queue | Self::Slot | Self::Announcer => 1,
-            Self::Netdev => 3,
+            Self::Adopt => 0..=0,
+            Self::Config | Self::Queue | Self::Slot | Self::Announcer => 1..=1,
+            Self::Netdev => 3..=4,
         }
     }
 
@@ -90,12 +94,39 @@ impl Request {
     }
 }
 
+/// Why something is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// One line for people.
+    pub text: String,
+    /// There is nobody at the other end: he may come at any moment, and looking costs nobody anything.
+    pub absent: bool,
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Self { text, absent: false }
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// A reply, without its descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) number: u32,
     /// The index of the netdev, 0 where there is none; or why not.
-    pub(super) outcome: Result<u32, String>,
+    pub(super) outcome: Result<u32, Refused>,
 }
 
 impl Reply {
@@ -106,8 +137,8 @@ impl Reply {
                 octets.push(0);
                 octets.extend_from_slice(&index.to_le_bytes());
             }
-            Err(text) => {
-                octets.push(1);
+            Err(Refused { text, absent }) => {
+                octets.push(1 + u8::from(*absent));
                 let end = (0..=TEXT_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
                 octets.extend_from_slice(&text.as_bytes()[..end.unwrap_or(0)]);
             }
@@ -119,7 +150,10 @@ impl Reply {
         let (number, rest) = octets.split_first_chunk()?;
         let outcome = match rest.split_first()? {
             (0, index) => Ok(u32::from_le_bytes(index.try_into().ok()?)),
-            (1, text) if text.len() <= TEXT_MAX => Err(String::from_utf8(text.to_vec()).ok()?),
+            (how @ (1 | 2), text) if text.len() <= TEXT_MAX => {
+                let text = String::from_utf8(text.to_vec()).ok()?;
+                Err(Refused { text, absent: *how == 2 })
+            }
             _ => return None,
         };
         Some(Self { number: u32::from_le_bytes(*number), outcome })
@@ -163,11 +197,11 @@ mod tests {
 
     #[test]
     fn a_long_refusal_is_cut_between_characters() {
-        let reply = Reply { number: 1, outcome: Err("ü".repeat(2000)) };
+        let reply = Reply { number: 1, outcome: Err("ü".repeat(2000).into()) };
         let read = Reply::parse(&reply.octets()).unwrap();
-        assert_eq!(read.outcome, Err("ü".repeat(TEXT_MAX / 2)));
-        let odd = Reply { number: 1, outcome: Err(format!("x{}", "ü".repeat(2000))) };
-        assert!(Reply::parse(&odd.octets()).unwrap().outcome.unwrap_err().ends_with('ü'));
+        assert_eq!(read.outcome, Err("ü".repeat(TEXT_MAX / 2).into()));
+        let odd = Reply { number: 1, outcome: Err(format!("x{}", "ü".repeat(2000)).into()) };
+        assert!(Reply::parse(&odd.octets()).unwrap().outcome.unwrap_err().text.ends_with('ü'));
     }
 
     proptest! {

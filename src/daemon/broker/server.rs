@@ -7,15 +7,14 @@ use std::path::PathBuf;
 
 use rustix::fs::MemfdFlags;
 
-use super::protocol::{Reply, Request, What};
+use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
-use crate::daemon::config::{Config, LinkConfig, Netns, Transport};
-use crate::daemon::netdev::open_tap;
+use crate::daemon::config::{Config, LinkConfig, Transport};
+use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::fabric::shm;
 use crate::os::netlink::{route_socket, watch_socket};
-use crate::os::netns::Namespace;
 use crate::os::tap::Tap;
 
 /// What a request brought.
@@ -66,13 +65,13 @@ impl Server {
                     let number = Request::number_of(&message.octets);
                     (number, self.answer(&message.octets, message.fds))
                 }
-                Err(ReceiveError::Bad) => (0, Err("no request has this form".to_owned())),
+                Err(ReceiveError::Bad) => (0, Err("no request has this form".into())),
                 Err(ReceiveError::Closed) => return Ok(()),
                 Err(ReceiveError::Os(e)) => return Err(e),
             };
             let (outcome, fds) = match granted {
                 Ok(Granted { index, fds }) => (Ok(index), fds),
-                Err(text) => (Err(text), Vec::new()),
+                Err(refused) => (Err(refused), Vec::new()),
             };
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match send(socket, &Reply { number, outcome }.octets(), &fds) {
@@ -82,10 +81,10 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, octets: &[u8], fds: Vec<OwnedFd>) -> Result<Granted, String> {
+    fn answer(&mut self, octets: &[u8], fds: Vec<OwnedFd>) -> Result<Granted, Refused> {
         match Request::parse(octets) {
             Some(request) => self.handle(&request, fds),
-            None => Err("no request has this form".to_owned()),
+            None => Err("no request has this form".into()),
         }
     }
 
@@ -94,9 +93,9 @@ impl Server {
         &mut self,
         request: &Request,
         mut fds: Vec<OwnedFd>,
-    ) -> Result<Granted, String> {
+    ) -> Result<Granted, Refused> {
         if fds.len() != request.what.fds_given() {
-            return Err("no request has such descriptors".to_owned());
+            return Err("no request has such descriptors".into());
         }
         match request.what {
             What::Config => return self.config(),
@@ -111,12 +110,12 @@ impl Server {
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
-            What::Config | What::Adopt => Err("it is for no link".to_owned()),
+            What::Config | What::Adopt => Err("it is for no link".into()),
         }
     }
 
     /// The file's text, so that both ends judge the same one.
-    fn config(&mut self) -> Result<Granted, String> {
+    fn config(&mut self) -> Result<Granted, Refused> {
         let octets = Config::read(&self.file).map_err(|e| e.to_string())?;
         let copy = || -> std::io::Result<OwnedFd> {
             let fd = rustix::fs::memfd_create("boardlane-config", MemfdFlags::CLOEXEC)?;
@@ -130,7 +129,7 @@ impl Server {
         Ok(copy.into())
     }
 
-    fn adopt(&mut self) -> Result<Granted, String> {
+    fn adopt(&mut self) -> Result<Granted, Refused> {
         let config = self.read.take().ok_or("there is no config to adopt")?;
         let mut before = std::mem::take(&mut self.links);
         for config in config.links {
@@ -144,35 +143,40 @@ impl Server {
 }
 
 impl Served {
-    fn netdev(&mut self) -> Result<Granted, String> {
+    fn netdev(&mut self) -> Result<Granted, Refused> {
         let name = self.config.name.clone();
         let opened = self.inside(|| -> Result<_, String> {
-            let tap = open_tap(&name).map_err(|e| e.to_string())?;
+            let (owner, tap) = open_tap(&name).map_err(|e| e.to_string())?;
             let sockets = route_socket().and_then(|route| Ok((route, watch_socket()?)));
             let (route, watch) = sockets.map_err(|e| format!("netlink socket: {e}"))?;
-            Ok((tap, route, watch))
+            Ok((owner, tap, route, watch))
         })?;
-        let (tap, route, watch) = opened?;
+        let (owner, tap, route, watch) = opened?;
         let index = tap.index();
         self.index = Some(index);
-        Ok(Granted { index, fds: vec![tap.into_fd(), route, watch] })
+        let mut fds = vec![tap.into_fd(), route, watch];
+        fds.extend(owner.into_fd());
+        Ok(Granted { index, fds })
     }
 
-    fn queue(&self, tap: OwnedFd) -> Result<Granted, String> {
+    fn queue(&self, tap: OwnedFd) -> Result<Granted, Refused> {
         let index = self.index.ok_or("the link has no netdev yet")?;
         let tap = Tap::from_parts(tap, &self.config.name, index);
         let queue = self.inside(|| tap.another_queue())?.map_err(|e| e.to_string())?;
         Ok(Granted { index, fds: vec![queue.into_fd()] })
     }
 
-    fn slot(&self) -> Result<Granted, String> {
+    fn slot(&self) -> Result<Granted, Refused> {
         match &self.config.transport {
-            Transport::Shm(path) => Ok(shm::dial(path).map_err(|e| e.to_string())?.into()),
-            other => Err(format!("transport {other} is not in this version")),
+            Transport::Shm(path) => match shm::dial(path) {
+                Ok(socket) => Ok(socket.into()),
+                Err(e) => Err(Refused { text: e.to_string(), absent: e.is_absence() }),
+            },
+            other => Err(format!("transport {other} is not in this version").into()),
         }
     }
 
-    fn announcer(&self) -> Result<Granted, String> {
+    fn announcer(&self) -> Result<Granted, Refused> {
         let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
         Ok(OwnedFd::from(socket).into())
     }
@@ -180,12 +184,9 @@ impl Served {
     /// Does something in the link's network namespace, which is looked up each time.
     fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, String> {
         let failed = |e| format!("network namespace of {}: {e}", self.config.name);
-        let namespace = match &self.config.netns {
-            None => return Ok(f()),
-            Some(Netns::Name(name)) => Namespace::open(name),
-            Some(Netns::Path(path)) => Namespace::open(&path.to_string_lossy()),
-            Some(Netns::Pid(pid)) => Namespace::open(&pid.to_string()),
-        };
-        namespace.map_err(failed)?.run(f).map_err(|e| e.to_string())
+        match &self.config.netns {
+            None => Ok(f()),
+            Some(netns) => open_namespace(netns).map_err(failed)?.run(f).map_err(|e| e.to_string()),
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::{Display, Write};
 
+use super::limits::bits_text;
 use super::link::{FIXED, OF_NETDEV};
-use super::{Config, Dma, EngineConfig, LinkConfig, Port, Route};
+use super::{Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
@@ -37,7 +38,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# slot", "as the transport numbers it".into()),
     }
     match link.mac {
-        Some(mac) => line("mac", string(mac.map(|octet| format!("{octet:02x}")).join(":"))),
+        Some(mac) => line("mac", mac_text(mac)),
         None => line("# mac", "derived by the master".into()),
     }
     match link.mtu {
@@ -63,6 +64,29 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
     line("features_off", list(link.features_off.iter().map(string)));
     line("keep", link.keep.to_string());
     line("heartbeat_ms", link.heartbeat_ms.to_string());
+    match &link.allow_mac[..] {
+        [] => line("# allow_mac", "any".into()),
+        macs => line("allow_mac", list(macs.iter().map(|mac| mac_text(*mac)))),
+    }
+    match &link.allow_ip[..] {
+        [] => line("# allow_ip", "any".into()),
+        networks => line("allow_ip", list(networks.iter().map(string))),
+    }
+    match link.rate {
+        None => line("# rate", "no limit".into()),
+        Some(rate) => line("rate", rate_text(rate)),
+    }
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    string(mac.map(|octet| format!("{octet:02x}")).join(":"))
+}
+
+fn rate_text(RateConfig { bits, frames }: RateConfig) -> String {
+    let mut keys = Vec::new();
+    keys.extend(bits.map(|bits| format!("bits = {}", string(bits_text(bits)))));
+    keys.extend(frames.map(|frames| format!("frames = {frames}")));
+    format!("{{ {} }}", keys.join(", "))
 }
 
 fn route(route: &Route) -> String {

@@ -95,6 +95,28 @@ pub(super) fn destination(text: &str, via: Option<IpAddr>) -> Result<IpPrefix, W
     Ok(to)
 }
 
+/// An address that the other end may have, or a network of them.
+pub(super) fn source(text: &str) -> Result<IpPrefix, Wrong> {
+    let like = r#""10.77.0.2", "10.80.0.0/24" or "fd77::2""#;
+    let alone = text.parse::<IpAddr>().ok();
+    let network = match alone {
+        Some(addr) if addr.is_ipv4() => prefix(&format!("{addr}/32"), like)?,
+        Some(addr) => prefix(&format!("{addr}/128"), like)?,
+        None => prefix(text, like)?,
+    };
+    if network != network.network() {
+        let what = format!("{network} has bits behind its prefix");
+        return Err((what, format!("write \"{}\"", network.network())));
+    }
+    let addr = network.addr();
+    let all = network.prefix_len() == 0;
+    let mapped = matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if addr.is_multicast() || addr.is_loopback() || addr.is_unspecified() && !all || mapped {
+        return Err((format!("{text} is no host's address"), format!("write one as {like}")));
+    }
+    Ok(network)
+}
+
 /// A next hop that a link with `addresses` reaches directly.
 pub(super) fn next_hop(
     text: &str,

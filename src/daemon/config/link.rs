@@ -4,19 +4,18 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use super::ip;
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
     Netns, Port, QUEUES_MAX, Route, Transport,
 };
+use super::{ip, limits};
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
 /// Keys of a link that a later version works on.
-pub(super) const LATER: &[&str] =
-    &["bridge", "vlan", "vrf", "busy_poll_us", "cpu", "allow_mac", "allow_ip", "rate"];
+pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "busy_poll_us", "cpu"];
 
 /// A key with few values: those of this version, the first one the default, and those of a later.
 pub(super) struct Choice {
@@ -36,7 +35,8 @@ pub(super) const FIXED: &[Choice] =
     &[Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] }];
 
 /// Keys that speak of a netdev, which only the port "tap" has.
-pub(super) const OF_NETDEV: &[&str] = &["address", "route", "mac", "mtu", "netns", "keep"];
+pub(super) const OF_NETDEV: &[&str] =
+    &["address", "route", "mac", "mtu", "netns", "keep", "allow_mac", "allow_ip"];
 
 /// Reads the link whose keys are in `table`; `None` if its name or transport is not right.
 pub(super) fn read(
@@ -81,6 +81,9 @@ pub(super) fn read(
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let keep = reader.boolean(table, "keep").unwrap_or(false);
     let heartbeat_ms = reader.number(table, "heartbeat_ms", 10..=10_000).unwrap_or(HEARTBEAT_MS);
+    let allow_mac = limits::read_allow_mac(reader, table);
+    let allow_ip = limits::read_allow_ip(reader, table);
+    let rate = limits::read_rate(reader, table);
     Some(LinkConfig {
         name: name?,
         transport: transport?,
@@ -98,6 +101,9 @@ pub(super) fn read(
         features_off,
         keep,
         heartbeat_ms,
+        allow_mac,
+        allow_ip,
+        rate,
     })
 }
 
@@ -372,6 +378,11 @@ fn check_mtu(
 
 fn read_mac(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<[u8; 6]> {
     let (text, place) = reader.string(table, "mac")?;
+    check_mac(reader, text, place)
+}
+
+/// The MAC address of a netdev.
+pub(super) fn check_mac(reader: &mut Reader<'_>, text: &str, place: Place) -> Option<[u8; 6]> {
     let Some(mac) = parse_mac(text) else {
         let what = format!("{} is not a MAC address", quoted(text));
         reader.problem(place, what, r#"write it as "02:00:00:00:00:01""#);

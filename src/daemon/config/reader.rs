@@ -40,9 +40,9 @@ pub(super) const LINK: Keys = &[
     ("busy_poll_us", ""),
     ("cpu", ""),
     ("heartbeat_ms", "heartbeat_ms = 250"),
-    ("allow_mac", ""),
-    ("allow_ip", ""),
-    ("rate", ""),
+    ("allow_mac", r#"allow_mac = ["02:00:00:00:00:01"]"#),
+    ("allow_ip", r#"allow_ip = ["10.77.0.2", "10.80.0.0/24"]"#),
+    ("rate", r#"rate = "200M""#),
 ];
 
 /// Keys of a route.
@@ -61,6 +61,9 @@ pub(super) const ENGINE: Keys = &[
     ("cpu_below", "cpu_below = 256"),
     ("dma_only", "dma_only = false"),
 ];
+
+/// Keys of a rate.
+pub(super) const RATE: Keys = &[("bits", r#"bits = "200M""#), ("frames", "frames = 100000")];
 
 /// Longest path of a Unix socket: `sun_path` is 108 bytes with its terminator (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -176,7 +179,7 @@ impl<'t> Reader<'t> {
 
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
-        let example = [LINK, ROUTE, ENGINE, TOP].iter().find_map(|keys| example(keys, key));
+        let example = [LINK, ROUTE, ENGINE, RATE, TOP].iter().find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

@@ -31,6 +31,9 @@ keep = true
 dialect = "v1"
 layout = "boardlane"
 heartbeat_ms = 100
+allow_mac = ["02:00:00:00:00:02", "02:00:00:00:00:AC"]
+allow_ip = ["10.77.0.2", "10.80.0.0/24", "fd77::2", "fe80::/10"]
+rate = { bits = "1G", frames = 100_000 }
 "#;
 
 /// Every key that a link without a netdev can have, below [`HEAD`].
@@ -43,6 +46,7 @@ features_off = ["MRG_RXBUF"]
 dialect = "v1"
 layout = "boardlane"
 heartbeat_ms = 100
+rate = "1500K"
 "#;
 
 /// What stands above the lines of a table's row: lines 1 to 3.
@@ -94,6 +98,11 @@ fn a_full_config_means_what_it_says() {
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],
         keep: true,
         heartbeat_ms: 100,
+        allow_mac: vec![[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 0xac]],
+        allow_ip: ["10.77.0.2/32", "10.80.0.0/24", "fd77::2/128", "fe80::/10"]
+            .map(|network| network.parse().unwrap())
+            .into(),
+        rate: Some(RateConfig { bits: Some(1_000_000_000), frames: Some(100_000) }),
     };
     assert_eq!(config.links, [expected]);
 }
@@ -109,6 +118,7 @@ fn a_link_without_a_netdev_may_say_all_that_is_not_a_netdevs() {
         assert!(expanded.contains(&line), "{key} in\n{expanded}");
     }
     assert!(expanded.contains("\nport = \"echo\"\n"), "{expanded}");
+    assert!(expanded.contains("\nrate = { bits = \"1500K\" }\n"), "{expanded}");
 }
 
 #[test]
@@ -123,6 +133,7 @@ fn a_short_config_has_defaults_by_role() {
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
         assert_eq!(link.engine, EngineConfig::default());
         assert_eq!((link.dialect, link.port), (Dialect::V2, Port::Tap));
+        assert_eq!((link.allow_mac.len(), link.allow_ip.len(), link.rate), (0, 0, None));
     }
     assert_eq!(Role::of_file(Path::new("/etc/agents/board-agent.toml")), Role::Agent);
     assert_eq!(Role::of_file(Path::new("/etc/agents/master.toml")), Role::Master);
@@ -173,6 +184,12 @@ fn good_values_at_their_limits_are_taken() {
         "dma = \"engine\"\nengine = { depth = 1024, latency_us = 1_000_000, error_ppm = 1_000_000 }",
         "dma = \"engine\"\nengine = { bandwidth_mb_s = 1_000_000, cpu_below = 65536 }",
         "features_off = []",
+        "rate = \"1M\"",
+        "rate = \"1000G\"",
+        "rate = \"1000001\"",
+        "rate = { frames = 100 }",
+        "rate = { bits = \"1000K\", frames = 1_000_000_000 }",
+        "allow_ip = [\"0.0.0.0/0\", \"::/0\", \"10.77.0.2/32\", \"10.77.0.2\"]",
     ] {
         assert!(parse(&format!("{HEAD}{line}\n")).is_ok(), "{line}");
     }

@@ -107,6 +107,15 @@ impl Options {
     }
 }
 
+/// Removes what a dead demo left in this place; with `dry_run`, only looks. Says what; nothing if a
+/// demo runs.
+///
+/// # Errors
+/// Why it cannot be removed, in one line.
+pub fn clean(place: &Place, dry_run: bool) -> Result<Vec<String>, String> {
+    scene::clean(&place.directory, dry_run)
+}
+
 /// Runs the demo, from building to cleaning up; reports on standard output. Returns whether all was
 /// well: no ping lost, data through every link both ways, nothing left behind.
 ///

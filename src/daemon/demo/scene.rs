@@ -308,6 +308,37 @@ fn owner(directory: &Path) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("demo ")?.parse().ok())
 }
 
+/// Removes what a dead demo left in `directory` and elsewhere; with `dry_run`, only looks. Says what;
+/// nothing if a demo runs.
+///
+/// # Errors
+/// Why leftovers cannot be removed, in one line.
+pub(super) fn clean(directory: &Path, dry_run: bool) -> Result<Vec<String>, String> {
+    let lock = match File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened.map_err(|error| format!("{}: {error}", directory.display()))?,
+    };
+    if flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(journal(directory)).unwrap_or_default();
+    let namespaces = text.lines().filter_map(|line| line.strip_prefix("namespace "));
+    let there = namespaces.map(str::trim).filter(|name| Namespace::open(name).is_ok());
+    let mut found: Vec<_> = there.map(|name| format!("network namespace {name}")).collect();
+    found.push(format!("directory {}", directory.display()));
+    drop(lock);
+    if !dry_run {
+        match Scene::claim(directory).map(|mut scene| scene.dismantle()) {
+            // Somebody was faster.
+            Err(Error::Running(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.to_string()),
+            Ok(problems) if problems.is_empty() => {}
+            Ok(problems) => return Err(problems.join("; ")),
+        }
+    }
+    Ok(found)
+}
+
 /// Removes what a dead demo left: the caller holds the lock.
 fn sweep(directory: &Path) -> Result<(), Error> {
     let text = fs::read_to_string(journal(directory)).unwrap_or_default();

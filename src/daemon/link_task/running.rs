@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{LinkTask, RETRY, view};
+use super::{LOOK, LinkTask, RETRY, view};
 use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::{Look, Netdev};
@@ -25,11 +25,17 @@ use crate::net::path::Path;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
+use crate::os::pace::Pace;
 use crate::os::tap::Tap;
 use crate::spec::net::F_GUEST_ANNOUNCE;
 use crate::tunnel::part::Role as End;
 
 mod workers;
+
+/// A peer that sends without end gives a link work in each turn: so many turns follow at once, and then
+/// one in a while, as all links share the thread.
+const MOST_TURNS: u32 = 64;
+const TURN_INTERVAL: Duration = Duration::from_millis(4);
 
 /// Why a connected link came to its end.
 pub(super) enum Ended {
@@ -85,6 +91,9 @@ pub(super) struct Running<'a> {
     peers: BTreeMap<u16, Peer>,
     doorbell: Doorbell,
     ringer: Ringer,
+    /// How soon work goes on that the last turn has left, and when.
+    pace: Pace,
+    next_turn: Instant,
     /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
     workers: BTreeMap<u16, Worker>,
     /// Those that have been told to give their data path back; what they give comes by a channel.
@@ -169,7 +178,9 @@ impl<'a> Running<'a> {
             shm: Some(shm),
             peers,
             doorbell,
-            ringer: Ringer::default(),
+            ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
+            pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
+            next_turn: Instant::now(),
             workers: BTreeMap::new(),
             leaving: BTreeMap::new(),
             left,
@@ -226,10 +237,15 @@ impl<'a> Running<'a> {
                     found = Some(shm);
                     search.set(self::search(task));
                 }
-                Input::Due => self.link.handle_timeout(now()),
+                Input::Due => {
+                    self.link.handle_timeout(now());
+                    if self.link.has_more() {
+                        self.next_turn = self.pace.count(now()).unwrap_or_else(now);
+                    }
+                }
                 Input::Netdev => {
                     if self.heal_netdev().await == Look::Gone {
-                        tracing::warn!("{}: the netdev has been deleted", task.config.name);
+                        task.log.warn("the netdev has been deleted");
                         self.link.shutdown(now());
                         self.drain().await;
                         return Ended::NetdevLost;
@@ -237,7 +253,7 @@ impl<'a> Running<'a> {
                 }
                 Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
                 Input::Broken(reason, true) => {
-                    tracing::warn!("{}: {reason}", self.task.config.name);
+                    task.log.warn(&reason);
                     self.link.shutdown(now());
                     self.drain().await;
                     return Ended::NetdevLost;
@@ -255,8 +271,8 @@ impl<'a> Running<'a> {
         found: &mut Option<Box<ShmLink>>,
         search: Pin<&mut impl Future<Output = Box<ShmLink>>>,
     ) -> Input {
-        let due =
-            if self.link.has_more() { Some(Instant::now()) } else { self.link.poll_timeout() };
+        let more = self.link.has_more().then_some(self.next_turn);
+        let due = self.link.poll_timeout().into_iter().chain(more).min();
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
         let lost = self.shm.is_none() && found.is_none();
         tokio::select! {
@@ -298,7 +314,7 @@ impl<'a> Running<'a> {
                 self.link.handle_peer_gone(Instant::now(), id.into());
             }
             Err(e) => {
-                tracing::warn!("{}: {e}; the link goes on without it", self.task.config.name);
+                self.task.log.warn(format_args!("{e}; the link goes on without it"));
                 self.shm = None;
             }
         }
@@ -324,20 +340,20 @@ impl<'a> Running<'a> {
                 Event::Carrier(up) => self.carrier(up),
                 Event::Start(start) => {
                     if let Err(e) = self.start(start).await {
-                        tracing::warn!("{}: {e}", self.task.config.name);
+                        self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }
                 }
                 Event::StartPair(start) => {
                     if let Err(e) = self.start_pair(start).await {
-                        tracing::warn!("{}: {e}", self.task.config.name);
+                        self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }
                 }
                 Event::StopPair(pair) => self.stop_pair(pair),
                 Event::Offloads(offloads) => {
                     if let Err(e) = self.set_offloads(offloads) {
-                        tracing::warn!("{}: offloads: {e}", self.task.config.name);
+                        self.task.log.warn(format_args!("offloads: {e}"));
                     }
                 }
                 Event::Announce => self.announce().await,
@@ -362,7 +378,7 @@ impl<'a> Running<'a> {
         let mut view = self.task.view.borrow_mut();
         if (view.state, &view.reason) != (state, &reason) {
             let colon = if reason.is_empty() { "" } else { ": " };
-            tracing::info!("{}: {}{colon}{reason}", self.task.config.name, view::name(state));
+            self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
         }
         view.state = state;
         view.reason = reason;
@@ -378,7 +394,7 @@ impl<'a> Running<'a> {
     fn carrier(&self, up: bool) {
         let up = up && self.is_at_work();
         if let Some(Err(e)) = self.netdev.as_ref().map(|netdev| netdev.tap().set_carrier(up)) {
-            tracing::warn!("{}: carrier: {e}", self.task.config.name);
+            self.task.log.warn(format_args!("carrier: {e}"));
         }
         self.task.view.borrow_mut().carrier = up;
     }
@@ -397,6 +413,8 @@ impl<'a> Running<'a> {
             }
             view.features = start.features;
         }
+        // One that is going on was for the last session, and its next round may be a second away.
+        self.announced = None;
         // The board's address may have moved to another port of the master's network; the master is
         // asked to announce its own.
         if self.task.role == Role::Agent && start.features.has(F_GUEST_ANNOUNCE) {
@@ -409,10 +427,12 @@ impl<'a> Running<'a> {
 
 /// Looks for a backplane until there is one.
 async fn search(task: &LinkTask) -> Box<ShmLink> {
+    let mut pause = LOOK;
     loop {
-        tokio::time::sleep(RETRY).await;
-        if let Ok(shm) = task.connect().await {
-            return Box::new(shm);
+        tokio::time::sleep(pause).await;
+        match task.connect().await {
+            Ok(shm) => return Box::new(shm),
+            Err(refusal) => pause = refusal.pause,
         }
     }
 }

@@ -128,6 +128,7 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         notifications_sent: count(&stats.notifications_sent),
         notifications_received: count(&stats.notifications_received),
         rescues: count(&stats.rescues),
+        throttled: count(&stats.throttled),
     }
 }
 

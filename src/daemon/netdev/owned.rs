@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use super::mtu::Borrowed;
 use crate::plan::{Action, Desired, IpPrefix, Observed, Route};
 
+/// What a note's file name ends with; before it are the control socket's, a dot, and the netdev's.
+pub const NOTE_END: &str = ".owned";
+
 /// The note of one netdev.
 #[derive(Debug)]
 pub(super) struct Owned {
@@ -23,7 +26,7 @@ impl Owned {
     /// The note of the netdev `name` of the daemon with this control socket.
     pub(super) fn beside(control: &Path, name: &str) -> Self {
         let mut file = control.as_os_str().to_owned();
-        file.push(format!(".{name}.owned"));
+        file.push(format!(".{name}{NOTE_END}"));
         Self { file: file.into(), text: String::new() }
     }
 

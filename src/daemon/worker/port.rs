@@ -1,6 +1,7 @@
 //! What a worker moves frames to and from: a netdev, or something that needs no kernel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{BATCH, Fault, IN, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
 use crate::net::echo::{Echo, Step};
@@ -18,32 +19,48 @@ pub enum Port {
 }
 
 impl Turn {
-    /// A batch from the ring to the port: how many frames, and whether it ended for want of room.
-    pub(super) fn take_in(&mut self) -> Result<(usize, bool), Fault> {
+    /// A batch from the ring to the port at this time: how many frames, and whether it ended for want of
+    /// room.
+    pub(super) fn take_in(&mut self, now: Instant) -> Result<(usize, bool), Fault> {
+        if self.rest.is_some_and(|until| now < until) {
+            return Ok((0, false));
+        }
+        self.rest = None;
         match self.job.port {
-            Port::Tap(_) | Port::Discard => Ok((self.inward()?, false)),
-            Port::Echo(_) => self.echo(),
+            Port::Tap(_) | Port::Discard => Ok((self.inward(now)?, false)),
+            Port::Echo(_) => self.echo(now),
         }
     }
 
     /// A batch from the ring back into it: how many frames, and whether it ended for want of room.
-    fn echo(&mut self) -> Result<(usize, bool), Fault> {
+    fn echo(&mut self, now: Instant) -> Result<(usize, bool), Fault> {
         let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
+        let limits = self.job.limits.clone();
+        let batch = limits.batch(now);
         while frames < BATCH {
             let Job { path, mem, port, stats, .. } = &mut self.job;
             let Port::Echo(echo) = port else { break };
+            self.rest = batch.is_spent(stats);
+            if self.rest.is_some() {
+                break;
+            }
             match echo.step(path.as_mut(), mem, &self.frames)? {
                 Step::Empty => break,
                 Step::NoRoom => {
                     blocked = true;
                     break;
                 }
-                Step::Dropped(reason) => stats.rx.dropped(reason),
+                Step::Dropped(reason) => {
+                    batch.take(0);
+                    stats.rx.dropped(reason);
+                }
                 Step::NotSent { len, reason } => {
+                    batch.take(len);
                     stats.rx.frame(len);
                     stats.tx.dropped(reason);
                 }
                 Step::Sent { len } => {
+                    batch.take(len);
                     stats.rx.frame(len);
                     stats.tx.frame(len);
                     (unpublished, bytes) = (unpublished + 1, bytes + len);
@@ -66,10 +83,12 @@ impl Turn {
     /// Asks to be notified of what there is to wait for. `true`: there is something already.
     pub(super) fn arm(&mut self, blocked: bool) -> Result<bool, Fault> {
         let Job { path, mem, port, .. } = &mut self.job;
-        Ok(match port {
-            // Frames that wait cannot go on before there is room.
-            Port::Echo(_) if blocked => path.arm_for_room(mem)?,
-            _ => path.arm(mem, blocked)?,
+        // Frames that wait are not wanted now, or an echo of them cannot go on before there is room.
+        let waits = self.rest.is_some() || blocked && matches!(port, Port::Echo(_));
+        Ok(match (waits, blocked) {
+            (true, true) => path.arm_for_room(mem)?,
+            (true, false) => false,
+            (false, _) => path.arm(mem, blocked)?,
         })
     }
 }

@@ -39,6 +39,8 @@ pub struct QueueStats {
     pub notifications_received: AtomicU64,
     /// Work found at a heartbeat without a doorbell.
     pub rescues: AtomicU64,
+    /// Times that the other end had sent what it may.
+    pub throttled: AtomicU64,
     /// Transfers given to the engine, and their bytes.
     pub transfers: AtomicU64,
     /// As above.

@@ -1,6 +1,7 @@
 //! One link against an end that is driven by hand: well behaved where a test needs a certain
 //! situation, and else as bad as can be.
 
+mod dead;
 mod netdevs;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -349,3 +349,21 @@ fn a_board_in_reset_is_a_dead_link_and_its_next_life_is_met() {
     world.until_up(2 * SECOND);
     world.frames_pass();
 }
+
+#[test]
+fn an_end_that_died_before_it_met_anybody_is_not_met_again_and_again() {
+    for role in [Role::Device, Role::Driver] {
+        let mut world = World::new(17);
+        let dead = world.attach(role, Features::NONE);
+        world.run(SECOND);
+        world.crash(dead);
+        let id = world.attach(role.other(), Features::NONE);
+        world.run(20 * SECOND);
+        let end = &world.ends[&id];
+        assert_eq!(end.reason, format!("waiting for {}", role.name()));
+        assert!(end.log.len() <= 3, "{:?}", end.log);
+        world.attach(role, Features::NONE);
+        world.until_up(SECOND);
+        world.frames_pass();
+    }
+}

@@ -7,6 +7,7 @@ mod hostile_device;
 mod hostile_driver;
 mod pairs;
 mod queue_reset;
+mod race;
 mod stock_driver;
 
 use std::collections::VecDeque;

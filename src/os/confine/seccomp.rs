@@ -95,7 +95,7 @@ const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_caps
 
 /// What opens things for others.
 const BROKER: &[c_long] =
-    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
+    &[libc::SYS_bind, libc::SYS_listen, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
 
 /// Older forms of calls above, which libraries still make where there are both.
 #[cfg(target_arch = "x86_64")]
@@ -133,8 +133,8 @@ mod older {
 /// TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETCARRIER.
 const TAP_REQUESTS: [u32; 7] =
     [0x4004_54cb, 0x4004_54d0, 0x8004_54d2, 0x8004_54d7, 0x4004_54d8, 0x4004_54dc, 0x4004_54e2];
-/// To make or attach to one: TUNSETIFF.
-const TUNSETIFF: u32 = 0x4004_54ca;
+/// To make or attach to one: TUNSETIFF, TUNSETOWNER.
+const TAP_MAKING: [u32; 2] = [0x4004_54ca, 0x4004_54cc];
 /// NS_GET_NSTYPE (linux/nsfs.h).
 const NS_GET_NSTYPE: u32 = 0xb703;
 /// Descriptors that do not block, and whether one is a terminal.
@@ -225,8 +225,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     let flags = Is::MaskedEq(number(THREAD | NEW_NAMESPACES));
     rules.insert(libc::SYS_clone, vec![rule(&[(0, Len::Qword, flags, number(THREAD))])?]);
     let requests = ANY_REQUESTS.into_iter().chain(TAP_REQUESTS);
-    let own = if part == Part::Broker { &[TUNSETIFF, NS_GET_NSTYPE][..] } else { &[] };
-    let requests = requests.chain(own.iter().copied());
+    let brokers = TAP_MAKING.into_iter().chain([NS_GET_NSTYPE]);
+    let requests = requests.chain(brokers.filter(|_| part == Part::Broker));
     rules.insert(libc::SYS_ioctl, one_of(1, requests.map(u64::from))?);
     // Its own limits.
     rules.insert(libc::SYS_prlimit64, one_of(0, [0])?);

@@ -267,10 +267,56 @@ impl Drop for Files {
     }
 }
 
+/// Whether a file of this name is a slot's socket.
+pub fn is_slot_socket(name: &str) -> bool {
+    let number = name.strip_prefix("slot").and_then(|rest| rest.strip_suffix(".sock"));
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|octet| octet.is_ascii_digit()))
+}
+
+/// Removes the sockets and the lock in `dir` that a backplane left; with `dry_run`, only looks. Says
+/// which.
+///
+/// # Errors
+/// [`BackplaneError::Running`] if one serves the directory; or what cannot be removed.
+pub fn remove_dead(dir: &Path, dry_run: bool) -> Result<Vec<PathBuf>, BackplaneError> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(os("read", dir))?,
+    };
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let mut found: Vec<_> =
+        names.filter(|name| is_slot_socket(name)).map(|n| dir.join(n)).collect();
+    found.sort();
+    let lock = dir.join(".lock");
+    let is_locked = File::open(&lock)
+        .map(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK));
+    if found.is_empty() && is_locked.is_err() {
+        return Ok(found);
+    }
+    let _files = if dry_run { None } else { Some(Files::lock(dir)?) };
+    // One that somebody else listens on is not ours, whatever its name.
+    found.retain(|path| is_stale(path).unwrap_or(false));
+    if !dry_run {
+        found.iter().try_for_each(|path| remove_stale(path))?;
+    }
+    if is_locked.is_ok_and(|is_locked| !is_locked) {
+        found.push(lock);
+    }
+    Ok(found)
+}
+
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), BackplaneError> {
+    match is_stale(path)? {
+        true => fs::remove_file(path).map_err(os("remove the stale", path)),
+        false => Ok(()),
+    }
+}
+
+/// Whether nobody listens on a socket; false if there is none.
+fn is_stale(path: &Path) -> Result<bool, BackplaneError> {
     match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(os("look at", path)(e)),
         Ok(found) if !found.file_type().is_socket() => {
             return Err(BackplaneError::NotASocket(path.to_owned()));
@@ -282,7 +328,7 @@ fn remove_stale(path: &Path) -> Result<(), BackplaneError> {
     let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(os("connect to", path))?;
     match connect(&probe, &address) {
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(os("remove the stale", path)),
+        Err(Errno::CONNREFUSED) => Ok(true),
         // Connected, or too many wait for it, or of another type: somebody has it.
         _ => Err(BackplaneError::InUse(path.to_owned())),
     }

@@ -79,6 +79,11 @@ pub enum FabricError {
 }
 
 impl FabricError {
+    /// Whether there is no server: to find that out costs nobody anything.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NoSocket { .. } | Self::NobodyListens { .. })
+    }
+
     /// Whether trying again later may help without a change to this end's configuration.
     pub fn can_heal(&self) -> bool {
         !matches!(

@@ -300,7 +300,6 @@ impl Roster {
     fn own_vector(&mut self, fd: OwnedFd) -> Result<(), Fault> {
         if self.settled {
             // Too late to be used: what waits for doorbells has been set up.
-            tracing::debug!(id = self.id, "the server gives a doorbell too late");
             return Ok(());
         }
         push_vector(self.id, &mut self.doorbells, fd)?;

@@ -28,9 +28,9 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
-use tracing::{debug, info, warn};
 
 use super::{MAX_CLIENTS, wire};
+use crate::os::log::Log;
 use crate::spec::ivshmem::{SHARED_MEMORY, VERSION};
 
 /// How long a client may take nothing of what there is for it.
@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// One slot of a backplane.
 #[derive(Debug)]
 pub(super) struct SlotServer {
-    number: u16,
+    log: Log,
     listener: UnixListener,
     memory: Arc<OwnedFd>,
     vectors: u16,
@@ -79,7 +79,7 @@ impl SlotServer {
     /// Serves the slot `number` with this memory; each client gets `vectors` eventfds.
     pub(super) fn new(number: u16, listener: UnixListener, memory: OwnedFd, vectors: u16) -> Self {
         Self {
-            number,
+            log: Log::new(format!("slot {number}")),
             listener,
             memory: Arc::new(memory),
             vectors,
@@ -174,7 +174,7 @@ impl SlotServer {
                 Poll::Ready(Ok((stream, _))) => self.burst -= usize::from(self.admit(stream)),
                 Poll::Ready(Err(error)) => {
                     // Out of descriptors, for example: the one who waits is taken at a later tick.
-                    warn!(slot = self.number, %error, "a client cannot be taken now");
+                    self.log.warn(format_args!("a client cannot be taken now: {error}"));
                     self.burst = 0;
                 }
             }
@@ -184,14 +184,12 @@ impl SlotServer {
 
     /// Lets a client join unless there is a reason to turn it away; whether it has joined.
     fn admit(&mut self, stream: UnixStream) -> bool {
-        let slot = self.number;
         if self.clients.len() >= MAX_CLIENTS {
-            debug!(slot, "a client is turned away: the slot has as many as it can");
+            self.log.info("a client is turned away: the slot has as many as it can");
             return false;
         }
         let waits = recv(&stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         if !matches!(waits, Err(Errno::AGAIN)) {
-            debug!(slot, "a client is turned away: it has gone or talks");
             return false;
         }
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -199,7 +197,7 @@ impl SlotServer {
         match doorbells.collect() {
             Ok(doorbells) => self.join(stream, doorbells),
             Err(error) => {
-                warn!(slot, %error, "a client is turned away");
+                self.log.warn(format_args!("a client is turned away: {error}"));
                 return false;
             }
         }
@@ -208,7 +206,7 @@ impl SlotServer {
 
     fn join(&mut self, stream: UnixStream, doorbells: Vec<Arc<OwnedFd>>) {
         let id = self.fresh_id();
-        let pid = stream.peer_cred().ok().and_then(|c| c.pid());
+        let pid = stream.peer_cred().ok().and_then(|c| c.pid()).unwrap_or_default();
         let mut outbox = Outbox::default();
         outbox.push(VERSION, None);
         outbox.push(id.into(), None);
@@ -219,7 +217,7 @@ impl SlotServer {
         }
         outbox.push_joined(id, &doorbells);
         self.clients.push(Client { id, stream, doorbells, outbox, stalled: None });
-        info!(slot = self.number, client = id, pid, "a client joins");
+        self.log.info(format_args!("client {id} joins (process {pid})"));
     }
 
     /// The next id in turn that no client has.
@@ -239,14 +237,16 @@ impl SlotServer {
         for other in &mut self.clients {
             other.outbox.push_left(gone.id, gone.doorbells.len());
         }
-        let (slot, client) = (self.number, gone.id);
+        let (log, id) = (&self.log, gone.id);
         match why {
-            Farewell::Left => info!(slot, client, "a client leaves"),
-            Farewell::Talks => warn!(slot, client, "a client is dismissed: it sent something"),
-            Farewell::TakesNothing => {
-                warn!(slot, client, "a client is dismissed: it takes no messages");
+            Farewell::Left => log.info(format_args!("client {id} leaves")),
+            Farewell::Talks => {
+                log.warn(format_args!("client {id} is dismissed: it sent something"))
             }
-            Farewell::Os(error) => warn!(slot, client, %error, "a client is dismissed"),
+            Farewell::TakesNothing => {
+                log.warn(format_args!("client {id} is dismissed: it takes no messages"));
+            }
+            Farewell::Os(error) => log.warn(format_args!("client {id} is dismissed: {error}")),
         }
     }
 }

@@ -50,6 +50,13 @@ pub enum TapError {
         /// What was looked for.
         wanted: String,
     },
+    /// Another process makes, adopts or has a netdev of this name.
+    Owned {
+        /// The TAP's name.
+        name: String,
+        /// That process, 0 if it is out of sight.
+        pid: i32,
+    },
     /// The TAP to adopt is held open by another process.
     Busy {
         /// The TAP's name.
@@ -108,6 +115,9 @@ impl fmt::Display for TapError {
             }
             Self::Foreign { name, found, wanted } => {
                 write!(f, "TAP {name}: found {found}, wanted {wanted}; remove it or rename it")
+            }
+            Self::Owned { name, pid } => {
+                write!(f, "TAP {name}: process {pid} has it; stop that first")
             }
             Self::Busy { name, queues } => write!(
                 f,

@@ -4,6 +4,7 @@
 //! sysfs tells only for the namespace that it was mounted in, and TUNGETIFF only after attaching.
 
 use std::fmt;
+use std::io;
 
 use rtnetlink::packet_core::{
     NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
@@ -134,6 +135,17 @@ impl Existing {
         }
     }
 
+    /// The names of all netdevs in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// There is no /proc.
+    pub fn names() -> io::Result<Vec<String>> {
+        let text = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+        // Two lines of headings have no colon; a name has none, either.
+        let names = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+        Ok(names.collect())
+    }
+
     fn parse(link: &LinkMessage) -> Self {
         let mut found =
             Self { index: link.header.index, kind: String::new(), alias: None, tun: None };
@@ -197,6 +209,7 @@ mod tests {
         let lo = Existing::of("lo").unwrap().unwrap();
         assert_eq!((lo.index, lo.tun), (1, None));
         assert_eq!(lo.to_string(), "a network interface that is no TAP");
+        assert!(Existing::names().unwrap().contains(&"lo".to_owned()));
     }
 
     #[test]

@@ -6,11 +6,12 @@
 //! those the kernel kept, because it drops unknown flags silently. Order: flags, header size,
 //! byte order, offloads, persistence.
 //!
-//! Header size, byte order and offloads belong to the device, not to the descriptor, and outlive
-//! the process that set them: [`Tap::adopt`] sets them all again. Attaching to a device with other
+//! Header size, byte order, offloads and the user who may attach belong to the device, not to the
+//! descriptor, and outlive the process that set them: [`Tap::adopt`] sets them all again. Attaching to a device with other
 //! flags would change its flags under its user, and attaching to a multi-queue device that somebody
 //! holds would silently steal part of its flows: so `adopt` looks by netlink first
-//! ([`Existing`]), attaches only to what it may, and looks again who else is attached.
+//! ([`Existing`]), attaches only to what it may, and looks again who else is attached. Whoever is an
+//! [`Owner`] first never meets another one there.
 //!
 //! The descriptor is non-blocking and keeps working when the netdev is renamed or moved into
 //! another network namespace; names and indices are those of the calling thread's namespace.
@@ -20,6 +21,7 @@
 mod error;
 mod existing;
 mod frame;
+mod owner;
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,10 +29,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Getter, IntegerSetter, Opcode, Setter, Updater, opcode};
+use rustix::process::geteuid;
 
 pub use error::TapError;
 pub use existing::{Existing, TunFlags};
 pub use frame::{IoSpan, IoSpanMut, LostTap, MAX_SPANS, Write};
+pub use owner::Owner;
 
 use crate::spec::net::HEADER_LEN;
 
@@ -41,6 +45,7 @@ pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 // linux/if_tun.h: requests. The types only size the number: see each use for what is passed.
 const TUNSETIFF: Opcode = opcode::write::<c_int>(b'T', 202);
 const TUNSETPERSIST: Opcode = opcode::write::<c_int>(b'T', 203);
+const TUNSETOWNER: Opcode = opcode::write::<c_int>(b'T', 204);
 const TUNSETOFFLOAD: Opcode = opcode::write::<c_int>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<c_int>(b'T', 210);
 const TUNGETVNETHDRSZ: Opcode = opcode::read::<c_int>(b'T', 215);
@@ -238,6 +243,11 @@ impl Tap {
         if kept != OURS {
             return Err(TapError::Flags { name: self.name.clone(), kept, wanted: OURS });
         }
+        // Without an owner, any user may attach to it, and be given a part of its flows.
+        let owner = usize::try_from(geteuid().as_raw()).unwrap_or(usize::MAX);
+        // SAFETY: the argument is an integer, which the kernel takes for a user's number.
+        unsafe { ioctl::ioctl(&self.fd, IntegerSetter::<TUNSETOWNER>::new_usize(owner)) }
+            .map_err(|e| self.os("TUNSETOWNER", e))?;
         self.set_int::<TUNSETVNETHDRSZ>("TUNSETVNETHDRSZ", HEADER_LEN_INT)?;
         // SAFETY: the kernel writes one int.
         let size = unsafe { ioctl::ioctl(&self.fd, Getter::<TUNGETVNETHDRSZ, c_int>::new()) };

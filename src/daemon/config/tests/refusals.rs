@@ -189,7 +189,7 @@ fn wrong_routes_are_refused_with_the_right_one() {
 
 #[test]
 fn what_a_later_version_does_is_refused_by_name() {
-    let later = ["bridge", "vlan", "vrf", "busy_poll_us", "cpu", "allow_mac", "allow_ip", "rate"];
+    let later = ["bridge", "vlan", "vrf", "busy_poll_us", "cpu"];
     for key in later {
         let what = format!("4:1: {key} is not in this version");
         assert_complaints(&[(&format!("{key} = 1"), &what, "take this line out")]);
@@ -364,4 +364,70 @@ fn broken_toml_is_told_with_its_place() {
     }
     // Each is told once, however deep.
     assert_eq!(complaint("a = [[[[").lines().count(), 3);
+}
+
+#[test]
+fn wrong_limits_are_refused_with_the_right_ones() {
+    let source = "write one as \"10.77.0.2\", \"10.80.0.0/24\" or \"fd77::2\"";
+    let like = "write it as \"10.77.0.2\", \"10.80.0.0/24\" or \"fd77::2\"";
+    for (entry, what, remedy) in [
+        ("10.80.0.1/24", "10.80.0.1/24 has bits behind its prefix", "write \"10.80.0.0/24\""),
+        ("224.0.0.1", "224.0.0.1 is no host's address", source),
+        ("ff02::/16", "ff02::/16 is no host's address", source),
+        ("127.0.0.1", "127.0.0.1 is no host's address", source),
+        ("0.0.0.0", "0.0.0.0 is no host's address", source),
+        ("::", ":: is no host's address", source),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1 is no host's address", source),
+        ("10.77.0.2/33", "\"33\" is not a prefix length", "write 0 to 32"),
+        ("board0", "\"board0\" is not an address with a prefix length", like),
+    ] {
+        let line = format!("allow_ip = [\"{entry}\"]");
+        assert_complaints(&[(&line, &format!("4:13: {what}"), remedy)]);
+    }
+    let bits = "write bits per second with K, M or G behind them, as \"200M\"";
+    let range = "write \"1M\" to \"1000G\"";
+    let nothing = "list what is allowed, or take this line out";
+    assert_complaints(&[
+        ("allow_ip = []", "4:12: allow_ip allows nothing", nothing),
+        ("allow_mac = []", "4:13: allow_mac allows nothing", nothing),
+        (
+            "allow_mac = \"02:00:00:00:00:01\"",
+            "4:13: allow_mac is a string",
+            "write it as allow_mac = [\"02:00:00:00:00:01\"]",
+        ),
+        (
+            "allow_ip = [\"10.77.0.2\", 7]",
+            "4:26: an entry of allow_ip is a whole number",
+            "write it as allow_ip = [\"10.77.0.2\", \"10.80.0.0/24\"]",
+        ),
+        (
+            "allow_mac = [\"ff:ff:ff:ff:ff:ff\"]",
+            "4:14: ff:ff:ff:ff:ff:ff is a group address, not a netdev's",
+            "write an even first octet, as fe",
+        ),
+        ("rate = 200", "4:8: rate is a whole number", "write it as rate = \"200M\""),
+        ("rate = \"fast\"", "4:8: \"fast\" is not a rate", bits),
+        ("rate = \"200m\"", "4:8: \"200m\" is not a rate", bits),
+        ("rate = \"+2M\"", "4:8: \"+2M\" is not a rate", bits),
+        ("rate = \"M\"", "4:8: \"M\" is not a rate", bits),
+        ("rate = \"\"", "4:8: \"\" is not a rate", bits),
+        ("rate = \"999K\"", "4:8: rate 999K is out of range", range),
+        ("rate = \"1001G\"", "4:8: rate 1001G is out of range", range),
+        (
+            "rate = \"18446744073709551615G\"",
+            "4:8: rate 18446744073709551615G is out of range",
+            range,
+        ),
+        (
+            "rate = {}",
+            "4:8: rate sets no limit",
+            "write bits, frames or both, or take this line out",
+        ),
+        ("rate = { frames = 99 }", "4:19: frames 99 is out of range", "write 100 to 1000000000"),
+        ("rate = { bit = \"1G\" }", "4:10: unknown key \"bit\"", "did you mean bits?"),
+    ]);
+    let many = format!("allow_ip = [{}]", "\"10.77.0.2\", ".repeat(1025));
+    let said = complaint(&format!("{HEAD}{many}\n"));
+    assert!(said.starts_with("f.toml:4:12: allow_ip has 1025 entries"), "{said}");
+    assert!(said.ends_with("write 1024 at most"), "{said}");
 }

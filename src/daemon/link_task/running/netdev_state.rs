@@ -43,7 +43,7 @@ impl Running<'_> {
             return;
         }
         if let Err(e) = netdev.set_mac(mac).await {
-            tracing::warn!("{}: {e}", self.task.config.name);
+            self.task.log.warn(&e);
         }
         self.task.view.borrow_mut().mac = Some(netdev.state().mac);
     }
@@ -57,7 +57,7 @@ impl Running<'_> {
         let note = self.note(look);
         let mut view = self.task.view.borrow_mut();
         if view.note != note && !note.is_empty() {
-            tracing::warn!("{}: {note}", self.task.config.name);
+            self.task.log.warn(&note);
         }
         view.note = note;
         view.mac = state.map(|state| state.mac);
@@ -68,11 +68,13 @@ impl Running<'_> {
     /// which the link tells apart.
     pub(super) async fn take_peer_link(&mut self, peer: PeerLink) {
         let PeerLink { up, mtu, mac } = peer;
-        let (name, other) = (&self.task.config.name, self.other());
+        let other = self.other();
         let mtu_text = mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
         let mac = mac.map_or("unknown".to_owned(), |mac| mac.map(|b| format!("{b:02x}")).join(":"));
         let up = if up { "up" } else { "down" };
-        tracing::info!("{name}: the {other}'s netdev is set {up}, MTU {mtu_text}, MAC {mac}");
+        self.task
+            .log
+            .info(format_args!("the {other}'s netdev is set {up}, MTU {mtu_text}, MAC {mac}"));
         let look = match &mut self.netdev {
             Some(netdev) => netdev.follow(mtu).await,
             None => Look::Good,

@@ -25,7 +25,7 @@ impl Running<'_> {
         };
         self.announced = Some(now);
         if let Err(e) = netdev.announce().await {
-            tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
+            self.task.log.warn(format_args!("announcing the address: {e}"));
         }
     }
 
@@ -51,6 +51,7 @@ impl Running<'_> {
             engine: model(&self.task.config.engine),
             heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
             settings,
+            limits: self.task.limits.clone(),
         };
         let broken = self.broken.clone();
         // The receiver outlives every worker, and a stopping daemon does not want to know.

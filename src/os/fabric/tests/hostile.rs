@@ -103,6 +103,10 @@ enum With {
     Memory(u64),
     Doorbell,
     Pipe,
+    Socket,
+    File,
+    Zero,
+    Epoll,
 }
 
 /// Connects to a server that sends these messages and then waits, or closes at once. Also checks
@@ -129,6 +133,16 @@ async fn connect_to(script: &[(i64, With)], closes: bool) -> Result<ShmLink, Fab
                     Some(rustix::event::eventfd(0, flags).unwrap())
                 }
                 With::Pipe => Some(pipe_in.try_clone().unwrap()),
+                With::Socket => Some(UnixStream::pair().unwrap().0.into()),
+                With::File => Some(std::fs::File::open("/proc/self/status").unwrap().into()),
+                With::Zero => {
+                    let file = std::fs::File::options().read(true).write(true).open("/dev/zero");
+                    Some(file.unwrap().into())
+                }
+                With::Epoll => {
+                    let flags = rustix::event::epoll::CreateFlags::CLOEXEC;
+                    Some(rustix::event::epoll::create(flags).unwrap())
+                }
             };
             // The client may have hung up already.
             let _ = wire::send(socket.as_fd(), number, fd.as_ref().map(AsFd::as_fd));
@@ -149,7 +163,7 @@ async fn connect_to(script: &[(i64, With)], closes: bool) -> Result<ShmLink, Fab
 
 #[tokio::test]
 async fn a_bad_server_is_told_apart() {
-    use With::{Doorbell, Memory, Nothing, Pipe};
+    use With::{Doorbell, File, Memory, Nothing, Pipe, Socket, Zero};
     let protocol = |fault| format!("Protocol {fault:?}");
     let memory = |fault: MemoryFault| format!("Memory {fault:?}");
     let start = [(0, Nothing), (3, Nothing), (-1, Memory(MIB))];
@@ -173,6 +187,9 @@ async fn a_bad_server_is_told_apart() {
         (after(&[(1, Doorbell)]), false, "Silent".to_owned()),
         (after(&[(3, Pipe)]), false, protocol(Fault::NotADoorbell(3))),
         (after(&[(1, Pipe)]), false, protocol(Fault::NotADoorbell(1))),
+        (after(&[(1, Socket)]), false, protocol(Fault::NotADoorbell(1))),
+        (after(&[(1, File)]), false, protocol(Fault::NotADoorbell(1))),
+        (after(&[(1, Zero)]), false, protocol(Fault::NotADoorbell(1))),
         (after(&[(1, Nothing)]), false, protocol(Fault::UnknownPeer(1))),
         (after(&[(3, Nothing)]), false, protocol(Fault::OwnDeparture)),
         (after(&[(-1, Memory(MIB))]), false, protocol(Fault::Number(-1))),
@@ -228,4 +245,17 @@ async fn vectors_of_the_first_client_and_of_a_lesser_peer_end_with_a_pause() {
     let _ = timeout(Duration::from_millis(1), link.next()).await;
     assert_eq!(next(&mut link).await, PeerEvent::Joined(4));
     assert_eq!(link.peers()[&4].vectors.len(), 1);
+}
+
+#[tokio::test]
+async fn a_descriptor_that_only_looks_like_a_doorbell_is_rung_in_vain_and_without_harm() {
+    use With::{Epoll, Memory, Nothing};
+    let script = [(0, Nothing), (3, Nothing), (-1, Memory(MIB)), (1, Epoll), (3, Epoll)];
+    let link = connect_to(&script, false).await.unwrap();
+    let (own, peer) = (&link.slot().doorbells[0], &link.peers()[&1].vectors[0]);
+    // Kernels differ in whether such a one can be watched; it never blocks.
+    if let Ok(mut bell) = crate::os::doorbell::Doorbell::new(own.clone()) {
+        assert!(timeout(Duration::from_millis(20), bell.rung()).await.is_err(), "never rung");
+    }
+    crate::os::doorbell::ring_full_or_not(peer);
 }
