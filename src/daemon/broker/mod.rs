@@ -165,7 +165,8 @@ impl Broker {
     pub async fn netdev(&self, link: &str) -> Result<Opened, String> {
         let granted = self.ask(What::Netdev, link, &[]).await;
         let Granted { index, mut fds } = granted.map_err(|e| e.text)?;
-        let owner = Owner::from_fd((fds.len() > 3).then(|| fds.pop()).flatten());
+        let right = (fds.len() > 3).then(|| fds.pop()).flatten();
+        let owner = Owner::from_fd(right).map_err(|e| format!("the netdev's name: {e}"))?;
         let [tap, route, watch] = fds.try_into().map_err(|_| "three descriptors are missing")?;
         Ok(Opened {
             owner,

@@ -60,6 +60,7 @@ const PROCESS: &[c_long] = &[
     libc::SYS_sendto,
     libc::SYS_accept4,
     libc::SYS_accept,
+    libc::SYS_listen,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
@@ -95,7 +96,7 @@ const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_caps
 
 /// What opens things for others.
 const BROKER: &[c_long] =
-    &[libc::SYS_bind, libc::SYS_listen, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
+    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
 
 /// Older forms of calls above, which libraries still make where there are both.
 #[cfg(target_arch = "x86_64")]

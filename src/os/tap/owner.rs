@@ -25,6 +25,8 @@ use super::{TapError, check_name};
 
 /// How often a holder is asked who it is: it may not listen yet.
 const TRIES: u32 = 50;
+/// How many may ask at once.
+const BACKLOG: i32 = 16;
 
 /// The right to a netdev's name in a network namespace. It ends when this is dropped.
 #[derive(Debug)]
@@ -33,9 +35,16 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The right that another process has got, and gives by this descriptor.
-    pub fn from_fd(socket: Option<OwnedFd>) -> Self {
-        Self { socket }
+    /// The right that another process has got, and gives to this one by the descriptor.
+    ///
+    /// # Errors
+    /// The descriptor is none of [`into_fd`](Self::into_fd).
+    pub fn from_fd(socket: Option<OwnedFd>) -> Result<Self, Errno> {
+        if let Some(socket) = &socket {
+            // Who asks is told of the process that has called this last.
+            listen(socket, BACKLOG)?;
+        }
+        Ok(Self { socket })
     }
 
     /// The descriptor by which the right can be given to another process, which has it as long as it
@@ -66,7 +75,7 @@ impl Owner {
             Err(errno) => return Err(failed("bind")(errno)),
         }
         // Nobody is ever accepted: who connects has learnt all that there is.
-        listen(&socket, 16).map_err(failed("listen"))?;
+        listen(&socket, BACKLOG).map_err(failed("listen"))?;
         Ok(Self { socket: Some(socket) })
     }
 }
