@@ -5,9 +5,10 @@ mod man;
 
 use std::path::PathBuf;
 
-use boardlane::daemon::demo;
+use boardlane::daemon::{self, Confine, Role, broker, demo};
 use boardlane::os::access::{self, Access, Owner};
-use boardlane::os::fabric::backplane::{self, BackplaneConfig};
+use boardlane::os::confine::{self, Part};
+use boardlane::os::fabric::backplane::{Backplane, BackplaneConfig};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -40,6 +41,15 @@ pub(crate) enum Command {
     Agent(DaemonOptions),
     /// Run the PCI master's end of its links
     Master(DaemonOptions),
+    /// What a daemon starts for itself, with a socket as standard input
+    #[command(hide = true)]
+    Broker {
+        /// The daemon's: agent or master
+        #[arg(value_parser = ["agent", "master"])]
+        role: String,
+        #[command(flatten)]
+        options: DaemonOptions,
+    },
     /// Show what the daemons of this machine do
     #[command(after_help = "Exit status: 1 if a daemon does not answer within 2 s, or none runs.")]
     Status {
@@ -103,6 +113,12 @@ pub(crate) struct DaemonOptions {
     /// The config, such as /etc/boardlane/master.toml; `boardlane check` reads it without running
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Leave out a part of what confines the daemon, for debugging: caps (capabilities are dropped),
+    /// seccomp (system calls are filtered), landlock (files are out of reach), broker (a process of its
+    /// own opens things for a confined daemon; without it, only the threads that move frames are confined)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Confine::NAMES,
+        hide_possible_values = true)]
+    pub(crate) no_confine: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +171,11 @@ pub(crate) struct BackplaneOptions {
     /// Mode of the sockets in octal: who may write to a slot's may be an end of it
     #[arg(long, value_name = "MODE", default_value = "0600", value_parser = mode)]
     pub(crate) mode: u32,
+    /// Leave out a part of what confines the backplane, for debugging: caps (capabilities are dropped),
+    /// seccomp (system calls are filtered), landlock (files are out of reach)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',',
+        value_parser = ["caps", "seccomp", "landlock"], hide_possible_values = true)]
+    pub(crate) no_confine: Vec<String>,
 }
 
 /// Runs the demo; what is not ok about it has been shown then.
@@ -168,6 +189,23 @@ pub(crate) fn demo(options: DemoOptions) -> Result<(), Failure> {
         Err(e @ demo::Error::Usage(_)) => Err(Failure::Usage(e.to_string())),
         Err(e) => Err(Failure::Run(e.to_string())),
     }
+}
+
+/// Runs an agent or a master.
+pub(crate) fn daemon(role: Role, options: &DaemonOptions) -> Result<(), Failure> {
+    let confine = Confine::without(&options.no_confine);
+    daemon::run(role, &options.config, confine).map_err(|failure| match failure {
+        daemon::Failure::Config(error) => Failure::Config(error),
+        daemon::Failure::Run(text) => Failure::Run(text),
+    })
+}
+
+/// Is a daemon's broker.
+pub(crate) fn broker(role: &str, options: &DaemonOptions) -> Result<(), Failure> {
+    let role = if role == "agent" { Role::Agent } else { Role::Master };
+    let confine = Confine::without(&options.no_confine);
+    broker::serve(role, &options.config, confine)
+        .map_err(|e| Failure::Run(format!("standard input is no daemon's socket: {e}")))
 }
 
 /// Runs the backplane until SIGTERM or SIGINT.
@@ -190,10 +228,14 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
                 _ = interrupt.recv() => {}
             }
         };
-        backplane::run(&config, stop).await.map_err(|e| match e.is_config() {
+        let backplane = Backplane::open(&config).map_err(|e| match e.is_config() {
             true => Failure::Usage(e.to_string()),
             false => Failure::Run(e.to_string()),
-        })
+        })?;
+        let walls = Confine::without(&options.no_confine).walls;
+        confine::process(Part::Backplane, Some(&config.dir), walls).log();
+        backplane.serve(stop).await;
+        Ok(())
     })
 }
 

@@ -39,8 +39,8 @@
 //! | floor | module | what it is |
 //! |---|---|---|
 //! | 7 | the binary | arguments |
-//! | 6 | `daemon` (feature `cli`) | config, supervisor, link tasks, workers, control socket, demo |
-//! | 5 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling, DMA engine; backplane and transport |
+//! | 6 | `daemon` (feature `cli`) | config, supervisor, broker, link tasks, workers, control socket, demo |
+//! | 5 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling, DMA engine, confinement; backplane and transport |
 //! | 4 | [`link`], [`plan`] | one end of one link; what netlink has to change |
 //! | 3 | [`net`] | frames and chains, offloads, the device model |
 //! | 2 | [`virtqueue`], [`tunnel`], [`dma`] | rings, driver and device half; configuration messages; copies as values |

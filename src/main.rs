@@ -70,8 +70,9 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Demo(options) => cli::demo(options),
         Command::Backplane(options) => cli::backplane(options),
-        Command::Agent(options) => run_daemon(Role::Agent, &options.config),
-        Command::Master(options) => run_daemon(Role::Master, &options.config),
+        Command::Agent(options) => cli::daemon(Role::Agent, &options),
+        Command::Master(options) => cli::daemon(Role::Master, &options),
+        Command::Broker { role, options } => cli::broker(&role, &options),
         Command::Status { control, json, watch } => {
             show_status(&StatusOptions { control, json }, watch)
         }
@@ -79,11 +80,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),
     }
-}
-
-fn run_daemon(role: Role, file: &Path) -> Result<(), Failure> {
-    let config = Config::load(file, role).map_err(Failure::Config)?;
-    daemon::run(role, file.to_owned(), config).map_err(Failure::Run)
 }
 
 fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {

@@ -261,6 +261,16 @@ fn status_without_an_answer_is_status_1_with_the_reason() {
 }
 
 #[test]
+fn a_broker_without_a_daemon_says_so_and_is_not_in_the_help() {
+    let dir = Dir::new("broker");
+    let file = dir.file("agent.toml", GOOD);
+    let (status, out, err) = run(&["broker", "agent", "--config", &file]);
+    assert_eq!((status, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("standard input is no daemon's socket"), "{err}");
+    assert!(!run(&["--help"]).1.contains("broker"));
+}
+
+#[test]
 fn what_dead_daemons_left_beside_their_sockets_is_cleaned() {
     let dir = Dir::new("clean");
     let path = |name: &str| dir.0.join(name);

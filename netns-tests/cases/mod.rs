@@ -6,6 +6,7 @@ mod basics;
 mod bridge;
 mod clean;
 mod config;
+mod confine;
 pub(crate) mod cycles;
 mod dead;
 mod demo;
@@ -84,6 +85,12 @@ pub(crate) const ALL: &[Case] = &[
     case!(config::a_second_master_on_one_slot_waits_for_the_first_to_go),
     case!(config::an_agent_without_permission_says_so_once_and_in_status, "setpriv"),
     case!(config::an_agent_without_tun_says_so_and_heals_when_it_appears, "unshare", "nsenter"),
+    case!(confine::every_thread_of_every_process_is_confined_under_traffic),
+    case!(confine::a_namespace_is_entered_by_name_by_path_and_by_a_process_in_it),
+    case!(confine::a_daemon_whose_broker_is_killed_stops_in_an_orderly_way),
+    case!(confine::a_broker_ends_with_its_daemon_and_not_by_a_signal_meant_for_it),
+    case!(confine::each_part_of_it_can_be_left_out_by_name),
+    case!(confine::daemons_of_a_user_without_rights_are_confined_too, "setpriv"),
     case!(netdev_state::an_mtu_set_with_ip_reaches_the_other_end_and_goes_back),
     case!(netdev_state::a_greater_mtu_set_with_ip_needs_both_ends),
     case!(netdev_state::the_smaller_mtu_of_two_configs_wins_and_stays),

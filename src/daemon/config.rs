@@ -267,13 +267,26 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or all that is wrong in it.
     pub fn load(file: &Path, role: Role) -> Result<Self, ConfigError> {
+        let unread = |error| ConfigError::Read { file: file.display().to_string(), error };
+        Self::from_octets(file, Self::read(file).map_err(unread)?, role)
+    }
+
+    /// What is in `file`, as far as a config may be long, and somewhat more.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+        let mut octets = Vec::new();
+        std::fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut octets)?;
+        Ok(octets)
+    }
+
+    /// Checks what was [read](Self::read) from `file`.
+    ///
+    /// # Errors
+    /// All that is wrong in it.
+    pub fn from_octets(file: &Path, octets: Vec<u8>, role: Role) -> Result<Self, ConfigError> {
         let name = file.display().to_string();
-        let read = || -> std::io::Result<Vec<u8>> {
-            let mut octets = Vec::new();
-            std::fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut octets)?;
-            Ok(octets)
-        };
-        let octets = read().map_err(|error| ConfigError::Read { file: name.clone(), error })?;
         if u64::try_from(octets.len()).is_ok_and(|len| len > FILE_MAX) {
             return Err(ConfigError::TooLarge { file: name });
         }

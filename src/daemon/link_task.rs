@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::Role;
+use super::broker::{Broker, Refused};
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::{Look, Netdev};
@@ -78,6 +79,7 @@ pub struct LinkTask {
     mac: [u8; 6],
     other_mac: [u8; 6],
     features_off: Features,
+    broker: Broker,
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
@@ -90,6 +92,8 @@ pub struct LinkTask {
 /// What a link's task and the supervisor share.
 #[derive(Debug)]
 pub struct Shared {
+    /// What opens things for it.
+    pub broker: Broker,
     /// What is known of the link.
     pub view: Rc<RefCell<View>>,
     /// What it is to do.
@@ -101,7 +105,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { view, orders, done } = shared;
+        let Shared { broker, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = match role {
             Role::Master => End::Driver,
@@ -123,6 +127,7 @@ impl LinkTask {
             other_mac,
             features_off,
             log,
+            broker,
             limits,
             view,
             orders,
@@ -190,7 +195,7 @@ impl LinkTask {
     /// Waits until the netdev can be had; `None` if the link is to stop first.
     async fn netdev(&mut self) -> Option<Netdev> {
         while !self.obey(None).await {
-            match Netdev::set_up(&self.config, self.mac, &self.control).await {
+            match Netdev::set_up(&self.config, self.mac, &self.control, &self.broker).await {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
@@ -227,15 +232,14 @@ impl LinkTask {
     }
 
     async fn connect(&self) -> Result<ShmLink, Refusal> {
+        let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
+        let socket = self.broker.slot(&self.config.name).await;
+        let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::connect(path).await.map_err(|e| Refusal {
-                pause: if e.is_absence() { LOOK } else { RETRY },
-                why: e.to_string(),
-            }),
-            other => Err(Refusal {
-                pause: RETRY,
-                why: format!("transport {other} is not in this version"),
-            }),
+            Transport::Shm(path) => ShmLink::over(path, socket)
+                .await
+                .map_err(|e| refusal(e.to_string(), e.is_absence())),
+            other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
     }
 

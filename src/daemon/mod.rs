@@ -1,9 +1,11 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
-//! [`config`] says what is wanted, [`reload`] what another config changes, [`control`] tells what is, in
-//! the words of [`status`]. [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`]
-//! removes what any of it left that was killed.
+//! A daemon confines itself once it runs; its [`broker`] then opens things for it. [`config`] says what is
+//! wanted, [`reload`] what another config changes, [`control`] tells what is, in the words of [`status`].
+//! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
+//! that was killed.
 
+pub mod broker;
 pub mod clean;
 pub mod config;
 pub mod control;
@@ -19,10 +21,40 @@ pub mod worker;
 
 use std::fmt;
 
-pub use supervisor::run;
+use crate::os::confine::Walls;
+pub use supervisor::{Failure, run};
 
 /// The program's version, as the other end and `status` show it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How a daemon is confined: all of it, unless names say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confine {
+    /// What the kernel keeps up.
+    pub walls: Walls,
+    /// Whether what a confined daemon cannot do is done by a process of its own. Otherwise the daemon
+    /// does it, and none of the walls can stand around it, but around its workers only.
+    pub broker: bool,
+}
+
+impl Confine {
+    /// What can be left out, by name.
+    pub const NAMES: [&str; 4] = ["caps", "seccomp", "landlock", "broker"];
+
+    /// All but what is named.
+    pub fn without(off: &[String]) -> Self {
+        let on = |name: &str| !off.iter().any(|off| off == name);
+        let walls = Walls { caps: on("caps"), seccomp: on("seccomp"), landlock: on("landlock") };
+        Self { walls, broker: on("broker") }
+    }
+
+    /// The names of what is left out.
+    pub fn off(self) -> Vec<&'static str> {
+        let Walls { caps, seccomp, landlock } = self.walls;
+        let on = [caps, seccomp, landlock, self.broker];
+        Self::NAMES.into_iter().zip(on).filter(|(_, on)| !on).map(|(name, _)| name).collect()
+    }
+}
 
 /// Which end of its links a daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

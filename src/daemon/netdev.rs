@@ -10,13 +10,13 @@ mod mtu;
 mod owned;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::broker::{Broker, Opened};
 use super::config::{LinkConfig, Netns};
 use crate::net::announce;
 use crate::net::features::Features;
@@ -47,7 +47,7 @@ pub struct Netdev {
     _owner: Owner,
     /// What this kernel's TAPs cannot do.
     unfit: Features,
-    namespace: Option<Namespace>,
+    broker: Broker,
     netlink: Netlink,
     watch: Watch,
     desired: Desired,
@@ -80,25 +80,15 @@ impl Netdev {
     ///
     /// # Errors
     /// One line for people: what is missing and what to do.
-    pub async fn set_up(config: &LinkConfig, mac: [u8; 6], control: &Path) -> Result<Self, String> {
-        let namespace = config
-            .netns
-            .as_ref()
-            .map(open_namespace)
-            .transpose()
-            .map_err(|e| format!("network namespace of {}: {e}", config.name))?;
-        let opened = match &namespace {
-            None => open_tap(&config.name),
-            Some(ns) => ns.run(|| open_tap(&config.name)).map_err(|e| e.to_string())?,
-        };
-        let (owner, tap) = opened.map_err(|e| e.to_string())?;
+    pub async fn set_up(
+        config: &LinkConfig,
+        mac: [u8; 6],
+        control: &Path,
+        broker: &Broker,
+    ) -> Result<Self, String> {
+        let Opened { owner, tap, netlink, watch } = broker.netdev(&config.name).await?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
-        let netns = namespace.as_ref().map(AsFd::as_fd);
-        let netlink = match netns {
-            None => Netlink::new(),
-            Some(netns) => Netlink::in_namespace(netns),
-        };
         let desired = Desired {
             name: config.name.clone(),
             alias: Some(ALIAS.to_owned()),
@@ -109,14 +99,13 @@ impl Netdev {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
-        let watch = Watch::new(netns).map_err(|e| e.to_string())?;
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             _owner: owner,
             unfit,
-            namespace,
-            netlink: netlink.map_err(|e| e.to_string())?,
+            broker: broker.clone(),
+            netlink,
             watch,
             desired,
             owned: Owned::beside(control, &config.name),
@@ -193,15 +182,10 @@ impl Netdev {
         let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
         let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
         let frames = announce::frames(observed.mac, &addresses);
-        let namespace = self.namespace.as_ref().map(Namespace::try_clone).transpose();
-        let namespace = namespace.map_err(|e| e.to_string())?;
         let name = self.desired.name.clone();
+        let socket = self.broker.announcer(&name).await?;
         let work = move || {
-            let sent = match namespace {
-                None => send(observed.index, &frames),
-                Some(ns) => ns.run(|| send(observed.index, &frames)).and_then(|sent| sent),
-            };
-            if let Err(e) = sent {
+            if let Err(e) = send(&socket, observed.index, &frames) {
                 tracing::warn!("{name}: announcing the address: {e}");
             }
         };
@@ -210,12 +194,8 @@ impl Netdev {
     }
 
     /// Opens another queue of the TAP.
-    pub fn another_queue(&self) -> Result<Tap, String> {
-        let opened = match &self.namespace {
-            None => self.tap.another_queue(),
-            Some(ns) => ns.run(|| self.tap.another_queue()).map_err(|e| e.to_string())?,
-        };
-        opened.map_err(|e| e.to_string())
+    pub async fn another_queue(&self) -> Result<Tap, String> {
+        self.broker.queue(&self.desired.name, &self.tap).await
     }
 
     /// Whether its admin state is up, as last seen.
@@ -403,8 +383,8 @@ pub fn remove_dead(name: &str, dry_run: bool) -> Result<bool, TapError> {
     }
 }
 
-/// Makes or adopts the TAP, as its owner.
-fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
+/// Makes or adopts the TAP, as its owner, in the calling thread's network namespace.
+pub(super) fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
     let owner = Owner::of(name)?;
     let tap = match Tap::adopt(name, Some(ALIAS)) {
         Err(TapError::Missing { .. }) => Tap::create(name, false),

@@ -85,6 +85,8 @@ pub enum ReloadError {
     Config(ConfigError),
     /// The control socket is another, or another's.
     ControlSocket,
+    /// The broker does not do as it is asked.
+    Broker(String),
     /// The daemon stops, or has met a fault of its own.
     Ended,
 }
@@ -92,7 +94,7 @@ pub enum ReloadError {
 impl ReloadError {
     /// Whether the file is at fault.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Ended)
+        !matches!(self, Self::Ended | Self::Broker(_))
     }
 }
 
@@ -103,6 +105,7 @@ impl fmt::Display for ReloadError {
             Self::ControlSocket => f.write_str(
                 "control, control_mode or control_owner has changed: that takes a restart of the daemon",
             ),
+            Self::Broker(why) => write!(f, "the broker: {why}"),
             Self::Ended => f.write_str("the daemon did not get to it"),
         }
     }

@@ -5,41 +5,64 @@
 //! done, `status` is answered meanwhile, and a daemon that is to stop lets it come to its end first.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use super::Role;
-use super::config::{Config, LinkConfig};
+use super::broker::{Broker, Started};
+use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
 use super::reload::{Fate, ReloadError, Report, diff};
 use super::status::Status;
+use super::{Confine, Role};
+use crate::os::confine::{Part, process, workers};
 use crate::os::terminal::Terminal;
 
-/// Runs an agent or a master with the `config` that stands in `file`, until SIGTERM, SIGINT, or a
-/// SIGHUP that says that its terminal is gone.
+/// What ends a daemon that was not asked to stop.
+#[derive(Debug)]
+pub enum Failure {
+    /// Its config is wrong.
+    Config(ConfigError),
+    /// Anything else, in one line.
+    Run(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Run(text)
+    }
+}
+
+/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, or a SIGHUP that says that
+/// its terminal is gone.
 ///
 /// # Errors
-/// What ended it, in one line.
-pub fn run(role: Role, file: PathBuf, config: Config) -> Result<(), String> {
+/// What ended it.
+pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
+    // First of all, while this is the only thread and nothing of it is given up.
+    let broker = Started::new(role, file, confine)
+        .map_err(|e| format!("starting the broker: {e} (`--no-confine broker` does without)"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    let done = local.block_on(&runtime, supervise(role, file, config));
+    let done = local.block_on(&runtime, supervise(role, broker, confine));
     // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }
 
-async fn supervise(role: Role, file: PathBuf, config: Config) -> Result<(), String> {
+async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), Failure> {
     let terminal = Terminal::of_process();
+    let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
+    let config = broker.config().await.map_err(Failure::Config)?;
+    broker.adopt().await?;
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -47,11 +70,13 @@ async fn supervise(role: Role, file: PathBuf, config: Config) -> Result<(), Stri
     // Before anything else, so that a second daemon changes nothing.
     let control =
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
+    let identity = Identity::of_machine();
+    enclose(confine, &config.control);
     let daemon = Rc::new(Daemon {
         role,
-        file,
+        broker: broker.clone(),
         control: config.control.clone(),
-        identity: Identity::of_machine(),
+        identity,
         links: RefCell::default(),
         config: Mutex::new(config.clone()),
     });
@@ -62,14 +87,16 @@ async fn supervise(role: Role, file: PathBuf, config: Config) -> Result<(), Stri
         daemon.links.borrow().len(),
         std::process::id()
     );
+    let mut done = Ok(());
     tokio::select! {
         () = control.serve(|| daemon.status(), || daemon.reload()) => {}
+        () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
     }
     daemon.stop().await;
-    Ok(())
+    Ok(done?)
 }
 
 /// SIGHUP asks a daemon to read its config again. The kernel says with the same signal that the
@@ -122,7 +149,7 @@ impl RunningLink {
 
 struct Daemon {
     role: Role,
-    file: PathBuf,
+    broker: Broker,
     control: PathBuf,
     identity: Identity,
     /// In the order of the config. Nobody awaits anything while he looks at them.
@@ -156,8 +183,9 @@ impl Daemon {
 
     async fn reread(&self) -> Result<Report, ReloadError> {
         let mut config = self.config.lock().await;
-        let new = Config::load(&self.file, self.role).map_err(ReloadError::Config)?;
+        let new = self.broker.config().await.map_err(ReloadError::Config)?;
         let fates = diff(self.role, &config, &new)?;
+        self.broker.adopt().await.map_err(ReloadError::Broker)?;
         // A slot, a name or an address may go from one link to another: first those end that do.
         self.end_links(&fates).await;
         futures::future::join_all(self.change_links(&fates, &new.links)).await;
@@ -222,7 +250,8 @@ impl Daemon {
         let view = Rc::new(RefCell::new(View::new(&config)));
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
-        let shared = Shared { view: view.clone(), orders: ordered, done: carried_out };
+        let broker = self.broker.clone();
+        let shared = Shared { view: view.clone(), orders: ordered, done: carried_out, broker };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
         RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
     }
@@ -240,5 +269,20 @@ async fn await_ends(tasks: Vec<JoinHandle<()>>) {
         if let Err(e) = task.await {
             tracing::error!("a link's task: {e}");
         }
+    }
+}
+
+/// Confines this process, which has one thread yet.
+fn enclose(confine: Confine, control: &Path) {
+    workers(confine.walls);
+    // Who does the broker's work needs its rights, and its reach.
+    if confine.broker {
+        // The control socket is there, so it has a directory.
+        let dir = control.parent().filter(|dir| !dir.as_os_str().is_empty());
+        process(Part::Control, Some(dir.unwrap_or(Path::new("."))), confine.walls).log();
+    }
+    let off = confine.off();
+    if !off.is_empty() {
+        tracing::warn!("not confined by {}, as was asked for", off.join(", "));
     }
 }

@@ -23,6 +23,7 @@ use crate::memory::BusMemory;
 use crate::net::owed::Owed;
 use crate::net::path::{Inward, Path, PathError, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
+use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::doorbell::ring_full_or_not;
 use crate::os::interrupt::join;
@@ -126,6 +127,7 @@ impl Worker {
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+                confine::worker();
                 let events = Events::with_capacity(4);
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];

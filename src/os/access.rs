@@ -4,12 +4,14 @@
 //! `/etc/group` and nowhere else: a daemon with few rights has no use for the name services that a C
 //! library would load. Who is not in these files has a number.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chmod, chownat, fchmod, fstat, open};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -69,17 +71,28 @@ impl Owner {
     }
 }
 
-/// The number of a user or group, which the third field of its line in `file` tells.
-fn number(name: &str, what: &str, file: &str) -> Result<u32, String> {
+/// The numbers of names that have been looked up, by file: a process that has confined itself since
+/// reaches these files no more.
+static KNOWN: Mutex<BTreeMap<(&'static str, String), u32>> = Mutex::new(BTreeMap::new());
+
+/// The number of a user or group, which the third field of its line in `file` tells. A name keeps the
+/// number that it had when it was first asked for.
+fn number(name: &str, what: &str, file: &'static str) -> Result<u32, String> {
     if name.bytes().all(|octet| octet.is_ascii_digit()) {
         // The greatest means "as it is" to chown(2).
         let number = name.parse().ok().filter(|number| *number != u32::MAX);
         return number.ok_or_else(|| format!("{what} {name} is out of range"));
     }
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(number) = known.get(&(file, name.to_owned())) {
+        return Ok(*number);
+    }
     let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     let line = text.lines().find(|line| line.split(':').next() == Some(name));
     let number = line.and_then(|line| line.split(':').nth(2)?.parse().ok());
-    number.ok_or_else(|| format!("there is no {what} {name:?} in {file}"))
+    let number = number.ok_or_else(|| format!("there is no {what} {name:?} in {file}"))?;
+    known.insert((file, name.to_owned()), number);
+    Ok(number)
 }
 
 /// The mode that `text` has as three octal digits, with or without a 0 before them.

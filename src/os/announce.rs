@@ -15,14 +15,21 @@ const ROUNDS_MS: [u64; 7] = [10, 40, 100, 200, 300, 350, 350];
 /// How long an announcement takes: what asks for another one meanwhile is served by the last round.
 pub const TIME: Duration = Duration::from_millis(1350);
 
-/// Sends each frame once a round by the netdev of this index in the calling thread's network namespace.
+/// A socket that sends by netdevs of the calling thread's network namespace.
+///
+/// # Errors
+/// It cannot be had, which needs CAP_NET_RAW.
+pub fn socket() -> io::Result<Socket> {
+    // With protocol 0 the socket receives nothing.
+    Socket::new(Domain::PACKET, Type::RAW, None)
+}
+
+/// Sends each frame once a round by the netdev of this index in the socket's network namespace.
 /// Blocks for somewhat more than a second.
 ///
 /// # Errors
-/// No packet socket can be had, which needs CAP_NET_RAW, or the last round could not be sent.
-pub fn announce(index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
-    // With protocol 0 the socket receives nothing.
-    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+/// The last round could not be sent.
+pub fn announce(socket: &Socket, index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
     let to = address(index)?;
     let mut sent = Ok(());
     for pause_ms in ROUNDS_MS {

@@ -43,6 +43,15 @@ pub fn spawn(command: &mut Command, netns: Option<OwnedFd>) -> io::Result<Child>
     command.spawn()
 }
 
+/// From now on this process ignores what asks one to stop: it ends with its parent.
+pub fn ignore_stops() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: no handler runs for a signal that is ignored. The number is a signal's, so the call
+        // does not fail.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,9 +76,10 @@ impl Engine {
         let random = 0x9e37_79b9_7f4a_7c15;
         let (ring, flag) = (bell.clone(), stop.clone());
         let copier = Copier { model, bus, local, outbox, bell: ring, random, stop: flag };
-        let thread = std::thread::Builder::new()
-            .name("bl-engine".to_owned())
-            .spawn(move || copier.run(&inbox))?;
+        let thread = std::thread::Builder::new().name("bl-engine".to_owned()).spawn(move || {
+            super::confine::worker();
+            copier.run(&inbox);
+        })?;
         let thread = Some(thread);
         let to = Some(to);
         Ok(Self { to, from, bell, thread, stop, depth, submitted: (0, 0), under_way: 0 })

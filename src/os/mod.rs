@@ -2,7 +2,9 @@
 
 pub mod access;
 pub mod announce;
+pub mod broker;
 pub mod child;
+pub mod confine;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;

@@ -356,7 +356,7 @@ impl<'a> Running<'a> {
                     }
                 }
                 Event::StartPair(start) => {
-                    if let Err(e) = self.start_pair(start) {
+                    if let Err(e) = self.start_pair(start).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -87,7 +88,23 @@ impl ShmLink {
     }
 
     pub(super) async fn connect_within(path: &Path, limit: Duration) -> Result<Self, FabricError> {
-        let stream = UnixStream::connect(path).await.map_err(|e| connect_error(path, e))?;
+        Self::over_within(path, dial(path)?, limit).await
+    }
+
+    /// As [`connect`](Self::connect), on a connection that is there already: `socket` is what [`dial`]
+    /// gave for `path`.
+    pub async fn over(path: &Path, socket: OwnedFd) -> Result<Self, FabricError> {
+        Self::over_within(path, socket, SETUP_LIMIT).await
+    }
+
+    async fn over_within(
+        path: &Path,
+        socket: OwnedFd,
+        limit: Duration,
+    ) -> Result<Self, FabricError> {
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        let stream = UnixStream::from_std(stream)
+            .map_err(|error| FabricError::Os { path: path.to_owned(), error })?;
         match timeout(limit, Self::set_up(path, stream)).await {
             Err(_) => Err(FabricError::Silent { path: path.to_owned() }),
             Ok(Err(FabricError::Closed { path })) => Err(FabricError::Refused { path }),
@@ -206,6 +223,17 @@ async fn receive(
             (Ok(()), _) => return Err(FabricError::Closed { path: path.to_owned() }),
         }
     }
+}
+
+/// Connects to the slot whose socket is at `path`, without waiting: a server that is busy is an error.
+pub fn dial(path: &Path) -> Result<OwnedFd, FabricError> {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        Ok(socket.into())
+    };
+    connect().map_err(|e| connect_error(path, e))
 }
 
 /// Tells apart why a connection cannot be made.

@@ -14,7 +14,7 @@ mod observe;
 mod socket;
 mod watch;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -24,8 +24,9 @@ use rtnetlink::packet_core::NLM_F_ACK;
 pub use apply::Applied;
 pub use error::NetlinkError;
 pub use observe::LinkStats;
-use socket::{Failure, Socket};
-pub use watch::Watch;
+pub use socket::route_socket;
+use socket::{Failure, Socket, route_socket_in};
+pub use watch::{Watch, watch_socket};
 
 /// rtnetlink in one network namespace.
 #[derive(Debug)]
@@ -37,13 +38,19 @@ impl Netlink {
     /// In the calling thread's network namespace; must be called in a tokio runtime, which serves
     /// the socket from then on.
     pub fn new() -> Result<Self, NetlinkError> {
-        Ok(Self { socket: Socket::open().map_err(NetlinkError::Socket)? })
+        Self::over(route_socket().map_err(NetlinkError::Socket)?)
+    }
+
+    /// By a socket that [`route_socket`] has made, in whatever process; as [`new`](Self::new) apart
+    /// from that.
+    pub fn over(socket: OwnedFd) -> Result<Self, NetlinkError> {
+        Ok(Self { socket: Socket::over(socket).map_err(NetlinkError::Socket)? })
     }
 
     /// In the network namespace that `netns` refers to (an open `/proc/PID/ns/net`, or a file in
     /// `/run/netns`); as [`new`](Self::new) apart from that. The calling thread stays where it is.
     pub fn in_namespace(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
-        Ok(Self { socket: Socket::open_in(netns).map_err(NetlinkError::Namespace)? })
+        Self::over(route_socket_in(netns).map_err(NetlinkError::Namespace)?)
     }
 
     /// The index of the link `name`, `None` if there is none.

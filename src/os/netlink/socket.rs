@@ -5,15 +5,20 @@
 //! made again: all our requests may be repeated. The kernel's own explanation of a refusal
 //! (extended acknowledgement, Linux 4.12) is kept.
 
+#![allow(unsafe_code)]
+
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use futures::StreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::{
     DoneMessage, ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
     NetlinkMessage, NetlinkPayload, NlasIterator,
 };
+use rtnetlink::sys::{SocketAddr, TokioSocket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::watch;
@@ -27,6 +32,14 @@ const EXT_ACK_TEXT: u16 = 1;
 
 /// The length of `struct nlmsghdr`, all of the request that a capped error message repeats.
 const HEADER_LEN: usize = 16;
+
+type Message = NetlinkMessage<RouteNetlinkMessage>;
+/// What a connection consists of: itself, what asks by it, and what comes unasked.
+type Parts = (
+    rtnetlink::proto::Connection<RouteNetlinkMessage>,
+    rtnetlink::Handle,
+    UnboundedReceiver<(Message, SocketAddr)>,
+);
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -68,30 +81,44 @@ impl Drop for Socket {
     }
 }
 
-/// Makes a socket in the namespace `netns`, served by the calling runtime.
+/// Makes a socket in the namespace `netns`.
 ///
 /// setns moves one thread, so a thread of its own goes there, makes the socket and ends: a socket
 /// stays in the namespace that it was made in.
-pub(super) fn in_namespace<T: Send>(
-    netns: BorrowedFd<'_>,
-    open: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    let runtime = Runtime::try_current().map_err(io::Error::other)?;
+pub(super) fn route_socket_in(netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            let _context = runtime.enter();
             move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-            open()
+            route_socket()
         })?;
         thread.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
     })
 }
 
+/// An rtnetlink socket in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn route_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Protocol 0 is NETLINK_ROUTE.
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, None)?)
+}
+
+/// A connection that goes by this socket, in the calling runtime. It comes with one of its own, in
+/// whatever namespace, which has not been used yet.
+pub(super) fn connection_over(socket: OwnedFd) -> io::Result<Parts> {
+    let (mut connection, handle, unasked) = rtnetlink::new_connection()?;
+    // SAFETY: the descriptor is open, and given away here.
+    *connection.socket_mut() = unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) };
+    Ok((connection, handle, unasked))
+}
+
 impl Socket {
-    /// A socket in the calling thread's network namespace, served by the calling runtime.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Serves a socket that [`route_socket`] has made, by the calling runtime.
+    pub(super) fn over(socket: OwnedFd) -> io::Result<Self> {
         let runtime = Runtime::try_current().map_err(io::Error::other)?;
-        let (mut connection, handle, mut unasked) = rtnetlink::new_connection()?;
+        let (mut connection, handle, mut unasked) = connection_over(socket)?;
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
         let socket = rtnetlink::sys::AsyncSocket::socket_mut(connection.socket_mut());
@@ -111,11 +138,6 @@ impl Socket {
         };
         let tasks = [runtime.spawn(connection), runtime.spawn(count_overruns)];
         Ok(Self { handle, overruns, tasks, strict })
-    }
-
-    /// A socket in the namespace `netns`, served by the calling runtime.
-    pub(super) fn open_in(netns: BorrowedFd<'_>) -> io::Result<Self> {
-        in_namespace(netns, Self::open)
     }
 
     /// Whether the kernel filters dumps. If not, a dump's request must not ask for it.

@@ -4,16 +4,18 @@
 //! which the kernel drops messages, is a change like any other, and nothing is kept per message.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 
 use futures::StreamExt;
 use rtnetlink::MulticastGroup;
+use rustix::net::bind;
+use rustix::net::netlink::SocketAddrNetlink;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::NetlinkError;
-use super::socket::in_namespace;
+use super::socket::{connection_over, route_socket};
 
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
@@ -22,6 +24,17 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
 ];
+
+/// A socket that hears of changes in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn watch_socket() -> io::Result<OwnedFd> {
+    let socket = route_socket()?;
+    let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (*group as u32 - 1));
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
 
 /// A subscription to one namespace's changes.
 #[derive(Debug)]
@@ -39,18 +52,14 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Watches the calling thread's namespace, or the one that `netns` refers to; must be called in
-    /// a tokio runtime, which serves the socket.
-    pub fn new(netns: Option<BorrowedFd<'_>>) -> Result<Self, NetlinkError> {
-        match netns {
-            None => Self::open().map_err(NetlinkError::Socket),
-            Some(netns) => in_namespace(netns, Self::open).map_err(NetlinkError::Namespace),
-        }
+    /// By a socket that [`watch_socket`] has made; must be called in a tokio runtime, which serves it.
+    pub fn over(socket: OwnedFd) -> Result<Self, NetlinkError> {
+        Self::serve(socket).map_err(NetlinkError::Socket)
     }
 
-    fn open() -> io::Result<Self> {
+    fn serve(socket: OwnedFd) -> io::Result<Self> {
         let runtime = Runtime::try_current().map_err(io::Error::other)?;
-        let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        let (connection, _, mut messages) = connection_over(socket)?;
         let (tell, changes) = watch::channel(0_u64);
         let count = async move {
             while messages.next().await.is_some() {

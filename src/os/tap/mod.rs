@@ -212,6 +212,16 @@ impl Tap {
         Ok(tap)
     }
 
+    /// The queue that was opened for a netdev of this name and index, in this process or another.
+    pub fn from_parts(fd: OwnedFd, name: &str, index: u32) -> Self {
+        Self { fd, name: name.to_owned(), index }
+    }
+
+    /// The descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Opens another queue of the netdev, of whose flows the kernel gives it a part. To be called in the
     /// network namespace that the netdev is in.
     pub fn another_queue(&self) -> Result<Self, TapError> {

@@ -25,14 +25,34 @@ use super::{TapError, check_name};
 
 /// How often a holder is asked who it is: it may not listen yet.
 const TRIES: u32 = 50;
+/// How many may ask at once.
+const BACKLOG: i32 = 16;
 
 /// The right to a netdev's name in a network namespace. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Owner {
-    _socket: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
 }
 
 impl Owner {
+    /// The right that another process has got, and gives to this one by the descriptor.
+    ///
+    /// # Errors
+    /// The descriptor is none of [`into_fd`](Self::into_fd).
+    pub fn from_fd(socket: Option<OwnedFd>) -> Result<Self, Errno> {
+        if let Some(socket) = &socket {
+            // Who asks is told of the process that has called this last.
+            listen(socket, BACKLOG)?;
+        }
+        Ok(Self { socket })
+    }
+
+    /// The descriptor by which the right can be given to another process, which has it as long as it
+    /// has that; none if there is only somebody who does not count.
+    pub fn into_fd(self) -> Option<OwnedFd> {
+        self.socket
+    }
+
     /// Becomes the owner of `name` in the calling thread's network namespace. There need not be a
     /// netdev of that name.
     ///
@@ -49,14 +69,14 @@ impl Owner {
             Err(Errno::ADDRINUSE) => {
                 return match holder(&address) {
                     Some(pid) => Err(TapError::Owned { name: name.to_owned(), pid }),
-                    None => Ok(Self { _socket: None }),
+                    None => Ok(Self { socket: None }),
                 };
             }
             Err(errno) => return Err(failed("bind")(errno)),
         }
         // Nobody is ever accepted: who connects has learnt all that there is.
-        listen(&socket, 16).map_err(failed("listen"))?;
-        Ok(Self { _socket: Some(socket) })
+        listen(&socket, BACKLOG).map_err(failed("listen"))?;
+        Ok(Self { socket: Some(socket) })
     }
 }
 

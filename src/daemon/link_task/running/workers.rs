@@ -29,7 +29,7 @@ impl Running<'_> {
         }
     }
 
-    pub(super) fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
+    pub(super) async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
         let StartPair { pair, path, doorbell, settings } = start;
         let peer = doorbell.and_then(|(owner, vector)| {
             let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
@@ -37,7 +37,7 @@ impl Running<'_> {
         });
         let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
         let vector = pair_vector(pair, own).map_or(0, usize::from);
-        let port = self.port(pair)?;
+        let port = self.port(pair).await?;
         let mut view = self.task.view.borrow_mut();
         view.engine = path.local().is_some();
         let job = Job {
@@ -63,7 +63,7 @@ impl Running<'_> {
     }
 
     /// What a pair's frames go to and come from.
-    fn port(&mut self, pair: u16) -> Result<Port, String> {
+    async fn port(&mut self, pair: u16) -> Result<Port, String> {
         let Some(netdev) = &self.netdev else {
             return Ok(match self.task.config.port {
                 config::Port::Echo => Port::Echo(Echo::new(self.offloads)),
@@ -73,7 +73,7 @@ impl Running<'_> {
         let tap = match self.queues.entry(pair) {
             _ if pair == 0 => netdev.tap().clone(),
             Entry::Occupied(tap) => tap.get().clone(),
-            Entry::Vacant(place) => place.insert(Arc::new(netdev.another_queue()?)).clone(),
+            Entry::Vacant(place) => place.insert(Arc::new(netdev.another_queue().await?)).clone(),
         };
         Ok(Port::Tap(tap))
     }

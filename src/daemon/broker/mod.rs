@@ -1,0 +1,225 @@
+//! The broker: a small process that keeps what a daemon gives up, and opens things for it.
+//!
+//! Theory of operation. Before a daemon has a second thread or has seen an octet of a peer, it starts
+//! this program again as its broker, at the other end of a socket pair. Then it confines itself
+//! ([`crate::os::confine`]) to what a taken-over daemon may have. What it cannot do any more, the
+//! broker does: open TAPs and sockets in network namespaces, connect to slots, read the config file.
+//! Results come back as descriptors.
+//!
+//! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
+//! path or a namespace: those the broker has from the config, which it reads itself; a link that the
+//! config does not have is refused. A config that is read again counts once the daemon, having looked
+//! at the same text, says so; so one that it refuses changes nothing here either. The broker looks at
+//! each message's form, and answers one at a time.
+//!
+//! It ends when the daemon does: its socket is closed then, and it asks to be killed. Signals that end
+//! a daemon are the daemon's to obey, so it ignores them. If it ends first, the daemon cannot heal its
+//! links any more, and stops in an orderly way.
+//!
+//! Without the process, for debugging, the same is done within the daemon.
+
+mod client;
+mod protocol;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+
+use tracing::level_filters::LevelFilter;
+
+use super::config::{Config, ConfigError};
+use super::{Confine, Role};
+use crate::os::confine::{Part, process};
+use crate::os::netlink::{Netlink, Watch};
+use crate::os::tap::{Owner, Tap};
+use crate::os::{broker, child};
+use client::Client;
+pub use protocol::Refused;
+use protocol::{Request, What};
+use server::{Granted, Server};
+
+/// This program, also where its file has been replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// A broker that nobody asks yet.
+#[derive(Debug)]
+pub struct Started {
+    file: PathBuf,
+    role: Role,
+    /// Of the process, if it is one.
+    socket: Option<OwnedFd>,
+}
+
+impl Started {
+    /// Starts the broker for the config in `file`. The calling thread must be the process's only one,
+    /// and live as long as it: the broker ends with it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn new(role: Role, file: &Path, confine: Confine) -> io::Result<Self> {
+        let socket = confine.broker.then(|| start(role, file, confine)).transpose()?;
+        Ok(Self { file: file.to_owned(), role, socket })
+    }
+
+    /// Makes it the broker that is asked; within a `LocalSet`.
+    ///
+    /// # Errors
+    /// Its socket cannot be watched.
+    pub fn attend(self) -> io::Result<Broker> {
+        let how = match self.socket {
+            Some(socket) => How::Process(Client::new(socket)?),
+            None => How::Within(Rc::new(RefCell::new(Server::new(self.role, self.file.clone())))),
+        };
+        Ok(Broker { file: self.file, role: self.role, how })
+    }
+}
+
+fn start(role: Role, file: &Path, confine: Confine) -> io::Result<OwnedFd> {
+    let (ours, theirs) = broker::pair()?;
+    let mut command = Command::new(THIS_PROGRAM);
+    // To people it is the program that they have started.
+    command.arg0(std::env::args_os().next().unwrap_or_else(|| "boardlane".into()));
+    command.arg("broker").arg(role.to_string()).arg("--config").arg(file);
+    command.args(["--log", &LevelFilter::current().to_string().to_lowercase()]);
+    let off = confine.off();
+    if !off.is_empty() {
+        command.args(["--no-confine", &off.join(",")]);
+    }
+    child::spawn(command.stdin(theirs), None)?;
+    Ok(ours)
+}
+
+/// Is the broker of the daemon at the other end of standard input, until that ends.
+///
+/// # Errors
+/// Standard input is no such thing, or fails.
+pub fn serve(role: Role, file: &Path, confine: Confine) -> io::Result<()> {
+    child::ignore_stops();
+    // Started by way of a link, it bears the link's name; without another it works as well.
+    let _ = rustix::thread::set_name(c"bl-broker");
+    let confined = process(Part::Broker, None, confine.walls);
+    for lack in confined.lacks {
+        tracing::warn!("the broker is confined without {lack}");
+    }
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    Server::new(role, file.to_owned()).serve(&socket)
+}
+
+/// What opens things for the links of a daemon. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    file: PathBuf,
+    role: Role,
+    how: How,
+}
+
+#[derive(Clone, Debug)]
+enum How {
+    Process(Rc<Client>),
+    Within(Rc<RefCell<Server>>),
+}
+
+/// What a link's netdev is worked with.
+#[derive(Debug)]
+pub struct Opened {
+    /// Nobody else's as long as this lives.
+    pub owner: Owner,
+    /// Its TAP, without carrier and offloads.
+    pub tap: Tap,
+    /// rtnetlink in its network namespace.
+    pub netlink: Netlink,
+    /// Notices from there.
+    pub watch: Watch,
+}
+
+impl Broker {
+    /// Reads the config file as it is now. The broker goes by it once it is [adopted](Self::adopt).
+    ///
+    /// # Errors
+    /// It cannot be read, or all that is wrong in it.
+    pub async fn config(&self) -> Result<Config, ConfigError> {
+        let file = self.file.display().to_string();
+        let unread = |error| ConfigError::Read { file: file.clone(), error };
+        let granted = self.ask(What::Config, "", &[]).await.and_then(one);
+        let mut octets = Vec::new();
+        File::from(granted.map_err(|e| unread(io::Error::other(e.text)))?)
+            .read_to_end(&mut octets)
+            .map_err(unread)?;
+        Config::from_octets(&self.file, octets, self.role)
+    }
+
+    /// The config that was read last is the one to go by.
+    pub async fn adopt(&self) -> Result<(), String> {
+        self.ask(What::Adopt, "", &[]).await.map(drop).map_err(|e| e.text)
+    }
+
+    /// Makes or adopts a link's TAP.
+    pub async fn netdev(&self, link: &str) -> Result<Opened, String> {
+        let granted = self.ask(What::Netdev, link, &[]).await;
+        let Granted { index, mut fds } = granted.map_err(|e| e.text)?;
+        let right = (fds.len() > 3).then(|| fds.pop()).flatten();
+        let owner = Owner::from_fd(right).map_err(|e| format!("the netdev's name: {e}"))?;
+        let [tap, route, watch] = fds.try_into().map_err(|_| "three descriptors are missing")?;
+        Ok(Opened {
+            owner,
+            tap: Tap::from_parts(tap, link, index),
+            netlink: Netlink::over(route).map_err(|e| e.to_string())?,
+            watch: Watch::over(watch).map_err(|e| e.to_string())?,
+        })
+    }
+
+    /// Opens another queue of a link's TAP.
+    pub async fn queue(&self, link: &str, tap: &Tap) -> Result<Tap, String> {
+        let granted = self.ask(What::Queue, link, &[tap.as_fd()]).await.map_err(|e| e.text)?;
+        let index = granted.index;
+        Ok(Tap::from_parts(one(granted).map_err(|e| e.text)?, link, index))
+    }
+
+    /// Connects to a link's slot.
+    pub async fn slot(&self, link: &str) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::Slot, link, &[]).await?)
+    }
+
+    /// A socket that sends by netdevs of a link's network namespace.
+    pub async fn announcer(&self, link: &str) -> Result<socket2::Socket, String> {
+        let granted = self.ask(What::Announcer, link, &[]).await.and_then(one);
+        granted.map(Into::into).map_err(|e| e.text)
+    }
+
+    /// Waits until there is no broker any more.
+    pub async fn lost(&self) {
+        match &self.how {
+            How::Process(client) => client.lost().await,
+            How::Within(_) => std::future::pending().await,
+        }
+    }
+
+    async fn ask(
+        &self,
+        what: What,
+        link: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Granted, Refused> {
+        match &self.how {
+            How::Process(client) => client.ask(what, link, fds).await,
+            How::Within(server) => {
+                let request = Request { number: 0, what, link: link.to_owned() };
+                let fds = fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<Result<_, _>>();
+                server.borrow_mut().handle(&request, fds.map_err(|e: io::Error| e.to_string())?)
+            }
+        }
+    }
+}
+
+fn one(granted: Granted) -> Result<OwnedFd, Refused> {
+    let [fd] = granted.fds.try_into().map_err(|_| "one descriptor is missing")?;
+    Ok(fd)
+}

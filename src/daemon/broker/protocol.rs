@@ -1,0 +1,218 @@
+//! What a daemon and its broker say to each other: requests of a fixed form, and their replies.
+//!
+//! A request is its number (4 bytes, little-endian), what is asked for (1 byte), and the name of a link
+//! in the config, or none. A reply is the number of its request, 0 and a netdev's index (4 bytes), or why
+//! not, as text after a 1, or after a 2 if somebody is absent who may come at any moment. Descriptors come
+//! beside them.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::os::broker::MESSAGE_MAX;
+use crate::os::tap::NAME_MAX;
+
+/// Longest text of a refusal, in bytes.
+const TEXT_MAX: usize = 1024;
+const _: () = assert!(TEXT_MAX + 5 <= MESSAGE_MAX);
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The text of the config file as it is now.
+    Config,
+    /// To go by the config that was read last.
+    Adopt,
+    /// A link's TAP, made or adopted, and two rtnetlink sockets in its network namespace: for requests,
+    /// and for notices; mostly also the right to the netdev's name.
+    Netdev,
+    /// Another queue of that TAP.
+    Queue,
+    /// A connection to a link's slot.
+    Slot,
+    /// A packet socket in a link's network namespace.
+    Announcer,
+}
+
+impl What {
+    const ALL: [Self; 6] =
+        [Self::Config, Self::Adopt, Self::Netdev, Self::Queue, Self::Slot, Self::Announcer];
+
+    /// Whether it is for one link.
+    fn is_of_a_link(self) -> bool {
+        !matches!(self, Self::Config | Self::Adopt)
+    }
+
+    /// How many descriptors it brings.
+    pub(super) fn fds(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Adopt => 0..=0,
+            Self::Config | Self::Queue | Self::Slot | Self::Announcer => 1..=1,
+            Self::Netdev => 3..=4,
+        }
+    }
+
+    /// How many descriptors it comes with: of the TAP whose queue it is to be.
+    pub(super) fn fds_given(self) -> usize {
+        usize::from(self == Self::Queue)
+    }
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) number: u32,
+    pub(super) what: What,
+    /// The link's name; empty where none is meant.
+    pub(super) link: String,
+}
+
+impl Request {
+    pub(super) fn octets(&self) -> Vec<u8> {
+        let what = What::ALL.iter().position(|what| *what == self.what);
+        let what = what.and_then(|what| u8::try_from(what).ok()).unwrap_or(u8::MAX);
+        let mut octets = self.number.to_le_bytes().to_vec();
+        octets.push(what);
+        octets.extend_from_slice(self.link.as_bytes());
+        octets
+    }
+
+    /// `None` if it is no request; then its number, if it has one, is all that can be told of it.
+    pub(super) fn parse(octets: &[u8]) -> Option<Self> {
+        let (number, rest) = octets.split_first_chunk()?;
+        let (what, link) = rest.split_first()?;
+        let what = *What::ALL.get(usize::from(*what))?;
+        if link.len() > NAME_MAX || what.is_of_a_link() == link.is_empty() {
+            return None;
+        }
+        let link = std::str::from_utf8(link).ok()?.to_owned();
+        Some(Self { number: u32::from_le_bytes(*number), what, link })
+    }
+
+    /// The number of what may be no request.
+    pub(super) fn number_of(octets: &[u8]) -> u32 {
+        octets.first_chunk().map_or(0, |number| u32::from_le_bytes(*number))
+    }
+}
+
+/// Why something is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// One line for people.
+    pub text: String,
+    /// There is nobody at the other end: he may come at any moment, and looking costs nobody anything.
+    pub absent: bool,
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Self { text, absent: false }
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A reply, without its descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) number: u32,
+    /// The index of the netdev, 0 where there is none; or why not.
+    pub(super) outcome: Result<u32, Refused>,
+}
+
+impl Reply {
+    pub(super) fn octets(&self) -> Vec<u8> {
+        let mut octets = self.number.to_le_bytes().to_vec();
+        match &self.outcome {
+            Ok(index) => {
+                octets.push(0);
+                octets.extend_from_slice(&index.to_le_bytes());
+            }
+            Err(Refused { text, absent }) => {
+                octets.push(1 + u8::from(*absent));
+                let end = (0..=TEXT_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+                octets.extend_from_slice(&text.as_bytes()[..end.unwrap_or(0)]);
+            }
+        }
+        octets
+    }
+
+    pub(super) fn parse(octets: &[u8]) -> Option<Self> {
+        let (number, rest) = octets.split_first_chunk()?;
+        let outcome = match rest.split_first()? {
+            (0, index) => Ok(u32::from_le_bytes(index.try_into().ok()?)),
+            (how @ (1 | 2), text) if text.len() <= TEXT_MAX => {
+                let text = String::from_utf8(text.to_vec()).ok()?;
+                Err(Refused { text, absent: *how == 2 })
+            }
+            _ => return None,
+        };
+        Some(Self { number: u32::from_le_bytes(*number), outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_it_was_written() {
+        for what in What::ALL {
+            let link = if what.is_of_a_link() { "bl0" } else { "" };
+            let request = Request { number: 0x0403_0201, what, link: link.to_owned() };
+            assert_eq!(Request::parse(&request.octets()), Some(request));
+        }
+        let netdev = Request { number: 7, what: What::Netdev, link: "bl0".to_owned() };
+        assert_eq!(netdev.octets(), [7, 0, 0, 0, 2, b'b', b'l', b'0']);
+    }
+
+    #[test]
+    fn what_is_no_request_is_none() {
+        for octets in [
+            &b""[..],
+            b"1234",
+            // Nothing that there is, by a link's name or without.
+            b"1234\x06",
+            b"1234\xffbl0",
+            // A link that is missing, too many, too long, or no text.
+            b"1234\x02",
+            b"1234\x00bl0",
+            b"1234\x02sixteen-bytes-xx",
+            b"1234\x02\xff\xfe",
+        ] {
+            assert_eq!(Request::parse(octets), None, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_refusal_is_cut_between_characters() {
+        let reply = Reply { number: 1, outcome: Err("ü".repeat(2000).into()) };
+        let read = Reply::parse(&reply.octets()).unwrap();
+        assert_eq!(read.outcome, Err("ü".repeat(TEXT_MAX / 2).into()));
+        let odd = Reply { number: 1, outcome: Err(format!("x{}", "ü".repeat(2000)).into()) };
+        assert!(Reply::parse(&odd.octets()).unwrap().outcome.unwrap_err().text.ends_with('ü'));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_read_without_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Some(request) = Request::parse(&octets) {
+                prop_assert_eq!(request.octets(), octets.clone());
+            }
+            if let Some(reply) = Reply::parse(&octets) {
+                prop_assert_eq!(reply.octets(), octets);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The broker's end: does what the config says, for links that it names, and nothing else.
+
+use std::collections::BTreeMap;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::MemfdFlags;
+
+use super::protocol::{Refused, Reply, Request, What};
+use crate::daemon::Role;
+use crate::daemon::config::{Config, LinkConfig, Transport};
+use crate::daemon::netdev::{open_namespace, open_tap};
+use crate::os::announce;
+use crate::os::broker::{ReceiveError, receive, send};
+use crate::os::fabric::shm;
+use crate::os::netlink::{route_socket, watch_socket};
+use crate::os::tap::Tap;
+
+/// What a request brought.
+#[derive(Debug)]
+pub(super) struct Granted {
+    /// The netdev's index, 0 where there is none.
+    pub(super) index: u32,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+impl From<OwnedFd> for Granted {
+    fn from(fd: OwnedFd) -> Self {
+        Self { index: 0, fds: vec![fd] }
+    }
+}
+
+/// What opens things for the links of a config.
+#[derive(Debug)]
+pub(super) struct Server {
+    role: Role,
+    file: PathBuf,
+    links: BTreeMap<String, Served>,
+    /// What was read last, if it was right and has not been adopted.
+    read: Option<Config>,
+}
+
+#[derive(Debug)]
+struct Served {
+    config: LinkConfig,
+    /// The index of its TAP, once that has been opened.
+    index: Option<u32>,
+}
+
+impl Server {
+    /// For the config in `file`, which is read when it is asked for.
+    pub(super) fn new(role: Role, file: PathBuf) -> Self {
+        Self { role, file, links: BTreeMap::new(), read: None }
+    }
+
+    /// Serves the other end of `socket` until it is closed.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub(super) fn serve(&mut self, socket: &OwnedFd) -> std::io::Result<()> {
+        loop {
+            let (number, granted) = match receive(socket) {
+                Ok(message) => {
+                    let number = Request::number_of(&message.octets);
+                    (number, self.answer(&message.octets, message.fds))
+                }
+                Err(ReceiveError::Bad) => (0, Err("no request has this form".into())),
+                Err(ReceiveError::Closed) => return Ok(()),
+                Err(ReceiveError::Os(e)) => return Err(e),
+            };
+            let (outcome, fds) = match granted {
+                Ok(Granted { index, fds }) => (Ok(index), fds),
+                Err(refused) => (Err(refused), Vec::new()),
+            };
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            match send(socket, &Reply { number, outcome }.octets(), &fds) {
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                done => done?,
+            }
+        }
+    }
+
+    fn answer(&mut self, octets: &[u8], fds: Vec<OwnedFd>) -> Result<Granted, Refused> {
+        match Request::parse(octets) {
+            Some(request) => self.handle(&request, fds),
+            None => Err("no request has this form".into()),
+        }
+    }
+
+    /// Does what is asked for.
+    pub(super) fn handle(
+        &mut self,
+        request: &Request,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<Granted, Refused> {
+        if fds.len() != request.what.fds_given() {
+            return Err("no request has such descriptors".into());
+        }
+        match request.what {
+            What::Config => return self.config(),
+            What::Adopt => return self.adopt(),
+            _ => {}
+        }
+        let name = &request.link;
+        let link = self.links.get_mut(name);
+        let link = link.ok_or_else(|| format!("the config has no link {name:?}"))?;
+        match request.what {
+            What::Netdev => link.netdev(),
+            What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
+            What::Slot => link.slot(),
+            What::Announcer => link.announcer(),
+            What::Config | What::Adopt => Err("it is for no link".into()),
+        }
+    }
+
+    /// The file's text, so that both ends judge the same one.
+    fn config(&mut self) -> Result<Granted, Refused> {
+        let octets = Config::read(&self.file).map_err(|e| e.to_string())?;
+        let copy = || -> std::io::Result<OwnedFd> {
+            let fd = rustix::fs::memfd_create("boardlane-config", MemfdFlags::CLOEXEC)?;
+            let mut file = std::fs::File::from(fd);
+            file.write_all(&octets)?;
+            file.rewind()?;
+            Ok(file.into())
+        };
+        let copy = copy().map_err(|e| e.to_string())?;
+        self.read = Config::from_octets(&self.file, octets, self.role).ok();
+        Ok(copy.into())
+    }
+
+    fn adopt(&mut self) -> Result<Granted, Refused> {
+        let config = self.read.take().ok_or("there is no config to adopt")?;
+        let mut before = std::mem::take(&mut self.links);
+        for config in config.links {
+            // The TAP of a link that stays where it is stays open.
+            let same = before.remove(&config.name).filter(|b| b.config.netns == config.netns);
+            let index = same.and_then(|before| before.index);
+            self.links.insert(config.name.clone(), Served { config, index });
+        }
+        Ok(Granted { index: 0, fds: Vec::new() })
+    }
+}
+
+impl Served {
+    fn netdev(&mut self) -> Result<Granted, Refused> {
+        let name = self.config.name.clone();
+        let opened = self.inside(|| -> Result<_, String> {
+            let (owner, tap) = open_tap(&name).map_err(|e| e.to_string())?;
+            let sockets = route_socket().and_then(|route| Ok((route, watch_socket()?)));
+            let (route, watch) = sockets.map_err(|e| format!("netlink socket: {e}"))?;
+            Ok((owner, tap, route, watch))
+        })?;
+        let (owner, tap, route, watch) = opened?;
+        let index = tap.index();
+        self.index = Some(index);
+        let mut fds = vec![tap.into_fd(), route, watch];
+        fds.extend(owner.into_fd());
+        Ok(Granted { index, fds })
+    }
+
+    fn queue(&self, tap: OwnedFd) -> Result<Granted, Refused> {
+        let index = self.index.ok_or("the link has no netdev yet")?;
+        let tap = Tap::from_parts(tap, &self.config.name, index);
+        let queue = self.inside(|| tap.another_queue())?.map_err(|e| e.to_string())?;
+        Ok(Granted { index, fds: vec![queue.into_fd()] })
+    }
+
+    fn slot(&self) -> Result<Granted, Refused> {
+        match &self.config.transport {
+            Transport::Shm(path) => match shm::dial(path) {
+                Ok(socket) => Ok(socket.into()),
+                Err(e) => Err(Refused { text: e.to_string(), absent: e.is_absence() }),
+            },
+            other => Err(format!("transport {other} is not in this version").into()),
+        }
+    }
+
+    fn announcer(&self) -> Result<Granted, Refused> {
+        let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    /// Does something in the link's network namespace, which is looked up each time.
+    fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, String> {
+        let failed = |e| format!("network namespace of {}: {e}", self.config.name);
+        match &self.config.netns {
+            None => Ok(f()),
+            Some(netns) => open_namespace(netns).map_err(failed)?.run(f).map_err(|e| e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Runs, TestRunner};
+
+use super::protocol::Reply;
+use super::*;
+use crate::os::broker::{Message, pair, receive, send};
+
+/// A directory with a config of one link, and a broker on a thread.
+struct Served {
+    dir: PathBuf,
+    socket: Option<OwnedFd>,
+    broker: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Served {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("boardlane-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (ours, theirs) = pair().unwrap();
+        let file = dir.join("master.toml");
+        let broker = std::thread::spawn(move || Server::new(Role::Master, file).serve(&theirs));
+        let served = Self { dir, socket: Some(ours), broker: Some(broker) };
+        served.configure("bl0");
+        served
+    }
+
+    fn slot(&self) -> PathBuf {
+        self.dir.join("slot0.sock")
+    }
+
+    fn configure(&self, link: &str) {
+        let slot = self.slot().display().to_string();
+        let text = format!("[[link]]\nname = \"{link}\"\ntransport = \"shm:{slot}\"\n");
+        std::fs::write(self.dir.join("master.toml"), text).unwrap();
+    }
+
+    fn ask(&self, what: What, link: &str) -> (Result<u32, Refused>, Vec<OwnedFd>) {
+        let request = Request { number: 77, what, link: link.to_owned() };
+        let (reply, fds) = self.say(&request.octets(), &[]);
+        assert_eq!(reply.number, 77);
+        (reply.outcome, fds)
+    }
+
+    fn say(&self, octets: &[u8], fds: &[BorrowedFd<'_>]) -> (Reply, Vec<OwnedFd>) {
+        let socket = self.socket.as_ref().unwrap();
+        send(socket, octets, fds).unwrap();
+        let Message { octets, fds } = receive(socket).unwrap();
+        (Reply::parse(&octets).expect("a reply"), fds)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.socket = None;
+        // Its socket is closed, and that is an orderly end.
+        let ended = self.broker.take().unwrap().join();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_link_that_the_config_does_not_have_is_refused() {
+    let served = Served::new("refused");
+    let listener = UnixListener::bind(served.slot()).unwrap();
+    // Before a config is adopted there is no link at all.
+    for adopted in [false, true] {
+        if adopted {
+            assert!(served.ask(What::Config, "").0.is_ok());
+            assert!(served.ask(What::Adopt, "").0.is_ok());
+        }
+        for what in [What::Netdev, What::Queue, What::Slot, What::Announcer] {
+            for link in ["bl1", "/etc/passwd", "../bl0", "slot0.sock"] {
+                let (outcome, fds) = served.ask(what, link);
+                assert!(outcome.is_err() && fds.is_empty(), "{what:?} {link}");
+            }
+        }
+        let (outcome, fds) = served.ask(What::Slot, "bl0");
+        assert_eq!((outcome.is_ok(), fds.len()), (adopted, usize::from(adopted)));
+    }
+    drop(listener);
+}
+
+#[test]
+fn a_config_that_was_read_counts_once_it_is_adopted() {
+    let served = Served::new("adopted");
+    let _listener = UnixListener::bind(served.slot()).unwrap();
+    let good = |link| served.ask(What::Slot, link).0.is_ok();
+    assert!(served.ask(What::Adopt, "").0.is_err(), "there is none yet");
+    served.ask(What::Config, "").0.unwrap();
+    served.ask(What::Adopt, "").0.unwrap();
+    served.configure("bl1");
+    assert!(good("bl0") && !good("bl1"));
+    let (_, mut fds) = served.ask(What::Config, "");
+    let mut text = String::new();
+    File::from(fds.pop().unwrap()).read_to_string(&mut text).unwrap();
+    assert!(text.contains("\"bl1\""), "{text}");
+    assert!(good("bl0") && !good("bl1"));
+    served.ask(What::Adopt, "").0.unwrap();
+    assert!(!good("bl0") && good("bl1"));
+    // One that is wrong can be looked at, and not adopted.
+    std::fs::write(served.dir.join("master.toml"), "[[link]]\nname = 7\n").unwrap();
+    assert!(served.ask(What::Config, "").0.is_ok());
+    assert!(served.ask(What::Adopt, "").0.is_err());
+    assert!(good("bl1"));
+    std::fs::remove_file(served.dir.join("master.toml")).unwrap();
+    let error = served.ask(What::Config, "").0.unwrap_err();
+    assert!(error.text.contains("No such file"), "{error}");
+}
+
+#[test]
+fn a_queue_is_had_only_of_the_links_own_tap() {
+    let served = Served::new("queue");
+    served.ask(What::Config, "").0.unwrap();
+    served.ask(What::Adopt, "").0.unwrap();
+    let request = Request { number: 1, what: What::Queue, link: "bl0".to_owned() };
+    let null = File::open("/dev/null").unwrap();
+    for fds in [&[][..], &[null.as_fd()], &[null.as_fd(); 3]] {
+        let (reply, got) = served.say(&request.octets(), fds);
+        assert!(reply.outcome.is_err() && got.is_empty(), "{} descriptors", fds.len());
+    }
+    // Nor do descriptors go with anything else.
+    let request = Request { number: 1, what: What::Config, link: String::new() };
+    assert!(served.say(&request.octets(), &[null.as_fd()]).0.outcome.is_err());
+}
+
+#[test]
+fn whatever_is_said_is_answered_and_the_next_request_too() {
+    let served = Served::new("octets");
+    let null = File::open("/dev/null").unwrap();
+    let octets = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 1..crate::os::broker::MESSAGE_MAX),
+        // Nearly right: a number, something to ask for, and any name.
+        (any::<u32>(), 0..8_u8, proptest::collection::vec(any::<u8>(), 0..20))
+            .prop_map(|(number, what, link)| [&number.to_le_bytes()[..], &[what], &link].concat()),
+    ];
+    let mut runner = TestRunner::new(Runs { failure_persistence: None, ..Runs::default() });
+    let run = runner.run(&(octets, 0..=3_usize), |(octets, fds)| {
+        let (reply, got) = served.say(&octets, &vec![null.as_fd(); fds]);
+        prop_assert_eq!(reply.number, Request::number_of(&octets));
+        // No link is there, so nothing but the config's text can be had.
+        prop_assert!(got.len() <= 1, "{:?}", octets);
+        Ok(())
+    });
+    run.unwrap();
+    assert!(served.ask(What::Config, "").0.is_ok());
+}
+
+#[test]
+fn what_is_no_message_is_answered_too() {
+    let served = Served::new("too-long");
+    let socket = served.socket.as_ref().unwrap();
+    let long = vec![0; 70_000];
+    rustix::net::send(socket, &long, rustix::net::SendFlags::empty()).unwrap();
+    let reply = Reply::parse(&receive(socket).unwrap().octets).unwrap();
+    assert!(reply.outcome.is_err() && reply.number == 0);
+    assert!(served.ask(What::Config, "").0.is_ok());
+}
+
+fn in_a_runtime<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+#[test]
+fn replies_find_who_asked_and_others_are_dropped() {
+    let (ours, theirs) = pair().unwrap();
+    let reply = |number, outcome| Reply { number, outcome }.octets();
+    let broker = std::thread::spawn(move || {
+        let null = File::open("/dev/null").unwrap();
+        let numbers: Vec<_> =
+            (0..3).map(|_| Request::number_of(&receive(&theirs).unwrap().octets)).collect();
+        send(&theirs, b"no reply", &[null.as_fd()]).unwrap();
+        send(&theirs, &reply(12345, Ok(0)), &[null.as_fd()]).unwrap();
+        // The last first; one without its descriptor; one with what nobody asked for.
+        send(&theirs, &reply(numbers[2], Err("no".into())), &[]).unwrap();
+        send(&theirs, &reply(numbers[1], Ok(0)), &[]).unwrap();
+        send(&theirs, &reply(numbers[0], Ok(9)), &[null.as_fd()]).unwrap();
+        theirs
+    });
+    in_a_runtime(async {
+        let client = Client::new(ours).unwrap();
+        let ask = |link: &'static str| client.ask(What::Slot, link, &[]);
+        let (first, second, third) = tokio::join!(ask("a"), ask("b"), ask("c"));
+        let first = first.unwrap();
+        assert_eq!((first.index, first.fds.len()), (9, 1));
+        assert!(second.unwrap_err().text.contains("not right"));
+        assert_eq!(third.unwrap_err().text, "no");
+        drop(broker.join().unwrap());
+        client.lost().await;
+        assert!(ask("a").await.unwrap_err().text.contains("ended"));
+    });
+}
+
+#[test]
+fn a_broker_that_ends_or_says_nothing_holds_nobody_up() {
+    let (ours, theirs) = pair().unwrap();
+    in_a_runtime(async {
+        let client = Client::new(ours).unwrap();
+        let start = Instant::now();
+        let error = client.ask(What::Slot, "bl0", &[]).await.unwrap_err();
+        assert!(error.text.contains("not answered"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        let waiting = client.ask(What::Slot, "bl0", &[]);
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(theirs);
+        };
+        let (ended, ()) = tokio::join!(waiting, end);
+        assert!(ended.unwrap_err().text.contains("ended"));
+        client.lost().await;
+    });
+}
+
+#[test]
+fn a_config_is_the_same_with_a_process_and_without() {
+    let served = Served::new("within");
+    let file = served.dir.join("master.toml");
+    let mut other = std::fs::File::options().append(true).open(&file).unwrap();
+    other.write_all(b"mtu = 9000\n").unwrap();
+    let confine = Confine::without(&["broker".to_owned()]);
+    in_a_runtime(async {
+        let broker = Started::new(Role::Master, &file, confine).unwrap().attend().unwrap();
+        let config = broker.config().await.unwrap();
+        assert_eq!(config, Config::load(&file, Role::Master).unwrap());
+        broker.adopt().await.unwrap();
+        let error = broker.slot("bl0").await.unwrap_err();
+        assert!(error.absent);
+        assert!(error.text.contains("slot0.sock"), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        let told = broker.config().await.unwrap_err().to_string();
+        let usual = Config::load(&file, Role::Master).unwrap_err().to_string();
+        assert_eq!(told, usual);
+    });
+}

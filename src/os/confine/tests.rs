@@ -1,0 +1,178 @@
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use rustix::thread::capabilities;
+
+use super::*;
+
+/// Runs a test on a thread of its own, which is then confined for good.
+fn on_a_thread<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(test).join().unwrap())
+}
+
+fn directory(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("boardlane-{name}-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn status(key: &str) -> String {
+    let text = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    line.trim_start_matches(':').trim().to_owned()
+}
+
+#[test]
+fn a_part_keeps_its_capabilities_and_can_get_no_other() {
+    let walls = Walls { caps: true, ..Walls::NONE };
+    for part in [Part::Control, Part::Backplane, Part::Broker] {
+        on_a_thread(|| {
+            let before = capabilities(None).unwrap();
+            let confined = process(part, None, walls);
+            let now = capabilities(None).unwrap();
+            assert_eq!(now.permitted, before.permitted & part.capabilities(), "{confined}");
+            assert_eq!((now.effective, now.inheritable.bits()), (now.permitted, 0));
+            assert_eq!(status("NoNewPrivs"), "1");
+            if before.permitted.contains(CapabilitySet::SETPCAP) {
+                assert_eq!(status("CapBnd"), "0000000000000000");
+                assert_eq!(confined.lacks, Vec::<String>::new());
+            }
+        });
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "says where a kernel has no Landlock")]
+fn one_directory_is_left_of_the_file_system() {
+    let dir = directory("confined");
+    let walls = Walls { landlock: true, ..Walls::NONE };
+    let confined = on_a_thread(|| {
+        let confined = process(Part::Control, Some(&dir), walls);
+        if confined.holds.is_empty() {
+            return confined;
+        }
+        let note = dir.join("note");
+        fs::write(dir.join("new"), "text").unwrap();
+        fs::rename(dir.join("new"), &note).unwrap();
+        assert_eq!(fs::read_to_string(&note).unwrap(), "text");
+        fs::remove_file(&note).unwrap();
+        for file in ["/etc/passwd", "/proc/self/mem", "/dev/null"] {
+            let error = fs::File::open(file).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{file}");
+        }
+        let outside = dir.with_extension("outside");
+        assert_eq!(fs::write(outside, "").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        if confined.lacks.is_empty() {
+            let bound = TcpListener::bind("127.0.0.1:0").map(drop);
+            assert_eq!(bound.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        }
+        confined
+    });
+    eprintln!("{confined}");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+mod seccomp {
+    use rustix::io::Errno;
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    use rustix::net::{AddressFamily, SocketType, socket};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+    use super::*;
+
+    const WALLS: Walls = Walls { seccomp: true, ..Walls::NONE };
+
+    fn tcp() -> Result<(), Errno> {
+        socket(AddressFamily::INET, SocketType::STREAM, None).map(drop)
+    }
+
+    fn executable_memory() -> Result<(), Errno> {
+        let prot = ProtFlags::READ | ProtFlags::EXEC;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, prot, MapFlags::PRIVATE) }.map(drop)
+    }
+
+    fn new_namespace() -> Result<(), Errno> {
+        // SAFETY: no descriptor table is unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }
+    }
+
+    #[test]
+    fn what_a_part_does_not_call_is_not_done() {
+        for part in [Part::Control, Part::Backplane] {
+            on_a_thread(|| {
+                let confined = process(part, None, WALLS);
+                assert_eq!(confined.holds, ["seccomp"], "{confined}");
+                assert_eq!(status("Seccomp"), "2");
+                let refused = Err(Errno::NOSYS);
+                assert_eq!(
+                    (tcp(), executable_memory(), new_namespace()),
+                    (refused, refused, refused)
+                );
+                assert!(std::process::Command::new("true").status().is_err());
+                // Threads, files, memory and clocks are there as ever.
+                let sum = std::thread::spawn(|| vec![1_u8; 1 << 20].len()).join().unwrap();
+                assert_eq!(sum, 1 << 20);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            });
+        }
+    }
+
+    #[test]
+    fn no_other_process_gets_a_signal() {
+        use rustix::process::{Pid, Signal, kill_process};
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&other);
+        on_a_thread(|| {
+            process(Part::Control, None, WALLS);
+            assert_eq!(kill_process(pid, Signal::KILL), Err(Errno::NOSYS));
+            let (id, signal) = (pid.as_raw_pid(), libc::SIGKILL);
+            // SAFETY: the call takes numbers only.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_tgkill, id, id, signal) }, -1);
+            let null = fs::File::open("/dev/null").unwrap();
+            // SAFETY: as above; the descriptor is open.
+            let owner =
+                unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&null), libc::F_SETOWN, id) };
+            assert_eq!(owner, -1);
+        });
+        assert!(other.try_wait().unwrap().is_none(), "it lives");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_worker_opens_nothing_and_has_no_capability() {
+        on_a_thread(|| {
+            let walls = Walls { caps: true, ..WALLS };
+            process(Part::Control, None, walls);
+            workers(walls);
+            on_a_thread(|| {
+                let null = fs::File::options().write(true).open("/dev/null").unwrap();
+                worker();
+                assert_eq!(
+                    fs::File::open("/dev/zero").unwrap_err().raw_os_error(),
+                    Some(libc::ENOSYS)
+                );
+                assert_eq!(tcp(), Err(Errno::NOSYS));
+                assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+                std::io::copy(&mut &b"octets"[..], &mut &null).unwrap();
+                assert!(std::panic::catch_unwind(|| panic!("it is allowed to")).is_err());
+            });
+            workers(Walls::NONE);
+        });
+    }
+
+    #[test]
+    fn the_broker_enters_no_user_namespace_and_starts_no_program() {
+        on_a_thread(|| {
+            let confined = process(Part::Broker, None, WALLS);
+            assert_eq!(confined.holds, ["seccomp"], "{confined}");
+            assert_eq!(new_namespace(), Err(Errno::NOSYS));
+            assert_eq!((executable_memory(), tcp()), (Err(Errno::NOSYS), Err(Errno::NOSYS)));
+            assert!(std::process::Command::new("true").status().is_err());
+        });
+    }
+}
