@@ -256,7 +256,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in()?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
-                self.rings.were_of_use();
+                self.rings.have_ended();
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
@@ -340,7 +340,11 @@ impl Turn {
                 .heard(Instant::now(), &self.poll, &self.job.doorbell)
                 .map_err(Fault::Poll)?;
         }
-        Ok(early.is_none() && self.events.iter().next().is_none())
+        let silent = early.is_none() && self.events.iter().next().is_none();
+        if silent {
+            self.rings.have_ended();
+        }
+        Ok(silent)
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.
