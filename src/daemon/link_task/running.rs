@@ -22,6 +22,7 @@ use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::net::path::Path;
+use crate::os::announce::Announcement;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
@@ -112,8 +113,8 @@ pub(super) struct Running<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
-    /// When announcing the netdev's address was begun.
-    announced: Option<Instant>,
+    /// The last announcement of the netdev's address in this session.
+    announcement: Option<Announcement>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
@@ -194,7 +195,7 @@ impl<'a> Running<'a> {
             left_rx,
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
-            announced: None,
+            announcement: None,
             generation: 0,
             broken,
             broken_rx,
@@ -369,6 +370,8 @@ impl<'a> Running<'a> {
                 }
                 Event::Announce => self.announce().await,
                 Event::Stop => {
+                    // The next session may bring another address.
+                    self.announcement = None;
                     self.stop_workers().await;
                     self.task.view.borrow_mut().link_down();
                     self.link.handle_stopped(Instant::now());
@@ -424,8 +427,6 @@ impl<'a> Running<'a> {
             }
             view.features = start.features;
         }
-        // One that is going on was for the last session, and its next round may be a second away.
-        self.announced = None;
         // The board's address may have moved to another port of the master's network; the master is
         // asked to announce its own.
         if self.task.role == Role::Agent && start.features.has(F_GUEST_ANNOUNCE) {

@@ -25,8 +25,8 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// There was something to do.
-    pub(super) fn were_of_use(&mut self) {
+    /// There was something to do, or no ring for a whole heartbeat.
+    pub(super) fn have_ended(&mut self) {
         self.for_nothing = 0;
     }
 

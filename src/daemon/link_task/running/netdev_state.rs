@@ -37,7 +37,7 @@ impl Running<'_> {
         self.netdev_looks(&look);
         if moved && self.is_at_work() {
             // One that is going on is the old address's.
-            self.announced = None;
+            self.announcement = None;
             self.announce().await;
         }
         look
