@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -159,8 +160,9 @@ impl Netdev {
         &self.tap
     }
 
-    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself.
-    pub async fn announce(&self) -> Result<(), String> {
+    /// Tells the netdev's network where its addresses are, by a thread of its own, which ends by itself,
+    /// or when what is returned is dropped.
+    pub async fn announce(&self) -> Result<Sender<()>, String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
         let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
         let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
@@ -168,17 +170,21 @@ impl Netdev {
         let namespace = self.namespace.as_ref().map(Namespace::try_clone).transpose();
         let namespace = namespace.map_err(|e| e.to_string())?;
         let name = self.desired.name.clone();
+        let (announcing, wanted) = channel();
         let work = move || {
             let sent = match namespace {
-                None => send(observed.index, &frames),
-                Some(ns) => ns.run(|| send(observed.index, &frames)).and_then(|sent| sent),
+                None => send(observed.index, &frames, &wanted),
+                // The receiver goes along: only one thread at a time may have it.
+                Some(ns) => {
+                    ns.run(move || send(observed.index, &frames, &wanted)).and_then(|sent| sent)
+                }
             };
             if let Err(e) = sent {
                 tracing::warn!("{name}: announcing the address: {e}");
             }
         };
         let thread = std::thread::Builder::new().name("bl-announce".to_owned()).spawn(work);
-        thread.map(drop).map_err(|e| e.to_string())
+        thread.map(|_| announcing).map_err(|e| e.to_string())
     }
 
     /// Opens another queue of the TAP.

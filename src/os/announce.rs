@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -16,17 +17,21 @@ const ROUNDS_MS: [u64; 7] = [10, 40, 100, 200, 300, 350, 350];
 pub const TIME: Duration = Duration::from_millis(1350);
 
 /// Sends each frame once a round by the netdev of this index in the calling thread's network namespace.
-/// Blocks for somewhat more than a second.
+/// Blocks for somewhat more than a second, or until the other end of `wanted` is dropped: what the frames
+/// say may not be so any more.
 ///
 /// # Errors
 /// No packet socket can be had, which needs CAP_NET_RAW, or the last round could not be sent.
-pub fn announce(index: u32, frames: &[Vec<u8>]) -> io::Result<()> {
+pub fn announce(index: u32, frames: &[Vec<u8>], wanted: &Receiver<()>) -> io::Result<()> {
     // With protocol 0 the socket receives nothing.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     let to = address(index)?;
     let mut sent = Ok(());
     for pause_ms in ROUNDS_MS {
-        std::thread::sleep(Duration::from_millis(pause_ms));
+        match wanted.recv_timeout(Duration::from_millis(pause_ms)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok(()),
+        }
         sent = frames.iter().try_for_each(|frame| socket.send_to(frame, &to).map(drop));
     }
     sent

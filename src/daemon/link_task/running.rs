@@ -5,6 +5,7 @@ mod netdev_state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -94,8 +95,8 @@ pub(super) struct Running<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
-    /// When announcing the netdev's address was begun.
-    announced: Option<Instant>,
+    /// When announcing the netdev's address was begun, and what ends it when it is dropped.
+    announced: Option<(Instant, Option<Sender<()>>)>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
@@ -397,7 +398,7 @@ impl<'a> Running<'a> {
             }
             view.features = start.features;
         }
-        // One that is going on was for the last session, and its next round may be a second away.
+        // One that is going on was for the last session, perhaps with another address.
         self.announced = None;
         // The board's address may have moved to another port of the master's network; the master is
         // asked to announce its own.

@@ -19,14 +19,14 @@ impl Running<'_> {
     /// room for the next, as each costs a log line, and the other end can ask for as many as it likes.
     pub(super) async fn announce(&mut self) {
         let now = Instant::now();
-        let going_on = self.announced.is_some_and(|at| now < at + announce::TIME);
+        let going_on = self.announced.as_ref().is_some_and(|(at, _)| now < *at + announce::TIME);
         let Some(netdev) = self.netdev.as_ref().filter(|netdev| !going_on && netdev.is_up()) else {
             return;
         };
-        self.announced = Some(now);
-        if let Err(e) = netdev.announce().await {
+        let announcing = netdev.announce().await.map_err(|e| {
             tracing::warn!("{}: announcing the address: {e}", self.task.config.name);
-        }
+        });
+        self.announced = Some((now, announcing.ok()));
     }
 
     pub(super) fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
