@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -15,12 +15,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 const ROUNDS_MS: [u64; 7] = [10, 40, 100, 200, 300, 350, 350];
 
 /// How long an announcement takes: what asks for another one meanwhile is served by the last round.
-const TIME: Duration = Duration::from_millis(1350);
+pub const TIME: Duration = Duration::from_millis(1350);
 
 /// An announcement that a thread makes; it ends with this, so that none goes on with what is so no more.
 #[derive(Debug)]
 pub struct Announcement {
-    begun: Instant,
     is_over: Arc<AtomicBool>,
 }
 
@@ -53,12 +52,7 @@ impl Announcement {
             }
         };
         std::thread::Builder::new().name("bl-announce".to_owned()).spawn(rounds)?;
-        Ok(Self { begun: Instant::now(), is_over })
-    }
-
-    /// Whether a round is still to come.
-    pub fn is_going_on(&self) -> bool {
-        self.begun.elapsed() < TIME
+        Ok(Self { is_over })
     }
 }
 

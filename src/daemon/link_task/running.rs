@@ -113,8 +113,8 @@ pub(super) struct Running<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
-    /// The last announcement of the netdev's address in this session.
-    announcement: Option<Announcement>,
+    /// When the netdev's address was last announced in this session, and by what, if it could be.
+    announced: Option<(Instant, Option<Announcement>)>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
     generation: u64,
     broken: mpsc::UnboundedSender<Report>,
@@ -195,7 +195,7 @@ impl<'a> Running<'a> {
             left_rx,
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
-            announcement: None,
+            announced: None,
             generation: 0,
             broken,
             broken_rx,
@@ -371,7 +371,7 @@ impl<'a> Running<'a> {
                 Event::Announce => self.announce().await,
                 Event::Stop => {
                     // The next session may bring another address.
-                    self.announcement = None;
+                    self.announced = None;
                     self.stop_workers().await;
                     self.task.view.borrow_mut().link_down();
                     self.link.handle_stopped(Instant::now());

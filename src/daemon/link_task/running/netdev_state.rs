@@ -37,7 +37,7 @@ impl Running<'_> {
         self.netdev_looks(&look);
         if moved && self.is_at_work() {
             // One that is going on is the old address's.
-            self.announcement = None;
+            self.announced = None;
             self.announce().await;
         }
         look

@@ -11,21 +11,23 @@ use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::worker::{Job, Port, Worker, drop_stale};
 use crate::link::{StartPair, pair_vector};
 use crate::net::echo::Echo;
-use crate::os::announce::Announcement;
+use crate::os::announce;
 use crate::os::dma::EngineModel;
 
 impl Running<'_> {
     /// Announces the netdev's address, unless that is going on: nor does one that fails at once make
     /// room for the next, as each costs a log line, and the other end can ask for as many as it likes.
     pub(super) async fn announce(&mut self) {
-        let going_on = self.announcement.as_ref().is_some_and(Announcement::is_going_on);
+        let now = Instant::now();
+        let going_on = self.announced.as_ref().is_some_and(|(at, _)| now < *at + announce::TIME);
         let Some(netdev) = self.netdev.as_ref().filter(|netdev| !going_on && netdev.is_up()) else {
             return;
         };
-        match netdev.announce().await {
-            Ok(announcement) => self.announcement = Some(announcement),
-            Err(e) => self.task.log.warn(format_args!("announcing the address: {e}")),
+        let announcement = netdev.announce().await;
+        if let Err(e) = &announcement {
+            self.task.log.warn(format_args!("announcing the address: {e}"));
         }
+        self.announced = Some((now, announcement.ok()));
     }
 
     pub(super) async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
