@@ -17,6 +17,17 @@ pub const PREFIX_LEN: usize = HEADER_LEN + PREFIX_FRAME;
 pub const ETHERNET_LEN: usize = 14;
 /// Shortest frame with its header.
 const SHORTEST: usize = HEADER_LEN + ETHERNET_LEN;
+/// Lengths of the headers of TCP and UDP, without options.
+const TCP_LEN: usize = 20;
+const UDP_LEN: usize = 8;
+/// Where a checksum may start at the earliest, by Linux's `virtio_net_hdr_to_skb`: not within the
+/// shortest header of IPv4, or of IPv6 if the packet is said to be one, counted from the frame's start.
+const SHORTEST_IPV4: usize = 20;
+const SHORTEST_IPV6: usize = 40;
+/// Most datagrams that Linux cuts a packet into.
+const MOST_DATAGRAMS: usize = 128;
+/// The `gso_size` that in Linux is none.
+const GSO_BY_FRAGS: u16 = 0xffff;
 /// Greatest frame with its header that a ring may carry: room for the largest segmentation offload
 /// packet with VLAN tags (virtio 1.4 §5.1.6.3.1 asks for 65,589 bytes behind the header).
 pub const LARGEST: usize = HEADER_LEN + 65_589;
@@ -192,6 +203,7 @@ pub fn check(prefix: &[u8], total: usize, allowed: Offloads) -> Result<(), Drop>
     if needs_csum {
         check_csum(&header, frame_len, allowed)?;
     }
+    check_hdr_len(&header, frame_len, needs_csum)?;
     if header.gso_type == net::GSO_NONE {
         return Ok(());
     }
@@ -221,15 +233,34 @@ fn check_csum(header: &Header, frame_len: usize, allowed: Offloads) -> Result<()
     }
     let start = usize::from(header.csum_start.get());
     let field_end = start + usize::from(header.csum_offset.get()) + 2;
-    let in_headers = start >= ETHERNET_LEN && field_end <= PREFIX_FRAME;
+    let in_headers = start >= SHORTEST_IPV4 && field_end <= PREFIX_FRAME;
     if in_headers && field_end <= frame_len { Ok(()) } else { Err(Drop::CsumRange) }
 }
 
-/// virtio 1.4 §5.1.6.2: a segmentation offload needs NEEDS_CSUM and a `gso_size` above zero.
-/// `hdr_len` is a hint, but the kernel refuses one beyond the frame.
-fn check_gso(header: &Header, frame_len: usize, needs_csum: bool) -> Result<(), Drop> {
+/// `hdr_len` is a hint, but a TAP refuses one beyond the frame, and, where no checksum says that there
+/// are more headers, one within the Ethernet header.
+fn check_hdr_len(header: &Header, frame_len: usize, needs_csum: bool) -> Result<(), Drop> {
     let hdr_len = usize::from(header.hdr_len.get());
-    let good = needs_csum && header.gso_size.get() != 0 && hdr_len <= frame_len;
+    let good = hdr_len <= frame_len && (needs_csum || hdr_len == 0 || hdr_len >= ETHERNET_LEN);
+    if good { Ok(()) } else { Err(Drop::GsoBad) }
+}
+
+/// virtio 1.4 §5.1.6.2: a segmentation offload needs NEEDS_CSUM and a `gso_size` above zero. A TAP also
+/// refuses one whose checksum is not where its transport has it, whose headers do not fit, or which a
+/// kernel would not cut: into too many datagrams, or with the one size that means something else there.
+fn check_gso(header: &Header, frame_len: usize, needs_csum: bool) -> Result<(), Drop> {
+    let (start, size) = (usize::from(header.csum_start.get()), header.gso_size.get());
+    let udp = header.gso_type == net::GSO_UDP_L4;
+    let (csum_offset, transport_len) = if udp { (6, UDP_LEN) } else { (16, TCP_LEN) };
+    let ipv6 = header.gso_type & !net::GSO_ECN == net::GSO_TCPV6;
+    let Some(payload) = frame_len.checked_sub(start + transport_len) else {
+        return Err(Drop::GsoBad);
+    };
+    let good = needs_csum
+        && header.csum_offset.get() == csum_offset
+        && (!ipv6 || start >= SHORTEST_IPV6)
+        && ![0, GSO_BY_FRAGS].contains(&size)
+        && (!udp || payload <= usize::from(size) * MOST_DATAGRAMS);
     if good { Ok(()) } else { Err(Drop::GsoBad) }
 }
 
@@ -285,12 +316,12 @@ mod tests {
         assert_eq!(check(&tso4, 3000, only_csum), Err(Drop::GsoNotNegotiated));
         let no_v6 = Offloads { tso6: false, ..ALL };
         assert_eq!(check(&tso6, 3000, no_v6), Err(Drop::GsoNotNegotiated));
-        for (gso_type, without) in [
-            (0x81, Offloads { ecn: false, ..ALL }),
-            (0x84, Offloads { ecn: false, ..ALL }),
-            (5, Offloads { uso: false, ..ALL }),
+        for (gso_type, csum, without) in [
+            (0x81, [34, 16], Offloads { ecn: false, ..ALL }),
+            (0x84, [54, 16], Offloads { ecn: false, ..ALL }),
+            (5, [34, 6], Offloads { uso: false, ..ALL }),
         ] {
-            let h = header(1, gso_type, [66, 1448, 34, 16]);
+            let h = header(1, gso_type, [66, 1448, csum[0], csum[1]]);
             assert_eq!(check(&h, 3000, ALL), Ok(()), "{gso_type:#x}");
             assert_eq!(check(&h, 3000, without), Err(Drop::GsoNotNegotiated), "{gso_type:#x}");
             assert_eq!(check_own(&h, ALL), Ok(()));
@@ -322,5 +353,33 @@ mod tests {
         assert_eq!(check(&header(1, 1, [66, 0, 34, 16]), 3000, ALL), Err(Drop::GsoBad));
         assert_eq!(check(&header(0, 1, [66, 1448, 34, 16]), 3000, ALL), Err(Drop::GsoBad));
         assert_eq!(check(&header(1, 1, [3000, 1448, 34, 16]), 2000, ALL), Err(Drop::GsoBad));
+    }
+
+    #[test]
+    fn what_a_tap_refuses_is_dropped_with_a_reason() {
+        let bad = Err(Drop::GsoBad);
+        // `hdr_len`, of a frame without an offload too.
+        for (hdr_len, verdict) in [(1, bad), (13, bad), (14, Ok(())), (60, Ok(())), (61, bad)] {
+            let h = header(0, 0, [hdr_len, 0, 0, 0]);
+            assert_eq!(check(&h, 12 + 60, ALL), verdict, "hdr_len {hdr_len}");
+        }
+        assert_eq!(check(&header(1, 0, [1, 0, 34, 16]), 12 + 60, ALL), Ok(()));
+        // A checksum that starts within the network header.
+        assert_eq!(check(&header(1, 0, [0, 0, 19, 6]), 12 + 60, ALL), Err(Drop::CsumRange));
+        assert_eq!(check(&header(1, 0, [0, 0, 20, 6]), 12 + 60, ALL), Ok(()));
+        for (gso_type, size, csum, frame_len, verdict) in [
+            (1, 1448, [20, 16], 40, Ok(())),
+            (1, 1448, [20, 16], 39, bad),
+            (1, 1448, [34, 6], 3000, bad),
+            (1, 0xffff, [34, 16], 3000, bad),
+            (4, 1428, [39, 16], 3000, bad),
+            (4, 1428, [40, 16], 3000, Ok(())),
+            (5, 1472, [34, 16], 3000, bad),
+            (5, 10, [34, 6], 42 + 1280, Ok(())),
+            (5, 10, [34, 6], 42 + 1281, bad),
+        ] {
+            let h = header(1, gso_type, [0, size, csum[0], csum[1]]);
+            assert_eq!(check(&h, 12 + frame_len, ALL), verdict, "{gso_type} {size} {csum:?}");
+        }
     }
 }

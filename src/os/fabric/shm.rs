@@ -78,6 +78,8 @@ pub struct ShmLink {
     roster: Roster,
     /// When the peer that is being announced counts as whole.
     whole_at: Option<Instant>,
+    /// The server is gone, or what it says does not count any more.
+    over: bool,
 }
 
 impl ShmLink {
@@ -150,7 +152,7 @@ impl ShmLink {
             roster.take(message).map_err(wrong)?;
         }
         let slot = Slot { memory, len, id, doorbells: roster.doorbells.clone() };
-        Ok(Self { path: path.to_owned(), stream, inbox, slot, roster, whole_at: None })
+        Ok(Self { path: path.to_owned(), stream, inbox, slot, roster, whole_at: None, over: false })
     }
 
     /// This client's part of the slot.
@@ -169,6 +171,15 @@ impl ShmLink {
     /// When the server is gone or breaks the protocol; there will be no more news then, and the same
     /// or a similar error if asked again. The slot and the peers stay usable.
     pub async fn next(&mut self) -> Result<PeerEvent, FabricError> {
+        if self.over {
+            return Err(FabricError::Closed { path: self.path.clone() });
+        }
+        let news = self.news().await;
+        self.over = news.is_err();
+        news
+    }
+
+    async fn news(&mut self) -> Result<PeerEvent, FabricError> {
         loop {
             if let Some(event) = self.roster.events.pop_front() {
                 return Ok(event);

@@ -220,11 +220,15 @@ async fn a_server_that_turns_bad_later_loses_its_client_but_not_the_memory() {
         (3, Doorbell),
         (4, Doorbell),
         (9, Nothing),
+        (4, Nothing),
     ];
     let mut link = connect_to(&script, false).await.unwrap();
     assert_eq!(next(&mut link).await, PeerEvent::Joined(4));
     let error = soon(link.next()).await.unwrap_err();
     assert!(matches!(error, FabricError::Protocol { fault: Fault::UnknownPeer(9), .. }), "{error}");
+    // Also while that server says no more, or goes on as if nothing had been.
+    let error = soon(link.next()).await.unwrap_err();
+    assert!(matches!(error, FabricError::Closed { .. }), "{error}");
     link.slot().memory.view(0, 8).store_le64(0, 1);
     ring(&link.peers()[&1].vectors[0], 1);
 }
