@@ -366,6 +366,25 @@ impl View<'_> {
         }
     }
 
+    /// As [`copy_from`](Self::copy_from), where what stands behind `data` in this view means nothing.
+    /// Memory that takes words only would be read for the word in which `data` ends: that word is written
+    /// whole, with zeros, where the view has all of it. Reads of far memory wait for a round trip.
+    pub fn copy_from_over(&self, off: usize, data: &[u8]) {
+        let end = off + data.len();
+        let edge = (self.base.as_ptr().addr() + end) % 8;
+        let whole = data.len().checked_sub(edge).filter(|_| edge > 0 && end + 8 - edge <= self.len);
+        match whole {
+            Some(whole) if !self.cached() => {
+                let (words, last) = data.split_at(whole);
+                self.copy_from(off, words);
+                let mut word = [0; 8];
+                word[..edge].copy_from_slice(last);
+                self.store_le64(off + whole, u64::from_le_bytes(word));
+            }
+            _ => self.copy_from(off, data),
+        }
+    }
+
     /// Copies all bytes of this view to the start of another, which is at least as long.
     pub fn copy_into(&self, to: &View<'_>) {
         let mut chunk = [0; 256];

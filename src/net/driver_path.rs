@@ -166,7 +166,7 @@ impl Path for DriverPath {
         let short = u32::try_from(len).expect("a frame's length");
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
-            path::copy_in(mem, &[span], 0, &private[..len]);
+            path::copy_frame_in(mem, &[span], &private[..len]);
         }
         let token = self.arena.take(self.room_at, short);
         let buffer = Buffer { addr, len: short };

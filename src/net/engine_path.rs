@@ -27,7 +27,7 @@ use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
-use lane::{Flight, LOCAL, Lane};
+use lane::{Cpu, Flight, LOCAL, Lane};
 
 mod lane;
 
@@ -52,7 +52,7 @@ pub struct EnginePath {
     settings: Watch,
     mergeable: bool,
     allowed: Offloads,
-    cpu_below: usize,
+    cpu: Cpu,
     local: Arc<BusMemory>,
     out: Lane,
     inward: Lane,
@@ -95,7 +95,7 @@ impl EnginePath {
         Ok(Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
-            cpu_below: engine.cpu_below,
+            cpu: Cpu { below: engine.cpu_below, may_read: true },
             local,
             out: Lane::new(0, 1),
             inward: Lane::new(LOCAL.into(), 2),
@@ -125,6 +125,12 @@ impl EnginePath {
     pub fn obeying(mut self, settings: &Arc<Settings>) -> Self {
         self.settings = settings.watch();
         self
+    }
+
+    /// The same, with our own driver, or another: with our own one no far memory is read.
+    #[must_use]
+    pub fn with_own_driver(self, own: bool) -> Self {
+        Self { cpu: Cpu { may_read: !own, ..self.cpu }, ..self }
     }
 
     /// Whether more chains than are held cannot come, or would not count.
@@ -199,7 +205,7 @@ impl EnginePath {
         path::copy_in(&self.local, &[local], NUM_BUFFERS, &count.to_le_bytes());
         self.chains[..self.held].rotate_left(used);
         self.held -= used;
-        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu_below);
+        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu);
         self.out.flights.push_back(Flight {
             local,
             token,
@@ -238,8 +244,7 @@ impl EnginePath {
                 let piece = Piece { from: Place::Bus(span), to: Place::Local(to) };
                 self.inward.open.pieces.push(piece);
             }
-            let transfer =
-                Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu_below);
+            let transfer = Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu);
             let head = self.transmit.head;
             self.inward.flights.push_back(Flight { local, token, transfer, bad, chains: 1, head });
             if self.inward.is_full() {
@@ -257,10 +262,11 @@ impl EnginePath {
         local: &BusMemory,
         first: usize,
         len: usize,
-        cpu_below: usize,
+        cpu: Cpu,
     ) -> Option<u32> {
         let pieces = &lane.open.pieces[first..];
-        if len == 0 || len < cpu_below && pieces.iter().all(|p| copy(mem, local, p)) {
+        let by_cpu = |p: &Piece| cpu.suits(mem, p) && copy(mem, local, p);
+        if len == 0 || len < cpu.below && pieces.iter().all(by_cpu) {
             lane.open.pieces.truncate(first);
             return None;
         }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::dma::Transfer;
-use crate::memory::{BusMemory, Span};
+use crate::dma::{Piece, Place, Transfer};
+use crate::memory::{BusMemory, Kind, Span, View};
 use crate::net::arena::{Arena, SLOT};
 use crate::net::frame::Drop;
 
@@ -30,6 +30,25 @@ pub(super) struct Flight {
     /// How many chains it took; inward one, with this head.
     pub(super) chains: usize,
     pub(super) head: u16,
+}
+
+/// What the CPU copies itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cpu {
+    /// Frames shorter than this.
+    pub(super) below: usize,
+    /// Also to where it has to read: memory that takes words only is read for those in which a piece begins
+    /// and ends, a round trip each where it is far.
+    pub(super) may_read: bool,
+}
+
+impl Cpu {
+    pub(super) fn suits(self, mem: &BusMemory, piece: &Piece) -> bool {
+        let Place::Bus(span) = piece.to else { return true };
+        let whole =
+            |to: View<'_>| to.kind() == Kind::Cached || to.is_aligned(8) && to.len() % 8 == 0;
+        self.may_read || mem.view(span).is_some_and(whole)
+    }
 }
 
 /// One direction: flights, their memory, and the transfer that is being filled.
