@@ -40,6 +40,9 @@ pub const CLAIM_TIME: Duration = Duration::from_millis(20);
 /// How often the header is looked at while there is no session.
 pub const LOOK_TIME: Duration = Duration::from_millis(50);
 
+/// Looks at a peer's part that a doorbell may bring about before a heartbeat has to pay for them.
+const MOST_LOOKS: u32 = 4;
+
 /// What a look found out.
 #[derive(Debug)]
 pub enum Change {
@@ -87,6 +90,8 @@ pub struct Session {
     peer_heard: Instant,
     said: Option<Reason>,
     fifo: Option<Fifo>,
+    /// While up: how often the peer's part may be looked at; each heartbeat adds one.
+    looks: u32,
 }
 
 impl Session {
@@ -115,6 +120,7 @@ impl Session {
             peer_heard: now,
             said: None,
             fifo: None,
+            looks: 0,
         })
     }
 
@@ -370,6 +376,7 @@ impl Session {
             self.peer_heard = now;
             self.said = None;
             self.phase = Phase::Up { peer };
+            self.looks = MOST_LOOKS;
             let fifo = self.fifo.take().expect("made before RUN");
             return Some(Change::Up(peer_info, fifo));
         }
@@ -382,10 +389,15 @@ impl Session {
         None
     }
 
-    /// While up: one far read per call, of the peer's epoch and heartbeat.
+    /// While up: one far read per heartbeat, of the peer's epoch and heartbeat. Doorbells have a few more of
+    /// them made at once, but not more of them in the long run, however thick they come.
     fn watch(&mut self, now: Instant, mem: &BusMemory, peer: u32) -> Option<Change> {
         let other = self.params.role.other();
+        if now >= self.next_beat {
+            self.looks = MOST_LOOKS.min(self.looks + 1);
+        }
         self.beat(now, mem);
+        self.looks = self.looks.checked_sub(1)?;
         let (epoch, beat) = read_pair(self.part(mem, other), w::PART_PULSE);
         if epoch == u32::MAX && beat == u32::MAX {
             return Some(Change::Down(Reason::AllOnes));
