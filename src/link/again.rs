@@ -12,8 +12,12 @@ pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::
 const MOST_FUTILE: u32 = 16;
 
 impl Link {
-    /// The other end broke a rule: leave, and come back with growing delay.
+    /// The other end broke a rule: leave, and come back with growing delay. What is found in the memory of a
+    /// machine that was reset is no offence.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
+        if let Some(reason) = self.session.is_over(&self.mem) {
+            return self.leave(now, State::Down, reason.to_string());
+        }
         self.leave(now, State::Quarantined, reason);
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);

@@ -399,14 +399,8 @@ impl Session {
         self.beat(now, mem);
         self.looks = self.looks.checked_sub(1)?;
         let (epoch, beat) = read_pair(self.part(mem, other), w::PART_PULSE);
-        if epoch == u32::MAX && beat == u32::MAX {
-            return Some(Change::Down(Reason::AllOnes));
-        }
-        if epoch == 0 {
-            return Some(Change::Down(Reason::Shutdown(other)));
-        }
-        if epoch != peer {
-            return Some(Change::Down(Reason::Restarted(other)));
+        if let Some(reason) = self.ends(peer, epoch, beat) {
+            return Some(Change::Down(reason));
         }
         if beat != self.peer_beat {
             self.peer_beat = beat;
@@ -415,6 +409,23 @@ impl Session {
             return Some(Change::Down(Reason::Silent(other)));
         }
         None
+    }
+
+    /// Why the session with `peer` is over, if its part says this.
+    fn ends(&self, peer: u32, epoch: u32, beat: u32) -> Option<Reason> {
+        let other = self.params.role.other();
+        match epoch {
+            u32::MAX if beat == u32::MAX => Some(Reason::AllOnes),
+            0 => Some(Reason::Shutdown(other)),
+            _ => (epoch != peer).then_some(Reason::Restarted(other)),
+        }
+    }
+
+    /// While up: why the session is over, though no look has found it yet.
+    pub fn is_over(&self, mem: &BusMemory) -> Option<Reason> {
+        let Phase::Up { peer } = self.phase else { return None };
+        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
+        self.ends(peer, epoch, beat)
     }
 
     fn beat(&mut self, now: Instant, mem: &BusMemory) {
