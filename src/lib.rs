@@ -45,7 +45,7 @@
 //! | 3 | [`net`] | frames and chains, offloads, the device model |
 //! | 2 | [`virtqueue`], [`tunnel`], [`dma`] | rings, driver and device half; configuration messages; copies as values |
 //! | 1 | [`memory`] | bus addresses, regions, access to shared memory |
-//! | 0 | [`spec`] | numbers and octets of the standards |
+//! | 0 | [`spec`], [`planted`] | numbers and octets of the standards; bugs for tests to plant |
 //!
 //! Floors 0 to 4 use no OS: without features this crate is them, over zerocopy alone. `unsafe` stands
 //! in [`memory::mapping`] and `os` only.
@@ -64,6 +64,8 @@ pub mod net;
 #[cfg(feature = "os")]
 pub mod os;
 pub mod plan;
+#[cfg_attr(not(feature = "sim"), doc(hidden))]
+pub mod planted;
 pub mod spec;
 pub mod tunnel;
 pub mod virtqueue;

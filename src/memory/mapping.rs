@@ -32,6 +32,7 @@ use super::Kind;
 use super::cells::{Cells, Word, fence};
 #[cfg(not(target_has_atomic = "64"))]
 use super::halves::AtomicU64;
+use crate::planted::{Bug, planted};
 
 /// A range of memory shared with a peer, and how it may be accessed.
 pub struct Mapping {
@@ -298,7 +299,7 @@ impl View<'_> {
     /// a release store alone does not order them.
     #[inline]
     pub fn store_release_le32(&self, off: usize, value: u32) {
-        if !self.cached() {
+        if !self.cached() && !planted(Bug::PayloadFence) {
             fence_full();
         }
         atomic!(self, off, AtomicU32).store(value.to_le(), Ordering::Release);
@@ -326,7 +327,7 @@ impl View<'_> {
     /// memory is not cached, as [`store_release_le32`](Self::store_release_le32).
     #[inline]
     pub fn store_release_le64(&self, off: usize, value: u64) {
-        if !self.cached() {
+        if !self.cached() && !planted(Bug::PayloadFence) {
             fence_full();
         }
         atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Release);

@@ -19,6 +19,7 @@ use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
+use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
 
@@ -173,6 +174,7 @@ impl DevicePath {
             let part = left.min(chain.writable_len() as usize);
             left -= part;
             let part = u32::try_from(part).expect("at most a u32's worth");
+            let part = part - u32::from(planted(Bug::UsedLength));
             if let Some(receiveq) = &mut self.receiveq {
                 receiveq.push(mem, chain.head, part);
             }

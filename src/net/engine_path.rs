@@ -25,6 +25,7 @@ use super::path::{self, Inward, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
+use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
 use lane::{Cpu, Flight, LOCAL, Lane};
@@ -290,7 +291,9 @@ impl EnginePath {
 
     /// An empty transfer with a token of its own.
     fn empty(&mut self) -> Transfer {
-        self.next_token = self.next_token.wrapping_add(1);
+        if !planted(Bug::TokenReused) {
+            self.next_token = self.next_token.wrapping_add(1);
+        }
         Transfer { token: self.next_token, pieces: self.spare.pop().unwrap_or_default() }
     }
 }

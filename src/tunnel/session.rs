@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use super::fifo::{Fifo, FifoError, Mailbox};
 use super::part::{MemoryEntry, Params, Peer, Reason, Role, read_pair, write_pair};
 use crate::memory::{BusMemory, MemoryError, Span, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::window as w;
 
 /// How long a claim must stand before it counts.
@@ -323,7 +324,8 @@ impl Session {
         let Some((epoch, state, echo)) = self.read_peer(mem) else {
             return self.wait(now, Reason::NotReady(other));
         };
-        let meets = state == w::STATE_READY || (state == w::STATE_RUN && echo == self.epoch);
+        let ours = echo == self.epoch || planted(Bug::StaleEpoch);
+        let meets = state == w::STATE_READY || (state == w::STATE_RUN && ours);
         if !meets {
             return self.wait(now, Reason::NotReady(other));
         }
@@ -361,7 +363,7 @@ impl Session {
         if epoch != peer || !matches!(state, w::STATE_READY | w::STATE_RUN) {
             return Some(Change::Down(Reason::Restarted(other)));
         }
-        if state == w::STATE_RUN && echo == self.epoch {
+        if state == w::STATE_RUN && (echo == self.epoch || planted(Bug::StaleEpoch)) {
             let part = self.part(mem, other);
             let slot = self.part(mem, Role::Driver).load_le32(w::PART_SLOT_NUMBER);
             let peer_info = Peer {

@@ -6,6 +6,7 @@ use crate::dma::{Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Span, View};
 use crate::net::arena::{Arena, SLOT};
 use crate::net::frame::Drop;
+use crate::planted::{Bug, planted};
 
 /// Bytes after which a transfer is given to the engine.
 const MOST_BYTES: usize = 64 << 10;
@@ -79,7 +80,8 @@ impl Lane {
     }
 
     pub(super) fn landed(&self) -> bool {
-        self.flights.front().is_some_and(|f| f.transfer.is_none())
+        let landed = |f: &Flight| f.transfer.is_none() || planted(Bug::CopyNotAwaited);
+        self.flights.front().is_some_and(landed)
     }
 
     /// Whether the open transfer shall go to the engine.
