@@ -14,17 +14,18 @@ use source::{Source, module_of};
 
 /// The floors, lowest first, each with the top modules on it.
 const FLOORS: &[&[&str]] = &[
-    &["spec"],
+    &["spec", "planted"],
     &["memory"],
     &["virtqueue", "tunnel", "dma"],
     &["net"],
     &["link", "plan"],
+    &["sim"],
     &["os"],
     &["daemon"],
     &["main", "cli"],
 ];
 /// The lowest floor that may know the OS.
-const OS_FLOOR: usize = 5;
+const OS_FLOOR: usize = 6;
 /// Crates and parts of the standard library that are the OS's.
 const OS_PATHS: &[&str] = &[
     "libc",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::Broken;
 use super::{Link, State};
-use crate::tunnel::part::Reason;
+use crate::planted::{Bug, planted};
 
 /// First and greatest delay before a peer that broke a rule is met again.
 pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -17,16 +17,16 @@ const SESSIONS_AT_ONCE: u32 = 16;
 const MOST_FUTILE: u32 = 16;
 
 impl Link {
-    /// The other end broke a rule: leave, and come back with growing delay. What a dead bus answers is no
-    /// offence.
+    /// The other end broke a rule: leave, and come back with growing delay. What is found in the memory of a
+    /// machine that was reset is no offence.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
-        if self.session.bus_is_dead(&self.mem) {
-            return self.leave(now, State::Down, Reason::AllOnes.to_string());
+        if let Some(reason) = self.session.is_over(&self.mem) {
+            return self.leave(now, State::Down, reason.to_string());
         }
         self.leave(now, State::Quarantined, reason);
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);
-        self.restart_at = Some(now + delay);
+        self.restart_at = Some(now + delay).filter(|_| !planted(Bug::QuarantineForEver));
     }
 
     /// Device: whether the driver may try again. A try whose features are refused, or that runs for less

@@ -69,6 +69,11 @@ impl NetdevStates {
         *self = Self { own: self.own, ..Self::default() };
     }
 
+    /// Whether the other end has said HELLO: it is a program like this one.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Takes a message if it is an `EVENT_LINK`.
     pub(super) fn take(&mut self, dialect: Dialect, octets: &[u8]) -> bool {
         if octets.get(1) != Some(&msg::BUS_EVENT_LINK) {

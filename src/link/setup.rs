@@ -239,11 +239,12 @@ impl Link {
                 }
                 None => {
                     let path = DevicePath::new(&self.mem, features, &rx, &tx).map_err(broken)?;
-                    Box::new(path.obeying(&settings))
+                    Box::new(path.obeying(&settings).with_own_driver(self.netdevs.is_greeted()))
                 }
                 Some(engine) => {
                     let path = EnginePath::new(&self.mem, features, &rx, &tx, engine);
-                    Box::new(path.map_err(broken)?.obeying(&settings))
+                    let path = path.map_err(broken)?.obeying(&settings);
+                    Box::new(path.with_own_driver(self.netdevs.is_greeted()))
                 }
             };
             self.pairs.push(Pair::new(path));

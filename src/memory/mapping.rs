@@ -32,6 +32,7 @@ use super::Kind;
 use super::cells::{Cells, Word, fence};
 #[cfg(not(target_has_atomic = "64"))]
 use super::halves::AtomicU64;
+use crate::planted::{Bug, planted};
 
 /// A range of memory shared with a peer, and how it may be accessed.
 pub struct Mapping {
@@ -298,7 +299,7 @@ impl View<'_> {
     /// a release store alone does not order them.
     #[inline]
     pub fn store_release_le32(&self, off: usize, value: u32) {
-        if !self.cached() {
+        if !self.cached() && !planted(Bug::PayloadFence) {
             fence_full();
         }
         atomic!(self, off, AtomicU32).store(value.to_le(), Ordering::Release);
@@ -326,7 +327,7 @@ impl View<'_> {
     /// memory is not cached, as [`store_release_le32`](Self::store_release_le32).
     #[inline]
     pub fn store_release_le64(&self, off: usize, value: u64) {
-        if !self.cached() {
+        if !self.cached() && !planted(Bug::PayloadFence) {
             fence_full();
         }
         atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Release);
@@ -363,6 +364,25 @@ impl View<'_> {
             }
             at += now.len();
             data = later;
+        }
+    }
+
+    /// As [`copy_from`](Self::copy_from), where what stands behind `data` in this view means nothing.
+    /// Memory that takes words only would be read for the word in which `data` ends: that word is written
+    /// whole, with zeros, where the view has all of it. Reads of far memory wait for a round trip.
+    pub fn copy_from_over(&self, off: usize, data: &[u8]) {
+        let end = off + data.len();
+        let edge = (self.base.as_ptr().addr() + end) % 8;
+        let whole = data.len().checked_sub(edge).filter(|_| edge > 0 && end + 8 - edge <= self.len);
+        match whole {
+            Some(whole) if !self.cached() => {
+                let (words, last) = data.split_at(whole);
+                self.copy_from(off, words);
+                let mut word = [0; 8];
+                word[..edge].copy_from_slice(last);
+                self.store_le64(off + whole, u64::from_le_bytes(word));
+            }
+            _ => self.copy_from(off, data),
         }
     }
 

@@ -19,6 +19,7 @@ use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
+use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
 
@@ -61,6 +62,8 @@ pub struct DevicePath {
     spans: Vec<Span>,
     lent: Lent,
     private: Box<[u8]>,
+    /// A frame may be written up to the end of its last word.
+    whole_words: bool,
     /// A frame in `private` that waits for more chains.
     pending: Option<Pending>,
     /// Why frames that waited were dropped, as far as that is not yet told.
@@ -90,6 +93,7 @@ impl DevicePath {
             lent: Lent::Private,
             settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
             private: vec![0; LARGEST].into(),
+            whole_words: false,
             pending: None,
             dropped: Vec::new(),
             transmit: Chain::with_capacity(transmitq.size().into()),
@@ -105,6 +109,13 @@ impl DevicePath {
     pub fn obeying(mut self, settings: &Arc<Settings>) -> Self {
         self.settings = settings.watch();
         self
+    }
+
+    /// The same, with our own driver, or another: what stands behind a frame in our own one's buffers means
+    /// nothing, and far memory that takes words only need not be read to keep it.
+    #[must_use]
+    pub fn with_own_driver(self, own: bool) -> Self {
+        Self { whole_words: own, ..self }
     }
 
     /// Whether more chains than are held cannot come, or would not count.
@@ -155,13 +166,15 @@ impl DevicePath {
             path::copy_in(mem, &self.spans, NUM_BUFFERS, &count);
         } else {
             self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
-            path::copy_in(mem, &self.spans, 0, &self.private[..private]);
+            let put = if self.whole_words { path::copy_frame_in } else { path::copy_start_in };
+            put(mem, &self.spans, &self.private[..private]);
         }
         left = len;
         for chain in &self.chains[..used] {
             let part = left.min(chain.writable_len() as usize);
             left -= part;
             let part = u32::try_from(part).expect("at most a u32's worth");
+            let part = part - u32::from(planted(Bug::UsedLength));
             if let Some(receiveq) = &mut self.receiveq {
                 receiveq.push(mem, chain.head, part);
             }

@@ -13,6 +13,7 @@ use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{self, Inward, Path, PathError, Room};
 use crate::memory::{BusMemory, Span};
+use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN, Header};
 use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
 use zerocopy::FromBytes;
@@ -115,7 +116,9 @@ impl DriverPath {
 
     fn reclaim(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         while let Some(used) = self.transmitq.pop_used(mem).map_err(PathError::Transmitq)? {
-            self.arena.done(used.token);
+            if !planted(Bug::ReusedEarly) {
+                self.arena.done(used.token);
+            }
         }
         Ok(())
     }
@@ -166,9 +169,12 @@ impl Path for DriverPath {
         let short = u32::try_from(len).expect("a frame's length");
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
-            path::copy_in(mem, &[span], 0, &private[..len]);
+            path::copy_frame_in(mem, &[span], &private[..len]);
         }
         let token = self.arena.take(self.room_at, short);
+        if planted(Bug::ReusedEarly) {
+            self.arena.done(token);
+        }
         let buffer = Buffer { addr, len: short };
         self.transmitq.add(mem, &[buffer], &[], token).expect("room said there is a descriptor");
         Ok(None)

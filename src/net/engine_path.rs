@@ -25,9 +25,10 @@ use super::path::{self, Inward, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
+use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
-use lane::{Flight, LOCAL, Lane};
+use lane::{Cpu, Flight, LOCAL, Lane};
 
 mod lane;
 
@@ -52,7 +53,7 @@ pub struct EnginePath {
     settings: Watch,
     mergeable: bool,
     allowed: Offloads,
-    cpu_below: usize,
+    cpu: Cpu,
     local: Arc<BusMemory>,
     out: Lane,
     inward: Lane,
@@ -95,7 +96,7 @@ impl EnginePath {
         Ok(Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
-            cpu_below: engine.cpu_below,
+            cpu: Cpu { below: engine.cpu_below, may_read: true },
             local,
             out: Lane::new(0, 1),
             inward: Lane::new(LOCAL.into(), 2),
@@ -125,6 +126,12 @@ impl EnginePath {
     pub fn obeying(mut self, settings: &Arc<Settings>) -> Self {
         self.settings = settings.watch();
         self
+    }
+
+    /// The same, with our own driver, or another: with our own one no far memory is read.
+    #[must_use]
+    pub fn with_own_driver(self, own: bool) -> Self {
+        Self { cpu: Cpu { may_read: !own, ..self.cpu }, ..self }
     }
 
     /// Whether more chains than are held cannot come, or would not count.
@@ -199,7 +206,7 @@ impl EnginePath {
         path::copy_in(&self.local, &[local], NUM_BUFFERS, &count.to_le_bytes());
         self.chains[..self.held].rotate_left(used);
         self.held -= used;
-        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu_below);
+        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu);
         self.out.flights.push_back(Flight {
             local,
             token,
@@ -238,8 +245,7 @@ impl EnginePath {
                 let piece = Piece { from: Place::Bus(span), to: Place::Local(to) };
                 self.inward.open.pieces.push(piece);
             }
-            let transfer =
-                Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu_below);
+            let transfer = Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu);
             let head = self.transmit.head;
             self.inward.flights.push_back(Flight { local, token, transfer, bad, chains: 1, head });
             if self.inward.is_full() {
@@ -257,10 +263,11 @@ impl EnginePath {
         local: &BusMemory,
         first: usize,
         len: usize,
-        cpu_below: usize,
+        cpu: Cpu,
     ) -> Option<u32> {
         let pieces = &lane.open.pieces[first..];
-        if len == 0 || len < cpu_below && pieces.iter().all(|p| copy(mem, local, p)) {
+        let by_cpu = |p: &Piece| cpu.suits(mem, p) && copy(mem, local, p);
+        if len == 0 || len < cpu.below && pieces.iter().all(by_cpu) {
             lane.open.pieces.truncate(first);
             return None;
         }
@@ -284,7 +291,9 @@ impl EnginePath {
 
     /// An empty transfer with a token of its own.
     fn empty(&mut self) -> Transfer {
-        self.next_token = self.next_token.wrapping_add(1);
+        if !planted(Bug::TokenReused) {
+            self.next_token = self.next_token.wrapping_add(1);
+        }
         Transfer { token: self.next_token, pieces: self.spare.pop().unwrap_or_default() }
     }
 }

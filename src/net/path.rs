@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
-use crate::memory::{BusMemory, Kind, Span};
+use crate::memory::{BusMemory, Kind, Span, View};
 use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
@@ -197,7 +197,28 @@ pub(super) fn waited_in_vain(receiveq: Option<&DeviceQueue>) -> Drop {
 }
 
 /// Copies `data` into the spans, starting `at` bytes into them.
-pub(super) fn copy_in(mem: &BusMemory, spans: &[Span], mut at: usize, mut data: &[u8]) {
+pub(super) fn copy_in(mem: &BusMemory, spans: &[Span], at: usize, data: &[u8]) {
+    put_in(mem, spans, at, data, |view, at, data| view.copy_from(at, data));
+}
+
+/// Copies the private start of a frame into the spans, from their start.
+pub(super) fn copy_start_in(mem: &BusMemory, spans: &[Span], start: &[u8]) {
+    copy_in(mem, spans, 0, start);
+}
+
+/// The same, and on memory that takes words only what stands behind it, up to the end of the word, is lost.
+/// It is a whole frame there. (A device may write more than it says it used, virtio 1.4 §2.7.8.2.)
+pub(super) fn copy_frame_in(mem: &BusMemory, spans: &[Span], frame: &[u8]) {
+    put_in(mem, spans, 0, frame, |view, at, data| view.copy_from_over(at, data));
+}
+
+fn put_in(
+    mem: &BusMemory,
+    spans: &[Span],
+    mut at: usize,
+    mut data: &[u8],
+    put: impl Fn(View<'_>, usize, &[u8]),
+) {
     for &span in spans {
         if at >= span.len() {
             at -= span.len();
@@ -205,7 +226,7 @@ pub(super) fn copy_in(mem: &BusMemory, spans: &[Span], mut at: usize, mut data: 
         }
         let (now, later) = data.split_at(data.len().min(span.len() - at));
         if let Some(view) = mem.view(span) {
-            view.copy_from(at, now);
+            put(view, at, now);
         }
         data = later;
         at = 0;

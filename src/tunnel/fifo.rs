@@ -11,6 +11,7 @@
 use std::fmt;
 
 use crate::memory::{BusMemory, MemoryError, Span, View};
+use crate::planted::{Bug, planted};
 use crate::spec::window;
 
 /// How the other end broke a FIFO.
@@ -159,6 +160,9 @@ impl Fifo {
         let peer = self.peer.view(mem);
         let mut slot = [0; window::SLOT_LEN];
         slot[..message.len()].copy_from_slice(message);
+        if planted(Bug::HeadBeforeSlot) {
+            peer.store_release_le32(window::MAILBOX_HEAD, self.sent.wrapping_add(1));
+        }
         peer.copy_from(self.peer.slot(self.sent), &slot);
         self.sent = self.sent.wrapping_add(1);
         peer.store_release_le32(window::MAILBOX_HEAD, self.sent);

@@ -33,12 +33,16 @@ use std::time::{Duration, Instant};
 use super::fifo::{Fifo, FifoError, Mailbox};
 use super::part::{MemoryEntry, Params, Peer, Reason, Role, read_pair, write_pair};
 use crate::memory::{BusMemory, MemoryError, Span, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::window as w;
 
 /// How long a claim must stand before it counts.
 pub const CLAIM_TIME: Duration = Duration::from_millis(20);
 /// How often the header is looked at while there is no session.
 pub const LOOK_TIME: Duration = Duration::from_millis(50);
+
+/// Looks at a peer's part that a doorbell may bring about before a heartbeat has to pay for them.
+const MOST_LOOKS: u32 = 4;
 
 /// What a look found out.
 #[derive(Debug)]
@@ -87,6 +91,8 @@ pub struct Session {
     peer_heard: Instant,
     said: Option<Reason>,
     fifo: Option<Fifo>,
+    /// While up: how often the peer's part may be looked at; each heartbeat adds one.
+    looks: u32,
 }
 
 impl Session {
@@ -115,6 +121,7 @@ impl Session {
             peer_heard: now,
             said: None,
             fifo: None,
+            looks: 0,
         })
     }
 
@@ -322,7 +329,8 @@ impl Session {
         let Some((epoch, state, echo)) = self.read_peer(mem) else {
             return self.wait(now, Reason::NotReady(other));
         };
-        let meets = state == w::STATE_READY || (state == w::STATE_RUN && echo == self.epoch);
+        let ours = echo == self.epoch || planted(Bug::StaleEpoch);
+        let meets = state == w::STATE_READY || (state == w::STATE_RUN && ours);
         if !meets {
             return self.wait(now, Reason::NotReady(other));
         }
@@ -369,7 +377,7 @@ impl Session {
         if epoch != peer || !matches!(state, w::STATE_READY | w::STATE_RUN) {
             return Some(Change::Down(Reason::Restarted(other)));
         }
-        if state == w::STATE_RUN && echo == self.epoch {
+        if state == w::STATE_RUN && (echo == self.epoch || planted(Bug::StaleEpoch)) {
             let part = self.part(mem, other);
             let slot = self.part(mem, Role::Driver).load_le32(w::PART_SLOT_NUMBER);
             let peer_info = Peer {
@@ -384,6 +392,7 @@ impl Session {
             self.peer_heard = now;
             self.said = None;
             self.phase = Phase::Up { peer };
+            self.looks = MOST_LOOKS;
             let fifo = self.fifo.take().expect("made before RUN");
             return Some(Change::Up(peer_info, fifo));
         }
@@ -396,19 +405,18 @@ impl Session {
         None
     }
 
-    /// While up: one far read per call, of the peer's epoch and heartbeat.
+    /// While up: one far read per heartbeat, of the peer's epoch and heartbeat. Doorbells have a few more of
+    /// them made at once, but not more of them in the long run, however thick they come.
     fn watch(&mut self, now: Instant, mem: &BusMemory, peer: u32) -> Option<Change> {
         let other = self.params.role.other();
+        if now >= self.next_beat {
+            self.looks = MOST_LOOKS.min(self.looks + 1);
+        }
         self.beat(now, mem);
+        self.looks = self.looks.checked_sub(1)?;
         let (epoch, beat) = read_pair(self.part(mem, other), w::PART_PULSE);
-        if epoch == u32::MAX && beat == u32::MAX {
-            return Some(Change::Down(Reason::AllOnes));
-        }
-        if epoch == 0 {
-            return Some(Change::Down(Reason::Shutdown(other)));
-        }
-        if epoch != peer {
-            return Some(Change::Down(Reason::Restarted(other)));
+        if let Some(reason) = self.ends(peer, epoch, beat) {
+            return Some(Change::Down(reason));
         }
         if beat != self.peer_beat {
             self.peer_beat = beat;
@@ -417,6 +425,23 @@ impl Session {
             return Some(Change::Down(Reason::Silent(other)));
         }
         None
+    }
+
+    /// Why the session with `peer` is over, if its part says this.
+    fn ends(&self, peer: u32, epoch: u32, beat: u32) -> Option<Reason> {
+        let other = self.params.role.other();
+        match epoch {
+            u32::MAX if beat == u32::MAX => Some(Reason::AllOnes),
+            0 => Some(Reason::Shutdown(other)),
+            _ => (epoch != peer).then_some(Reason::Restarted(other)),
+        }
+    }
+
+    /// While up: why the session is over, though no look has found it yet.
+    pub fn is_over(&self, mem: &BusMemory) -> Option<Reason> {
+        let Phase::Up { peer } = self.phase else { return None };
+        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
+        self.ends(peer, epoch, beat)
     }
 
     fn beat(&mut self, now: Instant, mem: &BusMemory) {

@@ -308,6 +308,19 @@ fn a_silent_peer_is_dead_after_a_second_and_a_shutdown_is_seen_at_once() {
 }
 
 #[test]
+fn doorbells_that_come_thick_make_no_more_far_reads_than_heartbeats_do() {
+    let mut world = World::new();
+    let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));
+    world.until_up(&mut a, &mut b);
+    (0..10).for_each(|_| assert!(world.look(&mut b).is_none()));
+    assert_eq!(a.shutdown(&world.mem), Some(2));
+    assert!(world.look(&mut b).is_none(), "no far read is left");
+    let (reason, after) = world.until_down(&mut b);
+    assert_eq!(reason, Reason::Shutdown(Role::Device));
+    assert!(after <= HEARTBEAT, "{after:?}");
+}
+
+#[test]
 fn a_window_of_all_ones_is_a_dead_link() {
     let mut world = World::new();
     let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));

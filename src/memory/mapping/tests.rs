@@ -41,6 +41,28 @@ fn copies_of_every_alignment_and_length_touch_only_their_bytes() {
 }
 
 #[test]
+fn what_stands_behind_a_copy_is_overwritten_up_to_the_word_s_end_at_most() {
+    for kind in KINDS {
+        for (off, len) in (0..17).flat_map(|off| (0..33).map(move |len| (off, len))) {
+            let m = Mapping::anonymous(64, kind);
+            let v = m.view(0, 50);
+            m.view(0, 64).copy_from(0, &[0xaa; 64]);
+            let data: Vec<u8> = (1..=len as u8).collect();
+            v.copy_from_over(off, &data);
+            let mut all = [0; 64];
+            m.view(0, 64).copy_to(0, &mut all);
+            let word_end = (off + len).next_multiple_of(8);
+            let over = if kind == Kind::Cached || word_end > 50 { off + len } else { word_end };
+            assert_eq!(&all[off..off + len], &data[..], "{kind:?} {off}+{len}");
+            assert!(
+                all[..off].iter().chain(&all[over..]).all(|b| *b == 0xaa),
+                "{kind:?} {off}+{len}"
+            );
+        }
+    }
+}
+
+#[test]
 fn only_cached_memory_is_lent_to_system_calls() {
     for kind in KINDS {
         let m = Mapping::anonymous(64, kind);

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use crate::dma::Transfer;
-use crate::memory::{BusMemory, Span};
+use crate::dma::{Piece, Place, Transfer};
+use crate::memory::{BusMemory, Kind, Span, View};
 use crate::net::arena::{Arena, SLOT};
 use crate::net::frame::Drop;
+use crate::planted::{Bug, planted};
 
 /// Bytes after which a transfer is given to the engine.
 const MOST_BYTES: usize = 64 << 10;
@@ -30,6 +31,25 @@ pub(super) struct Flight {
     /// How many chains it took; inward one, with this head.
     pub(super) chains: usize,
     pub(super) head: u16,
+}
+
+/// What the CPU copies itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cpu {
+    /// Frames shorter than this.
+    pub(super) below: usize,
+    /// Also to where it has to read: memory that takes words only is read for those in which a piece begins
+    /// and ends, a round trip each where it is far.
+    pub(super) may_read: bool,
+}
+
+impl Cpu {
+    pub(super) fn suits(self, mem: &BusMemory, piece: &Piece) -> bool {
+        let Place::Bus(span) = piece.to else { return true };
+        let whole =
+            |to: View<'_>| to.kind() == Kind::Cached || to.is_aligned(8) && to.len() % 8 == 0;
+        self.may_read || mem.view(span).is_some_and(whole)
+    }
 }
 
 /// One direction: flights, their memory, and the transfer that is being filled.
@@ -60,7 +80,8 @@ impl Lane {
     }
 
     pub(super) fn landed(&self) -> bool {
-        self.flights.front().is_some_and(|f| f.transfer.is_none())
+        let landed = |f: &Flight| f.transfer.is_none() || planted(Bug::CopyNotAwaited);
+        self.flights.front().is_some_and(landed)
     }
 
     /// Whether the open transfer shall go to the engine.

@@ -8,10 +8,10 @@ use crate::tunnel::part::{MemoryEntry, Reason, Role};
 impl Session {
     /// Driver: whether the device says that its CPU does not reach driver memory.
     pub(super) fn asks_for_window(&self, mem: &BusMemory) -> bool {
-        let flags = self.window_view(mem).load_le32(w::AT_FLAGS);
+        // The flags mean something once the magic is there: they are read after it.
         self.params.role == Role::Driver
             && self.bad_header(mem).is_none()
-            && flags & w::FLAG_DMA_ONLY != 0
+            && self.window_view(mem).load_le32(w::AT_FLAGS) & w::FLAG_DMA_ONLY != 0
     }
 
     pub(super) fn bad_header(&self, mem: &BusMemory) -> Option<Reason> {

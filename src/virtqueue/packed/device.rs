@@ -15,6 +15,7 @@
 
 use super::{Cursor, Events, Layout, lap, word_at};
 use crate::memory::{BusMemory, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::packed;
 use crate::virtqueue::area::{self, fields, rest, view};
 use crate::virtqueue::{Chain, QueueConfig, QueueError};
@@ -288,7 +289,9 @@ impl DeviceHalf {
         // Barrier B: pairs with the load of the flags in DriverHalf::look.
         self.layout.store_first(mem, self.batch.at, self.first);
         // Barrier D: pairs with the fence in DriverHalf::arm.
-        fence_full();
+        if !planted(Bug::DevicePublishFence) {
+            fence_full();
+        }
         let events = Events::load(&view(mem, self.layout.driver_event), &self.layout);
         let wanted = events.want(self.batch, self.batch_len, self.layout.size);
         self.out -= self.batch_len;
@@ -310,7 +313,12 @@ impl DeviceHalf {
         };
         self.say(mem, wanted);
         // Barrier C: pairs with the fence in DriverHalf::publish.
-        fence_full();
+        if !planted(Bug::DeviceArmFence) {
+            fence_full();
+        }
+        if planted(Bug::NoSecondLook) {
+            return Ok(false);
+        }
         Ok(self.avail_ready(mem)? > enough)
     }
 

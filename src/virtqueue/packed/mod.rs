@@ -41,6 +41,7 @@ pub(super) use driver::DriverHalf;
 use super::area::{self, halves, view, word};
 use super::{Area, QueueConfig, QueueError};
 use crate::memory::{BusMemory, Kind, Span, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::packed;
 
 /// The checked areas of one queue, and what both halves know about it.
@@ -87,6 +88,9 @@ impl Layout {
         if self.weak_memory {
             fence_full();
         }
+        if planted(Bug::NoRelease) {
+            return view(mem, self.ring).store_le64(word_at(at), word);
+        }
         view(mem, self.ring).store_release_le64(word_at(at), word);
     }
 }
@@ -123,7 +127,7 @@ impl Cursor {
     /// not tell apart.
     fn since(self, start: Self, size: u16) -> u32 {
         let (here, start_at, size) = (u32::from(self.at), u32::from(start.at), u32::from(size));
-        let lap = if self.wrap == start.wrap { 0 } else { size };
+        let lap = if self.wrap == start.wrap || planted(Bug::EventWrap) { 0 } else { size };
         (here + lap + 2 * size - start_at) % (2 * size)
     }
 

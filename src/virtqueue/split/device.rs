@@ -13,6 +13,7 @@
 
 use super::{Descriptor, Layout, load_half, load_idx, need_event};
 use crate::memory::{BusMemory, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::split;
 use crate::virtqueue::area::{self, view, word};
 use crate::virtqueue::{Chain, QueueConfig, QueueError};
@@ -219,13 +220,18 @@ impl DeviceHalf {
             return false;
         }
         self.published = self.pushed;
+        let avail = view(mem, self.layout.avail);
+        let early = planted(Bug::SuppressionReadEarly)
+            .then(|| load_half(&avail, split::used_event(self.layout.size)));
         // Barrier B: pairs with the load of the index in DriverHalf::used_ready.
         self.layout.store_head(&view(mem, self.layout.used), self.flags, self.published);
         // Barrier D: pairs with the fence in DriverHalf::arm.
-        fence_full();
-        let avail = view(mem, self.layout.avail);
+        if !planted(Bug::DevicePublishFence) {
+            fence_full();
+        }
         if self.layout.event_idx {
             let event = load_half(&avail, split::used_event(self.layout.size));
+            let event = early.unwrap_or(event);
             need_event(event, self.published, old)
         } else {
             load_half(&avail, 0) & split::AVAIL_F_NO_INTERRUPT == 0
@@ -248,7 +254,12 @@ impl DeviceHalf {
         }
         self.armed = true;
         // Barrier C: pairs with the fence in DriverHalf::publish.
-        fence_full();
+        if !planted(Bug::DeviceArmFence) {
+            fence_full();
+        }
+        if planted(Bug::NoSecondLook) {
+            return Ok(false);
+        }
         Ok(self.avail_ready(mem)? > enough)
     }
 

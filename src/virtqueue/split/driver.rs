@@ -15,6 +15,7 @@
 
 use super::{Descriptor, Layout, load_half, load_idx, need_event};
 use crate::memory::{BusMemory, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::split;
 use crate::virtqueue::area::{clear, view, word};
 use crate::virtqueue::chain::writable_len;
@@ -212,6 +213,9 @@ impl DriverHalf {
         }
         let avail = view(mem, self.layout.avail);
         let mut index = old;
+        if planted(Bug::IndexBeforeEntries) {
+            self.layout.store_head(&avail, self.flags, self.added);
+        }
         while index != self.added {
             let slot = self.layout.slot(index);
             if let Some(chain) = &mut self.chains[usize::from(self.ring[slot])] {
@@ -226,7 +230,9 @@ impl DriverHalf {
         // Barrier A: pairs with the load of the index in DeviceHalf::look.
         self.layout.store_head(&avail, self.flags, self.published);
         // Barrier C: pairs with the fence in DeviceHalf::arm_beyond.
-        fence_full();
+        if !planted(Bug::DriverPublishFence) {
+            fence_full();
+        }
         let used = view(mem, self.layout.used);
         if self.layout.event_idx {
             let event = load_half(&used, split::avail_event(self.layout.size));
@@ -327,7 +333,9 @@ impl DriverHalf {
         }
         self.armed = true;
         // Barrier D: pairs with the fence in DeviceHalf::publish.
-        fence_full();
+        if !planted(Bug::DriverArmFence) {
+            fence_full();
+        }
         Ok(self.used_ready(mem)? > 0)
     }
 

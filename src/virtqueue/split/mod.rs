@@ -38,6 +38,7 @@ pub(super) use driver::DriverHalf;
 use super::area::{self, fields, halves, rest, word};
 use super::{Area, QueueConfig, QueueError};
 use crate::memory::{BusMemory, Kind, Span, View, fence_full};
+use crate::planted::{Bug, planted};
 use crate::spec::split;
 
 /// The checked areas of one queue, and what both halves know about it.
@@ -88,6 +89,9 @@ impl Layout {
 
     /// Makes `idx` visible after everything that was stored before (barriers A and B).
     fn store_head(&self, ring: &View<'_>, flags: u16, idx: u16) {
+        if planted(Bug::NoRelease) {
+            return ring.store_le32(0, word(flags, idx));
+        }
         // A store to uncached memory brings its own fence.
         if self.weak_memory && ring.kind() == Kind::Cached {
             fence_full();
@@ -98,7 +102,9 @@ impl Layout {
 
 /// The index of a ring, with acquire (barriers A and B).
 fn load_idx(ring: &View<'_>) -> u16 {
-    if ring.is_aligned(4) {
+    if planted(Bug::NoAcquire) {
+        ring.load_le16(split::RING_IDX)
+    } else if ring.is_aligned(4) {
         halves(ring.load_acquire_le32(0))[1]
     } else {
         ring.load_acquire_le16(split::RING_IDX)
@@ -118,6 +124,9 @@ fn load_half(area: &View<'_>, off: usize) -> u16 {
 /// Whether going from index `old` to `new` writes the entry with index `event`, modulo 65536
 /// (§2.7.7.2, §2.7.10.1).
 fn need_event(event: u16, new: u16, old: u16) -> bool {
+    if planted(Bug::EventWrap) {
+        return (old..new).contains(&event) && old / 256 == new / 256;
+    }
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
