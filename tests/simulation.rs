@@ -48,7 +48,7 @@ fn seeds_run_clean_through_faults_of_every_kind() {
         faults.iter_mut().zip(report.faults).for_each(|(all, some)| *all += some);
     }
     assert!(faults.iter().all(|count| *count > 0), "{faults:?}");
-    assert!(reports.iter().any(|report| report.rescues > 0 && report.lost > 0));
+    assert!(reports.iter().any(|report| report.lost > 0));
     assert!(reports.iter().any(|report| report.stale_loads > 0));
 }
 
