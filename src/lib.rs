@@ -38,16 +38,17 @@
 //!
 //! | floor | module | what it is |
 //! |---|---|---|
-//! | 7 | the binary | arguments |
-//! | 6 | `daemon` (feature `cli`) | config, supervisor, link tasks, workers, control socket, demo |
-//! | 5 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling, DMA engine; backplane and transport |
+//! | 8 | the binary | arguments |
+//! | 7 | `daemon` (feature `cli`) | config, supervisor, link tasks, workers, control socket, demo |
+//! | 6 | `os` (feature `os`) | TAP, rtnetlink, namespaces, polling, DMA engine; backplane and transport |
+//! | 5 | `sim` (feature `sim`) | links over modelled memory, with faults, as a seed says |
 //! | 4 | [`link`], [`plan`] | one end of one link; what netlink has to change |
 //! | 3 | [`net`] | frames and chains, offloads, the device model |
 //! | 2 | [`virtqueue`], [`tunnel`], [`dma`] | rings, driver and device half; configuration messages; copies as values |
 //! | 1 | [`memory`] | bus addresses, regions, access to shared memory |
 //! | 0 | [`spec`], [`planted`] | numbers and octets of the standards; bugs for tests to plant |
 //!
-//! Floors 0 to 4 use no OS: without features this crate is them, over zerocopy alone. `unsafe` stands
+//! Floors 0 to 5 use no OS: without features this crate is them, over zerocopy alone. `unsafe` stands
 //! in [`memory::mapping`] and `os` only.
 
 #![cfg_attr(
@@ -66,6 +67,8 @@ pub mod os;
 pub mod plan;
 #[cfg_attr(not(feature = "sim"), doc(hidden))]
 pub mod planted;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod spec;
 pub mod tunnel;
 pub mod virtqueue;

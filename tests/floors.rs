@@ -19,12 +19,13 @@ const FLOORS: &[&[&str]] = &[
     &["virtqueue", "tunnel", "dma"],
     &["net"],
     &["link", "plan"],
+    &["sim"],
     &["os"],
     &["daemon"],
     &["main", "cli"],
 ];
 /// The lowest floor that may know the OS.
-const OS_FLOOR: usize = 5;
+const OS_FLOOR: usize = 6;
 /// Crates and parts of the standard library that are the OS's.
 const OS_PATHS: &[&str] = &[
     "libc",
