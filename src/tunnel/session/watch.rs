@@ -1,0 +1,49 @@
+//! A session that is up: whether the other end still is.
+
+use std::time::Instant;
+
+use super::{Change, MOST_LOOKS, Phase, Session};
+use crate::memory::BusMemory;
+use crate::spec::window as w;
+use crate::tunnel::part::{Reason, read_pair};
+
+impl Session {
+    /// While up: one far read per heartbeat, of the peer's epoch and heartbeat. Doorbells have a few more of
+    /// them made at once, but not more of them in the long run, however thick they come.
+    pub(super) fn watch(&mut self, now: Instant, mem: &BusMemory, peer: u32) -> Option<Change> {
+        let other = self.params.role.other();
+        if now >= self.next_beat {
+            self.looks = MOST_LOOKS.min(self.looks + 1);
+        }
+        self.beat(now, mem);
+        self.looks = self.looks.checked_sub(1)?;
+        let (epoch, beat) = read_pair(self.part(mem, other), w::PART_PULSE);
+        if let Some(reason) = self.ends(peer, epoch, beat) {
+            return Some(Change::Down(reason));
+        }
+        if beat != self.peer_beat {
+            self.peer_beat = beat;
+            self.peer_heard = now;
+        } else if now >= self.peer_heard + self.params.dead_after {
+            return Some(Change::Down(Reason::Silent(other)));
+        }
+        None
+    }
+
+    /// Why the session with `peer` is over, if its part says this.
+    fn ends(&self, peer: u32, epoch: u32, beat: u32) -> Option<Reason> {
+        let other = self.params.role.other();
+        match epoch {
+            u32::MAX if beat == u32::MAX => Some(Reason::AllOnes),
+            0 => Some(Reason::Shutdown(other)),
+            _ => (epoch != peer).then_some(Reason::Restarted(other)),
+        }
+    }
+
+    /// While up: why the session is over, though no look has found it yet.
+    pub fn is_over(&self, mem: &BusMemory) -> Option<Reason> {
+        let Phase::Up { peer } = self.phase else { return None };
+        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
+        self.ends(peer, epoch, beat)
+    }
+}
