@@ -100,6 +100,12 @@ fn segments() -> Vec<Case> {
     let kind = |name, attack| case(name, TYPE, SPLIT, attack, DropAndCount(gso));
     let bad = |name, breaks, attack| case(name, breaks, SPLIT, attack, DropAndCount(Drop::GsoBad));
     vec![
+        bad("gso_size 65535, which is Linux's for none", SIZE, |a| {
+            send(a, (1, 1, [54, 0xffff, 34, 16, 0]));
+        }),
+        bad("hdr_len beyond the frame, without a type", LEN, |a| {
+            send(a, (0, 0, [0xffff, 0, 0, 0, 0]));
+        }),
         case(
             "TCPV4 without HOST_TSO4",
             TYPE,
@@ -208,7 +214,7 @@ fn tolerated() -> Vec<Case> {
             "gso_size without a type",
             "5.1.9.2.1: gso_size goes with a gso_type",
             |a| {
-                passes(a, (0, 0, [0xffff, 0xffff, 0, 0, 0]));
+                passes(a, (0, 0, [0, 0xffff, 0, 0, 0]));
             },
             "without a type it says nothing",
         ),
@@ -224,7 +230,7 @@ fn tolerated() -> Vec<Case> {
             "gso_size beyond the frame",
             SIZE,
             |a| {
-                passes(a, (1, 1, [54, 0xffff, 34, 16, 0]));
+                passes(a, (1, 1, [54, 0xfffe, 34, 16, 0]));
             },
             "it is one segment",
         ),
