@@ -165,7 +165,7 @@ impl World {
         format!("{}{machine}", self.traces.prefix)
     }
 
-    /// A machine's files: config, control socket.
+    /// A machine's files: control socket, notes.
     pub(crate) fn directory(&self, machine: &str) -> PathBuf {
         self.traces.directory.join(machine)
     }
@@ -195,7 +195,7 @@ impl World {
 
     /// The path of a machine's config.
     pub(crate) fn config(&self, machine: &str) -> PathBuf {
-        self.directory(machine).join("boardlane.toml")
+        self.traces.directory.join(format!("{machine}.toml"))
     }
 
     /// The command line of a daemon.

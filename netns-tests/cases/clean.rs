@@ -66,7 +66,7 @@ pub(crate) fn what_killed_daemons_left_is_removed_and_nothing_else() {
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    assert_eq!(files, ["boardlane.toml", "control.sock.txt"]);
+    assert_eq!(files, ["control.sock.txt"]);
     assert!(slots.join("slot99.sock").exists());
     assert_eq!(clean(&world, "board0", &[], ""), (0, Vec::new(), String::new()));
 }

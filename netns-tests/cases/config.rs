@@ -106,7 +106,7 @@ pub(crate) fn a_bad_config_ends_with_2_and_changes_nothing() {
         let output = world.run("board1", &words);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{bad}: {text}");
-        assert!(text.contains("boardlane.toml:") && text.contains(told), "{bad}: {text}");
+        assert!(text.contains(".toml:") && text.contains(told), "{bad}: {text}");
         assert_eq!(netdevs(&world, "board1"), before, "{bad}");
         assert!(!world.directory("board1").join("control.sock").exists(), "{bad}");
     }

@@ -198,7 +198,7 @@ pub(crate) fn a_config_that_is_wrong_or_moves_the_control_socket_changes_nothing
     let before = marks(&world, "master", "bl0");
     let good = world.link("bl0", 0, 1, "");
     for (links, told) in [
-        (format!("{good}mtu = 12\n"), "boardlane.toml:7:7: mtu 12 is out of range"),
+        (format!("{good}mtu = 12\n"), ".toml:7:7: mtu 12 is out of range"),
         (String::new(), "there is no link"),
         (format!("control_mode = \"0666\"\n{good}"), "that takes a restart of the daemon"),
     ] {

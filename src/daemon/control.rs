@@ -19,8 +19,8 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -38,7 +38,8 @@ use crate::os::log::Log;
 
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 4096;
-/// At most so many clients are served at once; others wait.
+/// At most so many clients are served at once, of those who may change something and of those who may
+/// not: of the former others wait, of the latter others are turned away.
 const CLIENTS_MAX: usize = 16;
 /// A client has so long for its request, and so long to take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,19 +138,29 @@ impl ControlSocket {
         reload: impl Fn() -> R,
     ) {
         let (log, mut clients) = (Log::new("control socket"), FuturesUnordered::new());
+        // How many are served: those who may only look, and those who may change something.
+        let mut served = [0; 2];
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                accepted = self.listener.accept(), if served[1] < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => {
                         let may_change = self.may_change(&stream);
-                        clients.push(talk(stream, limit, may_change, &status, &reload));
+                        let served = &mut served[usize::from(may_change)];
+                        // Those who may only look cannot keep the others waiting.
+                        if *served < CLIENTS_MAX {
+                            *served += 1;
+                            let talk = talk(stream, limit, may_change, &status, &reload);
+                            clients.push(talk.map(move |()| may_change));
+                        }
                     }
                     Err(error) => {
                         log.warn(format_args!("a client was not accepted: {error}"));
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
-                Some(()) = clients.next(), if !clients.is_empty() => {}
+                Some(may_change) = clients.next(), if !clients.is_empty() => {
+                    served[usize::from(may_change)] -= 1;
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ use super::reload::{Fate, ReloadError, Report, diff};
 use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
+use crate::os::limits::raise_file_limit;
 use crate::os::terminal::Terminal;
 
 /// What ends a daemon that was not asked to stop.
@@ -44,6 +45,8 @@ impl From<String> for Failure {
 /// # Errors
 /// What ended it.
 pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
+    // A link takes some fifteen descriptors, and whoever is on its slot takes of this end what it likes.
+    raise_file_limit();
     // First of all, while this is the only thread and nothing of it is given up.
     let broker = Started::new(role, file, confine)
         .map_err(|e| format!("starting the broker: {e} (`--no-confine broker` does without)"))?;
@@ -60,13 +63,14 @@ pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
 
 async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), Failure> {
     let terminal = Terminal::of_process();
-    let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
-    let config = broker.config().await.map_err(Failure::Config)?;
-    broker.adopt().await?;
+    // Before what takes time: a signal to read the config again must not end a daemon that starts.
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
+    let config = broker.config().await.map_err(Failure::Config)?;
+    broker.adopt().await?;
     // Before anything else, so that a second daemon changes nothing.
     let control =
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;

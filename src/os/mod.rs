@@ -9,6 +9,7 @@ pub mod dma;
 pub mod doorbell;
 pub mod fabric;
 pub mod interrupt;
+pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod netlink;

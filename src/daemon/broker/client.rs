@@ -6,11 +6,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::protocol::{Refused, Reply, Request, What};
@@ -27,6 +28,7 @@ type Answer = Result<Granted, Refused>;
 pub(super) struct Client {
     socket: Asker,
     next: Cell<u32>,
+    turn: Mutex<()>,
     waiting: RefCell<BTreeMap<u32, (What, oneshot::Sender<Answer>)>>,
     lost: watch::Sender<bool>,
 }
@@ -40,11 +42,12 @@ impl Client {
         let client = Rc::new(Self {
             socket: Asker::new(socket)?,
             next: Cell::new(1),
+            turn: Mutex::new(()),
             waiting: RefCell::default(),
             lost: watch::Sender::new(false),
         });
         let reader = client.clone();
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             while let Some(message) = reader.socket.receive().await {
                 reader.take(message);
             }
@@ -60,23 +63,43 @@ impl Client {
         let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
     }
 
+    /// Asks once it is this request's turn. The turn is a task's, not the caller's: one who does not look
+    /// for his answer for a while must not keep the others from theirs.
     pub(super) async fn ask(
-        &self,
+        self: &Rc<Self>,
         what: What,
         link: &str,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Granted, Refused> {
+        let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<Vec<_>>>();
+        let (fds, link) = (fds.map_err(|e| e.to_string())?, link.to_owned());
+        let client = self.clone();
+        let asked = spawn_local(async move { client.ask_in_turn(what, link, &fds).await });
+        asked.await.unwrap_or_else(|e| Err(e.to_string().into()))
+    }
+
+    async fn ask_in_turn(
+        &self,
+        what: What,
+        link: String,
+        fds: &[OwnedFd],
+    ) -> Result<Granted, Refused> {
+        // It does one thing after the other; the time for an answer begins when it may do this.
+        let _turn = self.turn.lock().await;
         if *self.lost.borrow() {
             return Err("the broker has ended".into());
         }
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        let request = Request { number, what, link: link.to_owned() };
-        let sent = self.socket.send(&request.octets(), fds);
+        let request = Request { number, what, link };
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sent = self.socket.send(&request.octets(), &fds);
         sent.map_err(|e| format!("the broker takes no request: {e}"))?;
         let (tell, told) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, (what, tell));
-        match timeout(LIMIT, told).await {
+        // Both ends have to know whether it has been done: it takes no time, and nothing else is under way.
+        let limit = if what == What::Adopt { Duration::MAX } else { LIMIT };
+        match timeout(limit, told).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err("the broker has ended".into()),
             Err(_) => {

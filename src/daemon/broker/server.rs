@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::MemfdFlags;
 
@@ -39,6 +39,10 @@ pub(super) struct Server {
     links: BTreeMap<String, Served>,
     /// What was read last, if it was right and has not been adopted.
     read: Option<Config>,
+    /// This is a process of its own.
+    apart: bool,
+    /// Why the config is not read again, if it is not.
+    sealed: Option<String>,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,7 @@ struct Served {
 impl Server {
     /// For the config in `file`, which is read when it is asked for.
     pub(super) fn new(role: Role, file: PathBuf) -> Self {
-        Self { role, file, links: BTreeMap::new(), read: None }
+        Self { role, file, links: BTreeMap::new(), read: None, apart: false, sealed: None }
     }
 
     /// Serves the other end of `socket` until it is closed.
@@ -59,6 +63,7 @@ impl Server {
     /// # Errors
     /// The socket fails.
     pub(super) fn serve(&mut self, socket: &OwnedFd) -> std::io::Result<()> {
+        self.apart = true;
         loop {
             let (number, granted) = match receive(socket) {
                 Ok(message) => {
@@ -74,7 +79,15 @@ impl Server {
                 Err(refused) => (Err(refused), Vec::new()),
             };
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            match send(socket, &Reply { number, outcome }.octets(), &fds) {
+            let sent = match send(socket, &Reply { number, outcome }.octets(), &fds) {
+                // Too many descriptors are under way, or there is no memory: another try may do.
+                Err(e) if !fds.is_empty() && e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    let refused = Err(format!("what was opened cannot be sent: {e}").into());
+                    send(socket, &Reply { number, outcome: refused }.octets(), &[])
+                }
+                sent => sent,
+            };
+            match sent {
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
                 done => done?,
             }
@@ -116,6 +129,9 @@ impl Server {
 
     /// The file's text, so that both ends judge the same one.
     fn config(&mut self) -> Result<Granted, Refused> {
+        if let Some(why) = &self.sealed {
+            return Err(why.as_str().into());
+        }
         let octets = Config::read(&self.file).map_err(|e| e.to_string())?;
         let copy = || -> std::io::Result<OwnedFd> {
             let fd = rustix::fs::memfd_create("boardlane-config", MemfdFlags::CLOEXEC)?;
@@ -131,6 +147,12 @@ impl Server {
 
     fn adopt(&mut self) -> Result<Granted, Refused> {
         let config = self.read.take().ok_or("there is no config to adopt")?;
+        if self.apart && lies_in(&self.file, config.control.parent()) {
+            let why = "the config lies in the directory of the control socket, to which this daemon can \
+                write: it takes a restart to read it again";
+            tracing::warn!("{}: {why}", self.file.display());
+            self.sealed = Some(why.to_owned());
+        }
         let mut before = std::mem::take(&mut self.links);
         for config in config.links {
             // The TAP of a link that stays where it is stays open.
@@ -139,6 +161,16 @@ impl Server {
             self.links.insert(config.name.clone(), Served { config, index });
         }
         Ok(Granted { index: 0, fds: Vec::new() })
+    }
+}
+
+/// Whether a file lies in a directory, however deep.
+fn lies_in(file: &Path, dir: Option<&Path>) -> bool {
+    let dir = dir.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (file.canonicalize(), dir.canonicalize()) {
+        (Ok(file), Ok(dir)) => file.starts_with(dir),
+        // The control socket's directory may not have been made yet: then nothing lies there.
+        _ => false,
     }
 }
 

@@ -67,6 +67,21 @@ impl Drop for Served {
 }
 
 #[test]
+fn a_config_that_the_daemon_could_write_is_read_once() {
+    for (name, control, sealed) in [("beside", "c.sock", true), ("apart", "run/c.sock", false)] {
+        let served = Served::new(name);
+        std::fs::create_dir_all(served.dir.join("run")).unwrap();
+        let control = served.dir.join(control).display().to_string();
+        let file = served.dir.join("master.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("control = \"{control}\"\n{text}")).unwrap();
+        assert!(served.ask(What::Config, "").0.is_ok() && served.ask(What::Adopt, "").0.is_ok());
+        assert_eq!(served.ask(What::Config, "").0.is_err(), sealed, "{name}");
+        assert_eq!(served.ask(What::Adopt, "").0.is_err(), sealed, "{name}");
+    }
+}
+
+#[test]
 fn a_link_that_the_config_does_not_have_is_refused() {
     let served = Served::new("refused");
     let listener = UnixListener::bind(served.slot()).unwrap();

@@ -95,7 +95,8 @@ impl Layout {
 
     /// Config file of a machine's daemon.
     pub(super) fn config(&self, machine: Machine) -> PathBuf {
-        self.files(machine).join(format!("{}.toml", machine.role()))
+        // Not beside the control socket: there the daemon could write it.
+        self.place.directory.join(format!("{}.toml", machine.name()))
     }
 
     /// Whether links carry IPv6: not with an MTU that it does not work with.

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -24,6 +23,7 @@ use tracing::{info, warn};
 use super::slot::SlotServer;
 use super::{MAX_CLIENTS, MAX_SLOT_LEN, MAX_VECTORS, MIN_SLOT_LEN, is_slot_len, memfd};
 use crate::os::access::{self, Access};
+use crate::os::limits::raise_file_limit;
 use crate::os::lock::{LockError, LockFile};
 
 /// Most slots of a backplane.
@@ -182,7 +182,7 @@ impl Backplane {
     /// Outside a tokio runtime with I/O and time.
     pub fn open(config: &BackplaneConfig) -> Result<Self, BackplaneError> {
         config.check()?;
-        raise_file_limit(config.descriptors());
+        make_room_for(config.descriptors());
         fs::create_dir_all(&config.dir).map_err(os("make the directory", &config.dir))?;
         let mut files = Files::lock(&config.dir)?;
         let mut slots = Vec::new();
@@ -312,12 +312,8 @@ fn is_stale(path: &Path) -> Result<bool, BackplaneError> {
 }
 
 /// Raises the soft limit of open files to the hard one, and says so if that is too little.
-fn raise_file_limit(needed: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised =
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let now = if raised.is_ok() { limit.maximum } else { limit.current };
-    if let Some(now) = now.filter(|now| *now < needed) {
+fn make_room_for(needed: u64) {
+    if let Some(now) = raise_file_limit().filter(|now| *now < needed) {
         warn!(limit = now, needed, "the limit of open files is too low for all clients at a time");
     }
 }

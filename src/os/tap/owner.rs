@@ -24,7 +24,7 @@ use rustix::process::geteuid;
 use super::{TapError, check_name};
 
 /// How often a holder is asked who it is: it may not listen yet.
-const TRIES: u32 = 50;
+const TRIES: u32 = 10;
 /// How many may ask at once.
 const BACKLOG: i32 = 16;
 
