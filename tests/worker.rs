@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
 use boardlane::memory::BusMemory;
+use boardlane::net::echo::Echo;
 use boardlane::net::features::Features;
-use boardlane::net::frame::Drop as FrameDrop;
+use boardlane::net::frame::{Drop as FrameDrop, Offloads};
 use boardlane::net::path::{Inward, Path, PathError, Room};
 use boardlane::net::rate::Rate;
 use boardlane::net::settings::{Coalesce, Current, Settings};
@@ -276,6 +277,92 @@ fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
     assert_eq!(count(&stats.rescues), 0, "what is left on purpose is nothing lost");
 }
 
+/// There is always a frame more to send back, and room for it. Some of what was sent is finished later, as
+/// with an engine.
+#[derive(Debug)]
+struct Later {
+    frame: Vec<u8>,
+    buffer: Vec<u8>,
+    /// What is finished waits to be published.
+    finished: Arc<AtomicBool>,
+    /// It was published before another frame was taken.
+    at_once: Arc<AtomicBool>,
+}
+
+impl Path for Later {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Private(&mut self.buffer))
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        let finished = self.finished.swap(false, Ordering::Relaxed);
+        self.at_once.fetch_or(finished, Ordering::Relaxed);
+        finished
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        self.finished.store(false, Ordering::Relaxed);
+        Ok(Inward::Frame { prefix: &self.frame, tail: &[], len: 60 })
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
+    let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
+    let (finished, at_once) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (doorbell, stats) = (bell(), Arc::<QueueStats>::default());
+    let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+    let path = Later {
+        frame: vec![0; 12 + 60],
+        buffer: vec![0; 2048],
+        finished: finished.clone(),
+        at_once: at_once.clone(),
+    };
+    let job = Job {
+        path: Box::new(path),
+        mem: mem.clone(),
+        engine_mem: mem,
+        port: Port::Echo(Echo::new(Offloads::default())),
+        doorbell: doorbell.clone(),
+        peer: Some(bell()),
+        stats: stats.clone(),
+        heartbeat: Duration::from_millis(250),
+        engine: EngineModel::default(),
+        settings: None,
+        // One a second.
+        limits: Limits {
+            sources: None,
+            rate: Some(Arc::new(Rate::new(Instant::now(), None, Some(1)))),
+        },
+    };
+    let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
+    let since = Instant::now();
+    while !at_once.load(Ordering::Relaxed) {
+        assert!(since.elapsed() < Duration::from_secs(10), "it waited for the rest to end");
+        std::thread::sleep(Duration::from_millis(50));
+        if stats.throttled.load(Ordering::Relaxed) > 0 {
+            finished.store(true, Ordering::Relaxed);
+            ring(&*doorbell).unwrap();
+        }
+    }
+    eprintln!("published after {:?}", since.elapsed());
+    assert!(worker.stop().is_some());
+    assert!(stats.notifications_sent.load(Ordering::Relaxed) > 0, "the driver is told");
+}
+
 /// A namespace for one case, which goes with it.
 struct Scratch {
     name: String,
@@ -330,6 +417,7 @@ fn main() {
         case!(3, rings_for_nothing_without_end_are_heard_once_in_a_while),
         case!(4, a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending),
         case!(5, a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring),
+        case!(6, an_echo_that_rests_publishes_what_is_finished_meanwhile),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

@@ -266,8 +266,9 @@ impl Turn {
             let (sent, no_room) = self.outward()?;
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
-            if sent + received + copied > 0 {
-                self.rings.have_ended();
+            let moved = sent + received + copied;
+            if moved > 0 {
+                self.rings.paid_by(moved);
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 use super::messages::Broken;
 use super::{Link, State};
 use crate::planted::{Bug, planted};
+use crate::tunnel::part::Reason;
 
 /// First and greatest delay before a peer that broke a rule is met again.
 pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// Offences that a session which is over anyway explains. The other end says itself that it is.
+const MOST_EXCUSED: u32 = 3;
 
 /// Sessions begin no faster than this, in the long run, and so many at once.
 const SESSION_PERIOD: Duration = Duration::from_millis(250);
@@ -18,12 +22,21 @@ const MOST_FUTILE: u32 = 16;
 
 impl Link {
     /// The other end broke a rule: leave, and come back with growing delay. What is found in the memory of a
-    /// machine that was reset is no offence.
+    /// machine that was reset is no offence, and what an end leaves behind that starts anew is excused, but
+    /// not again and again: it could call each offence that.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
-        if let Some(reason) = self.session.is_over(&self.mem) {
-            return self.leave(now, State::Down, reason.to_string());
+        let long_up = self.up_since.is_some_and(|since| now - since >= QUARANTINE[1]);
+        match self.session.is_over(&self.mem) {
+            Some(dead @ Reason::AllOnes) => {
+                return self.leave(now, State::Down, dead.to_string());
+            }
+            Some(over) if long_up || self.offences < MOST_EXCUSED => {
+                self.leave(now, State::Down, over.to_string());
+                self.offences = self.offences.saturating_add(1);
+                return;
+            }
+            _ => self.leave(now, State::Quarantined, reason),
         }
-        self.leave(now, State::Quarantined, reason);
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);
         self.restart_at = Some(now + delay).filter(|_| !planted(Bug::QuarantineForEver));

@@ -177,10 +177,15 @@ impl Link {
                 let Some(Core::Device { model, .. }) = &self.core else { return Ok(()) };
                 let features = model.negotiated().unwrap_or_default();
                 let config = config_from(&queue, features);
-                if !self.enable_control(queue.index, &config)?
-                    && !self.enable_queue(now, queue.index, config)
-                {
-                    self.make_paths(features)?;
+                let made = match self.enable_control(queue.index, &config) {
+                    Ok(false) if !self.enable_queue(now, queue.index, config) => {
+                        self.make_paths(features)
+                    }
+                    made => made.map(drop),
+                };
+                // The device runs, so the driver can be told, as with a pair that was whole before.
+                if let Err(e) = made {
+                    self.broken(now, &e.to_string());
                 }
             }
             model::Event::UsePairs(pairs) => self.use_pairs(pairs),

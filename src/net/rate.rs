@@ -14,7 +14,7 @@
 //! other end's kernel holds it back, as with any slow link: TCP adapts, and this end has no work with it,
 //! while a flood that were read to be dropped would cost nearly as much as one that is let through. A
 //! worker that may take no more looks again when half of [`BURST`] has come back, so that it wakes
-//! a few hundred times a second at most, and is not woken by doorbells meanwhile.
+//! a few hundred times a second at most, and asks for no doorbells meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

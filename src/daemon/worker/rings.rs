@@ -1,9 +1,10 @@
 //! Doorbells that announce nothing, without end.
 //!
 //! Each one wakes the worker for a breath. A peer that rings for nothing so often would have a CPU busy
-//! with that, which other links need. So after [`MOST`] in a row the doorbell is not listened to for a
+//! with that, which other links need. So after [`MOST`] of them the doorbell is not listened to for a
 //! while; the port still is, and so is the end. Only frames that were not announced otherwise wait, for
-//! [`PAUSE`] at most, and they are the peer's own. A pair that shares its vector with a busier one hears
+//! [`PAUSE`] at most, and they are the peer's own. A frame pays for [`PER_FRAME`] rings, so that one now
+//! and then does not make up for many rings, while whoever rings for each frame is always heard. A pair that shares its vector with a busier one hears
 //! that one's rings, and comes to the same.
 
 use std::os::fd::OwnedFd;
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant};
 use super::TAG_DOORBELL;
 use crate::os::poll::Poll;
 
-/// Rings in a row for nothing.
+/// Rings for nothing.
 const MOST: u32 = 64;
+/// Rings that a frame may cost: one for the frame, one for the room that it leaves.
+const PER_FRAME: u32 = 2;
 /// How long none is heard.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -25,7 +28,13 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// There was something to do, or no ring for a whole heartbeat.
+    /// There was something to do: so many frames.
+    pub(super) fn paid_by(&mut self, frames: usize) {
+        let rings = u32::try_from(frames).unwrap_or(u32::MAX).saturating_mul(PER_FRAME);
+        self.for_nothing = self.for_nothing.saturating_sub(rings);
+    }
+
+    /// There was no ring for a whole heartbeat.
     pub(super) fn have_ended(&mut self) {
         self.for_nothing = 0;
     }
@@ -63,5 +72,44 @@ impl Rings {
             self.deaf_until = Some(now + PAUSE);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    /// How often a doorbell that rings once in a microsecond is not listened to any more, in so many
+    /// rings, of which each one whose number `brings` is true for brings a frame.
+    fn pauses(rings: u32, brings: impl Fn(u32) -> bool) -> u32 {
+        let (poll, doorbell) = (Poll::new().unwrap(), eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        poll.add_doorbell(&doorbell, TAG_DOORBELL).unwrap();
+        let (start, mut heard, mut pauses) = (Instant::now(), Rings::default(), 0);
+        for number in 0..rings {
+            let now = start + Duration::from_micros(number.into());
+            heard.before_wait(now, &poll, &doorbell).unwrap();
+            if heard.poll_timeout().is_none() {
+                heard.heard(now, &poll, &doorbell).unwrap();
+                pauses += u32::from(heard.poll_timeout().is_some());
+            }
+            heard.paid_by(usize::from(brings(number)));
+        }
+        pauses
+    }
+
+    #[test]
+    fn a_frame_now_and_then_does_not_make_up_for_a_flood_of_rings() {
+        for nth in [4, 16, 63, 64] {
+            let pauses = pauses(100_000, |number| number % nth == nth - 1);
+            assert!(pauses > 10, "a frame each {nth} rings: {pauses} pauses");
+        }
+    }
+
+    #[test]
+    fn whoever_rings_for_each_frame_is_always_heard() {
+        assert_eq!(pauses(100_000, |_| true), 0);
+        assert_eq!(pauses(100_000, |number| number % PER_FRAME == 0), 0);
     }
 }

@@ -131,3 +131,32 @@ fn a_ring_that_breaks_while_the_board_is_there_is_the_boards_fault() {
     pair.input(|link| link.handle_broken(now, "receiveq: used id 65535"));
     assert_eq!(pair.states().last(), Some((State::Quarantined, "receiveq: used id 65535")));
 }
+
+#[test]
+fn an_end_that_leaves_with_each_offence_is_kept_away_all_the_same() {
+    for role in [Role::Device, Role::Driver] {
+        let mut pair = Pair::new(role, Features::NONE);
+        let head = if role == Role::Device { u64::from(window::HEADER_LEN) } else { LEN / 4 };
+        let head = pair.mem.resolve(head, 4).unwrap();
+        // Whoever does it once, or is unlucky, is back at once.
+        for (expected, least) in [
+            (State::Down, 0),
+            (State::Down, 0),
+            (State::Down, 0),
+            (State::Quarantined, 8),
+            (State::Quarantined, 16),
+        ] {
+            pair.mem.view(head).unwrap().store_le32(window::MAILBOX_HEAD, u32::MAX);
+            pair.raw.session.shutdown(&pair.mem);
+            pair.events.clear();
+            let since = pair.now;
+            pair.input(|link| link.handle_doorbell(since));
+            let (state, why) = pair.states().next().unwrap();
+            assert_eq!(state, expected, "{why}");
+            assert_eq!(why.starts_with("message FIFO: head"), least > 0, "{why}");
+            pair.meet();
+            let away = pair.now - since;
+            assert!(least * SECOND <= away && away < (least + 1) * SECOND, "{away:?}");
+        }
+    }
+}

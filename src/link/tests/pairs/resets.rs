@@ -123,6 +123,25 @@ fn without_ring_reset_a_reset_of_any_queue_takes_the_device_down() {
     }
 }
 
+#[test]
+fn a_queue_that_a_running_device_cannot_use_makes_it_need_a_reset() {
+    const NOWHERE: u64 = 1 << 40;
+    // Of a pair that was whole, of one that is not yet, and the control queue.
+    for (pairs, index) in [([4, 4], 5), ([2, 4], 5), ([4, 4], 8)] {
+        let mut two = Two::new(16, pairs, Features::NONE);
+        let queue = two.placed().pairs[0].receiveq;
+        if pairs[0] == 2 {
+            two.enable(4, &queue);
+        } else {
+            two.reset(index);
+        }
+        assert_eq!(two.ends[DEVICE].reason, "", "queue {index} of {pairs:?}");
+        two.enable(index, &QueueConfig { size: 16, desc: NOWHERE, ..queue });
+        let status = two.model().status();
+        assert_ne!(status & virtio::status::DEVICE_NEEDS_RESET, 0, "queue {index} of {pairs:?}");
+    }
+}
+
 /// What a driver may do to its queues, in any order, while workers take their time to stop.
 #[test]
 fn whatever_is_reset_set_up_and_used_in_whatever_order_is_as_the_driver_wants_it_in_the_end() {
