@@ -260,7 +260,7 @@ impl Link {
     /// This id left the transport.
     pub fn handle_peer_gone(&mut self, now: Instant, id: u32) {
         self.alive.remove(&id);
-        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(id) {
+        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(&self.mem, id) {
             self.leave(now, State::Down, reason.to_string());
         }
         self.look = true;

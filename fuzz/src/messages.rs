@@ -466,7 +466,7 @@ fn session(script: &mut Octets<'_>) {
             }
             3 => poke(&mem, u64::from(script.u16() % 0x7ff0), script.u32()),
             4 => alive = !alive,
-            5 => drop(end.handle_peer_gone(script.u8().into())),
+            5 => drop(end.handle_peer_gone(&mem, script.u8().into())),
             6 => {
                 let _ = end.shutdown(&mem);
                 end.release(&mem);

@@ -58,6 +58,15 @@ fn has_address(world: &World, machine: &str, name: &str, address: &str) -> bool 
     netdev["addr_info"].as_array().unwrap().iter().any(|info| info["local"] == address)
 }
 
+/// Says that it is over once it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 pub(crate) fn links_come_and_go_and_the_others_do_not_notice() {
     let mut world = World::running(2, plain);
     world.add_machine("board2");
@@ -72,6 +81,8 @@ pub(crate) fn links_come_and_go_and_the_others_do_not_notice() {
     };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Also if something is not as it should be: the other thread is waited for.
+        let end = Ends(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 exchange(&client, &server, 16 << 20, "during the reloads");
@@ -96,7 +107,7 @@ pub(crate) fn links_come_and_go_and_the_others_do_not_notice() {
         );
         world.wait_up(1);
         world.ping_well("board1", "10.77.1.1");
-        done.store(true, Ordering::Relaxed);
+        drop(end);
     });
     steady.finish_without_loss();
     assert_eq!(marks(&world, "master", "bl0"), before);

@@ -205,13 +205,16 @@ impl Session {
     }
 
     /// The transport says that this id has left.
-    pub fn handle_peer_gone(&mut self, id: u32) -> Option<Change> {
+    pub fn handle_peer_gone(&mut self, mem: &BusMemory, id: u32) -> Option<Change> {
         let involved = matches!(self.phase, Phase::Running { .. } | Phase::Up { .. });
         if !involved || self.peer_id != id {
             return None;
         }
+        // Whoever leaves in an orderly way has said so before, which may not have been looked at yet.
+        let other = self.params.role.other();
+        let said = self.is_over(mem).filter(|said| *said == Reason::Shutdown(other));
         self.phase = Phase::Stopped;
-        Some(Change::Down(Reason::Gone(self.params.role.other())))
+        Some(Change::Down(said.unwrap_or(Reason::Gone(other))))
     }
 
     fn claim(

@@ -192,7 +192,7 @@ fn a_live_owner_wins_and_a_dead_one_is_replaced() {
     assert_eq!(said.unwrap().to_string(), "slot is held by another agent (peer 1)");
     // The first agent dies; the second takes over, and the master notices.
     world.alive.remove(&1);
-    let gone = b.handle_peer_gone(1);
+    let gone = b.handle_peer_gone(&world.mem, 1);
     assert!(matches!(gone, Some(Change::Down(Reason::Gone(Role::Device)))), "{gone:?}");
     world.start(&mut b);
     let [(peer, _), _] = world.until_up(&mut b, &mut second);
@@ -220,11 +220,21 @@ fn a_peer_whose_echo_comes_after_its_state_is_waited_for() {
 }
 
 #[test]
+fn an_orderly_end_is_told_from_a_death_though_its_departure_is_heard_first() {
+    let mut world = World::new();
+    let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));
+    world.until_up(&mut a, &mut b);
+    b.shutdown(&world.mem);
+    let gone = a.handle_peer_gone(&world.mem, 2);
+    assert!(matches!(gone, Some(Change::Down(Reason::Shutdown(Role::Driver)))), "{gone:?}");
+}
+
+#[test]
 fn the_departure_of_a_stranger_changes_nothing() {
     let mut world = World::new();
     let (mut a, mut b) = (world.end(Role::Device, 1), world.end(Role::Driver, 2));
     world.until_up(&mut a, &mut b);
-    assert!(a.handle_peer_gone(9).is_none());
+    assert!(a.handle_peer_gone(&world.mem, 9).is_none());
     assert!(world.look(&mut a).is_none());
 }
 
