@@ -56,13 +56,14 @@ pub(crate) struct Probe {
     hush: Arc<AtomicBool>,
     ways: [Arc<Way>; 2],
     messages: Arc<[AtomicU64; 2]>,
-    stream: TcpStream,
+    /// The connection, if there is one.
+    stream: Option<TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Probe {
-    /// Begins, over a link that is up.
-    pub(crate) fn start(world: &World) -> Self {
+    /// Begins, over a link that is up; with a connection, or with datagrams only.
+    pub(crate) fn start(world: &World, connection: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let hush = Arc::new(AtomicBool::new(false));
         let ways = [Arc::new(Way::default()), Arc::new(Way::default())];
@@ -81,17 +82,26 @@ impl Probe {
             let flag = stop.clone();
             threads.push(thread::spawn(move || receive(&receiver, &flag, &way)));
         }
+        let mut probe = Self { stop, hush, ways, messages, stream: None, threads };
+        if connection {
+            probe.connect(world);
+        }
+        probe
+    }
+
+    fn connect(&mut self, world: &World) {
         let [client, server] = world.connection("master", "board0", "10.77.0.2");
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
         server.set_read_timeout(Some(2 * PATIENCE)).unwrap();
         client.set_read_timeout(Some(2 * PATIENCE)).unwrap();
-        threads.push(thread::spawn(move || give_back(server)));
-        let (writer, counts, flag) = (client.try_clone().unwrap(), messages.clone(), hush.clone());
-        threads.push(thread::spawn(move || write(writer, &flag, &counts[0])));
-        let (reader, counts) = (client.try_clone().unwrap(), messages.clone());
-        threads.push(thread::spawn(move || read(reader, &counts[1])));
-        Self { stop, hush, ways, messages, stream: client, threads }
+        self.threads.push(thread::spawn(move || give_back(server)));
+        let (writer, counts) = (client.try_clone().unwrap(), self.messages.clone());
+        let flag = self.hush.clone();
+        self.threads.push(thread::spawn(move || write(writer, &flag, &counts[0])));
+        let (reader, counts) = (client.try_clone().unwrap(), self.messages.clone());
+        self.threads.push(thread::spawn(move || read(reader, &counts[1])));
+        self.stream = Some(client);
     }
 
     /// Nothing that has come so far matters any more.
@@ -109,6 +119,9 @@ impl Probe {
     /// Waits until a message has come back on the connection, which may sit out the last silence once
     /// more before it sends again.
     pub(crate) fn wait_message(&self) {
+        if self.stream.is_none() {
+            return;
+        }
         let (before, start) = (self.messages[1].load(Ordering::Relaxed), Instant::now());
         while self.messages[1].load(Ordering::Relaxed) == before {
             assert!(start.elapsed() < PATIENCE, "no message has come back");
@@ -122,10 +135,12 @@ impl Probe {
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
         wait("every message has come back", || {
             let [sent, back] = [&self.messages[0], &self.messages[1]].map(count);
-            check(sent > 0 && sent == back, (sent, back))
+            check((sent > 0) == self.stream.is_some() && sent == back, (sent, back))
         });
         self.stop.store(true, Ordering::Relaxed);
-        rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both).unwrap();
+        if let Some(stream) = self.stream {
+            rustix::net::shutdown(stream.as_fd(), rustix::net::Shutdown::Both).unwrap();
+        }
         let failed = self.threads.into_iter().filter_map(|thread| thread.join().err()).count();
         assert_eq!(failed, 0, "threads of the probe that panicked");
         for (way, name) in self.ways.iter().zip(["to the board", "to the master"]) {

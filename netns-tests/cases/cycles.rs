@@ -50,14 +50,14 @@ struct Took {
 }
 
 impl Cycles {
-    fn new(keys: &'static str) -> Self {
+    fn new(keys: &'static str, connection: bool) -> Self {
         let seed = match std::env::var(SEED) {
             Ok(seed) => seed.parse().expect("a seed is a number"),
             Err(_) => u64::from(std::process::id()),
         };
         eprintln!("{CYCLES}={} {SEED}={seed}", count());
         let world = World::running(1, |_, _| keys.to_owned());
-        let probe = Probe::start(&world);
+        let probe = Probe::start(&world, connection);
         Self { world, probe, random: Random(seed | 1) }
     }
 
@@ -220,7 +220,7 @@ impl Cycles {
 }
 
 pub(crate) fn each_that_is_killed_is_back_and_leaves_nothing() {
-    let mut cycles = Cycles::new("");
+    let mut cycles = Cycles::new("", true);
     let netdevs = cycles.netdevs();
     for killed in ["board0", "master", "backplane"] {
         // What the first ones make is kept for the next.
@@ -243,8 +243,8 @@ pub(crate) fn each_that_is_killed_is_back_and_leaves_nothing() {
 }
 
 /// Stops daemons in an orderly way, as an upgrade does.
-fn stop_and_start(keys: &'static str) {
-    let mut cycles = Cycles::new(keys);
+fn stop_and_start(keys: &'static str, connection: bool) {
+    let mut cycles = Cycles::new(keys, connection);
     for daemon in ["board0", "master", "backplane"] {
         let what = format!("{daemon} stopped ({keys})");
         cycles.cycles(count(), &what, |cycles| cycles.cycle(daemon, Signal::TERM));
@@ -253,15 +253,17 @@ fn stop_and_start(keys: &'static str) {
 }
 
 pub(crate) fn each_that_is_stopped_is_back_with_the_netdev_that_it_kept() {
-    stop_and_start("keep = true");
+    stop_and_start("keep = true", true);
 }
 
+/// Without a connection: Linux gives one whose netdev goes a path MTU of 68, with which it is long in
+/// coming back. Who wants connections to live through a stop keeps the netdev.
 pub(crate) fn each_that_is_stopped_is_back_with_a_netdev_made_anew() {
-    stop_and_start("");
+    stop_and_start("", false);
 }
 
 pub(crate) fn those_that_are_killed_together_are_back_in_whatever_order() {
-    let mut cycles = Cycles::new("");
+    let mut cycles = Cycles::new("", true);
     let netdevs = cycles.netdevs();
     cycles.cycles(2 * count(), "some of all killed", Cycles::tumult);
     assert_eq!(cycles.netdevs().join("\n"), netdevs.join("\n"));
