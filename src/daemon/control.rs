@@ -7,9 +7,8 @@
 //!
 //! Owner and mode of the file are the config's before anybody can connect, and say who may ask. What
 //! changes something is done for root, the daemon's user and the file's owner only: who is in the
-//! file's group may look. A lock
-//! file beside it lets only one of two daemons win, and tells that the socket which a dead one left may
-//! be replaced.
+//! file's group may look, and has places of his own, so that he keeps nobody else out. A lock file beside
+//! it lets only one of two daemons win, and tells that the socket which a dead one left may be replaced.
 
 pub mod client;
 

@@ -1,7 +1,8 @@
 //! The confined end: asks, and waits for a bounded time.
 //!
-//! Several links may ask at once. Replies are told apart by number; one that comes too late finds
-//! nobody and is dropped, its descriptors closed.
+//! Several links may ask at once; one request is under way at a time, as the broker does one thing after
+//! the other. Replies are told apart by number; one that comes too late finds nobody and is dropped, its
+//! descriptors closed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

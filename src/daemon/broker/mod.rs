@@ -9,8 +9,9 @@
 //! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
 //! path or a namespace: those the broker has from the config, which it reads itself; a link that the
 //! config does not have is refused. A config that is read again counts once the daemon, having looked
-//! at the same text, says so; so one that it refuses changes nothing here either. The broker looks at
-//! each message's form, and answers one at a time.
+//! at the same text, says so; so one that it refuses changes nothing here either. One that the daemon could
+//! write itself, as it lies in the directory that it is left, is read once. The broker looks at each
+//! message's form, and answers one at a time.
 //!
 //! It ends when the daemon does: its socket is closed then, and it asks to be killed. Signals that end
 //! a daemon are the daemon's to obey, so it ignores them. If it ends first, the daemon cannot heal its
