@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::config::{Config, LinkConfig, RUN_DIR, Transport};
-use super::control::{ControlError, ControlSocket, lock_of};
+use super::control::{ControlError, ControlSocket};
 use super::demo;
 use super::netdev::{self, NOTE_END};
 use crate::os::access::Access;
 use crate::os::fabric::backplane::{self, BackplaneError};
 use crate::os::lock::LockFile;
 use crate::os::netns::Namespace;
+use crate::os::socket_file::lock_of;
 use crate::os::tap::Existing;
 
 /// What a cleaning came to.
