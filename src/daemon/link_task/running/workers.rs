@@ -39,6 +39,7 @@ impl Running<'_> {
         let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
         let vector = pair_vector(pair, own).map_or(0, usize::from);
         let port = self.port(pair).await?;
+        let doorbell = self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?.clone();
         let mut view = self.task.view.borrow_mut();
         view.engine = path.local().is_some();
         let job = Job {
@@ -46,8 +47,8 @@ impl Running<'_> {
             mem: self.mem.clone(),
             engine_mem: self.engine_mem.clone(),
             port,
-            doorbell: self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?.clone(),
-            peer,
+            doorbells: vec![doorbell],
+            peers: [peer.clone(), peer],
             stats: view.stats(pair),
             engine: model(&self.task.config.engine),
             heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
