@@ -2,6 +2,8 @@
 //! and raw octets.
 
 mod batches;
+#[cfg(feature = "sim")]
+mod cuts;
 mod pairs;
 mod races;
 mod restarts;
