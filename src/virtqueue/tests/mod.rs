@@ -7,6 +7,7 @@ mod cuts;
 mod pairs;
 mod races;
 mod restarts;
+mod starts;
 mod suppression;
 
 use std::collections::VecDeque;
