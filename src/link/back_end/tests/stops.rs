@@ -154,3 +154,22 @@ fn a_refusal_is_told_to_who_asks_for_it_and_can_be_told() {
         }
     }
 }
+
+#[test]
+fn a_driver_that_spoils_its_used_ring_breaks_its_device_and_not_the_connection() {
+    let mut front_end = FrontEnd::set_up(split());
+    front_end.exchange(0..10);
+    let bases = [0, 1].map(|index| front_end.stop_ring(index));
+    let used = front_end.placed.pairs[0].transmitq.device;
+    let index = front_end.mem.resolve(used + 2, 2).unwrap();
+    front_end.mem.view(index).unwrap().store_le16(0, 5000);
+    front_end.start_rings(bases);
+    assert!(front_end.closed.is_none() && front_end.running.is_empty());
+    let (state, why) = front_end.state.clone().unwrap();
+    assert!(state == State::Down && why.contains("start at available"), "{why}");
+    front_end.send(&Request::SetStatus(0), vec![]);
+    front_end.boot();
+    front_end.introduce();
+    front_end.start_rings([0; 2]);
+    front_end.exchange(0..10);
+}
