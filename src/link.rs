@@ -25,6 +25,7 @@ mod again;
 mod control;
 mod dead;
 mod event;
+pub mod front_end;
 mod messages;
 mod netdev_state;
 mod pairs;

@@ -325,7 +325,8 @@ fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
     }
 }
 
-fn config_of(bytes: &[u8]) -> net::Config {
+/// What a device's config space says, as far as it was read.
+pub(super) fn config_of(bytes: &[u8]) -> net::Config {
     let mut octets = [0; size_of::<net::Config>()];
     let len = bytes.len().min(octets.len());
     octets[..len].copy_from_slice(&bytes[..len]);
