@@ -312,7 +312,7 @@ fn setup_of(index: u16, queue: &QueueConfig) -> QueueSetup {
     QueueSetup { index, size, desc, driver, device }
 }
 
-fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
+pub(super) fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
     QueueConfig {
         size: queue.size,
         desc: queue.desc,

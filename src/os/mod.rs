@@ -3,6 +3,7 @@
 pub mod access;
 pub mod announce;
 pub mod broker;
+pub mod bus_error;
 pub mod child;
 pub mod confine;
 pub mod dma;

@@ -4,17 +4,20 @@
 //! shared memory per slot, which speaks the protocol of QEMU's ivshmem-server ([`crate::spec::ivshmem`]).
 //! So a slot's client may be a board's agent, a master, or a QEMU guest whose ivshmem-doorbell device
 //! shows the memory as a PCI BAR. [`shm`] is the client: the transport `shm:PATH`.
+//! [`vhost_user`] is the transport `vhost-user:PATH`, in which both ends are each other's only peer.
 //!
 //! Server and client check the same things, each on its side of the socket: the memory's seals and
 //! size (`memfd`), the form of a message (`wire`), how many clients and vectors there may be.
 
 pub mod backplane;
 mod error;
+mod mapped;
 mod memfd;
 pub mod shm;
 mod slot;
 #[cfg(test)]
 mod tests;
+pub mod vhost_user;
 mod wire;
 
 use std::ops::Range;

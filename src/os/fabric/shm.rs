@@ -366,7 +366,7 @@ fn push_vector(id: u16, vectors: &mut Vec<Arc<OwnedFd>>, fd: OwnedFd) -> Result<
 
 /// Whether a descriptor may be an eventfd: those are anonymous inodes, without a file type. Other
 /// kinds of them refuse to be written to; files, pipes and sockets might take what was meant to ring.
-fn is_doorbell(fd: &OwnedFd) -> bool {
+pub(crate) fn is_doorbell(fd: &OwnedFd) -> bool {
     fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
 }
 

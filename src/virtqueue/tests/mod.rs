@@ -4,8 +4,10 @@
 mod batches;
 mod pairs;
 mod races;
+mod restarts;
 mod suppression;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::*;
