@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pace;
 pub mod poll;
+pub mod socket_file;
 pub mod tap;
 pub mod terminal;
 pub mod userns;
