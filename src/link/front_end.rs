@@ -94,7 +94,7 @@ pub enum Event {
     Answer(Vec<u8>),
     /// The device runs: the netdev is to do with these features. Data paths follow.
     Start(Start),
-    /// Give this data path to a worker, and ring both of its rings once: that starts them.
+    /// Give this data path to a worker.
     StartPair(StartPair),
     /// Stop all workers, then call [`handle_stopped`](FrontEndLink::handle_stopped).
     Stop,

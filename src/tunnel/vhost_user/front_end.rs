@@ -83,7 +83,7 @@ pub struct Ring {
 pub enum Descriptor {
     /// The file of the memory region.
     Memory,
-    /// What we ring for this ring.
+    /// What we ring for this ring. It has been rung once: that starts the ring.
     Kick(u16),
     /// What the back-end rings for it.
     Call(u16),
@@ -112,7 +112,7 @@ pub enum Event {
         /// The start of config space; empty if it cannot be read.
         config: Vec<u8>,
     },
-    /// The back-end has taken all: the rings are live, and each is to be rung once to start it.
+    /// The back-end has taken all: the rings are live.
     Running,
     /// Config space has changed.
     ConfigChanged {
