@@ -70,9 +70,11 @@ impl FrontEndParams {
         u64::from(self.pairs) * PAIR_MEMORY
     }
 
-    /// What is accepted. There is neither control queue nor IOMMU, and no ring is reset alone.
+    /// What is accepted. There is neither control queue nor IOMMU, no ring is reset alone, and config
+    /// space is read up to the MTU.
     fn accepted(&self) -> Features {
-        let never = [net::F_CTRL_VQ, virtio::F_ACCESS_PLATFORM, virtio::F_RING_RESET];
+        let never =
+            [net::F_CTRL_VQ, virtio::F_ACCESS_PLATFORM, virtio::F_RING_RESET, net::F_SPEED_DUPLEX];
         let off = self.features_off.minus(Features::of(&[virtio::F_VERSION_1]));
         Features::ACCEPT.without(off.union(Features::of(&never)))
     }
@@ -171,7 +173,7 @@ impl FrontEndLink {
             Err(e) => return self.handle_refused(now, e.to_string(), QUARANTINE[1]),
         };
         self.sessions_paid = self.sessions_paid.max(now) + SESSION_PERIOD;
-        let by_config = [net::F_MAC, net::F_MTU, net::F_STATUS, net::F_SPEED_DUPLEX];
+        let by_config = [net::F_MAC, net::F_MTU, net::F_STATUS];
         let config = FrontEndConfig {
             wanted: bits(self.params.accepted()),
             by_config: bits(Features::of(&by_config)),
