@@ -18,9 +18,8 @@
 //! | quarantined | the same, but with growing delay: the back-end broke a rule, or hung up before it was up | the delay is over |
 //!
 //! Invariants: `Connect` is asked for only while no worker has a data path and the last connection is
-//! closed. `Start` and `Stop` alternate, and with `Stop` the carrier goes. A back-end's process that
-//! dies closes the connection, so there is no heartbeat; one that hangs while the link is up looks like one
-//! that is slow.
+//! closed. `Start` and `Stop` alternate, and with `Stop` the carrier goes. A back-end that dies closes the
+//! connection; one that hangs is found out within 15 s, by a request that it does not answer.
 //!
 //! There is no control queue: where a guest has one, its VMM serves it and the back-end never sees it, so
 //! back-ends offer it that know nothing of it. What needs it is not used; several pairs are, as
@@ -354,7 +353,6 @@ impl FrontEndLink {
             let start = StartPair { pair, path: Box::new(path), mem: mem.clone() };
             self.events.push_back(Event::StartPair(start));
         }
-        self.say(State::Up, String::new());
         self.tell_carrier();
     }
 
@@ -364,6 +362,8 @@ impl FrontEndLink {
         };
         let says = session.features.has(net::F_STATUS);
         let up = !says || session.config.status.get() & net::S_LINK_UP != 0;
+        let why = if up { "" } else { "the back-end says that its link is down" };
+        self.say(State::Up, why.to_owned());
         self.events.push_back(Event::Carrier(up));
     }
 

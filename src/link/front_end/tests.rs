@@ -1,5 +1,7 @@
 //! A front-end's link on a fake clock, against a back-end whose device is this crate's.
 
+mod ours;
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -11,7 +11,7 @@
 //! | features | [ACKNOWLEDGE, DRIVER] `SET_FEATURES` [FEATURES_OK, `GET_STATUS`] | FEATURES_OK stands, where there is a status |
 //! | queues | none | the owner gave memory and rings |
 //! | rings | `SET_MEM_TABLE`; of each ring NUM, BASE, ADDR, CALL, KICK; then [ENABLE]; [DRIVER_OK] | the last request is answered: `GET_STATUS`, else `GET_FEATURES` |
-//! | running | [`GET_CONFIG`, when the back-end says that it has changed] | the connection ends |
+//! | running | [`GET_CONFIG`, when the back-end says that it has changed]; then, and each 10 s, `GET_STATUS`, else `GET_FEATURES` | the connection ends, or an answer is missing |
 //!
 //! One request at most waits for its reply, and nothing is sent meanwhile. With `REPLY_ACK` every request
 //! has one, so that the first that fails is known by name.
@@ -22,6 +22,7 @@
 //! Invariants: what is held is bounded by the number of rings. After [`Event::Failed`] nothing follows.
 
 mod error;
+mod replies;
 #[cfg(test)]
 mod tests;
 
@@ -30,12 +31,11 @@ use std::time::{Duration, Instant};
 
 pub use error::FrontEndError;
 
-use super::{Fault, Header, MemoryRegion, Reply, Request, VringAddr, encode};
+use super::{Header, MemoryRegion, Request, VringAddr, encode};
 use crate::spec::vhost_user::{
     BACKEND_CONFIG_CHANGE, F_PROTOCOL_FEATURES, HEADER_LEN, VRING_INDEX_MASK, flags, protocol,
-    request,
 };
-use crate::spec::virtio::{F_VERSION_1, status};
+use crate::spec::virtio::status;
 
 /// Protocol features that are used here.
 const OURS: u64 = protocol::MQ
@@ -45,6 +45,8 @@ const OURS: u64 = protocol::MQ
     | protocol::STATUS;
 /// Config space is read again no sooner after it was read, however often it is said to have changed.
 const CONFIG_PERIOD: Duration = Duration::from_millis(100);
+/// How often the device is looked at while it runs: back-ends log each request.
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
 /// Pairs that can be named: an index has eight bits.
 const MOST_PAIRS: u16 = 128;
 /// The base of a packed ring that begins: both indices 0, both wrap counters 1.
@@ -159,6 +161,8 @@ pub struct FrontEnd {
     stale: bool,
     /// When it may be read again.
     next_reading: Instant,
+    /// When the device is looked at again.
+    next_look: Instant,
     backend_reply: Option<Vec<u8>>,
     events: VecDeque<Event>,
 }
@@ -178,6 +182,7 @@ impl FrontEnd {
             space: Vec::new(),
             stale: false,
             next_reading: now,
+            next_look: now,
             backend_reply: None,
             events: VecDeque::new(),
         }
@@ -249,15 +254,12 @@ impl FrontEnd {
             let enable = rings().map(|(index, _)| Request::SetVringEnable { index, enable: 1 });
             self.outbox.extend(enable);
         }
-        // What has no reply by itself was done once what comes after it is answered.
-        let last = if self.has(protocol::STATUS) {
+        if self.has(protocol::STATUS) {
             let driver_ok = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
             self.outbox.push_back(Request::SetStatus((driver_ok | status::DRIVER_OK).into()));
-            Request::GetStatus
-        } else {
-            Request::GetFeatures
-        };
-        self.outbox.push_back(last);
+        }
+        // What has no reply by itself was done once what comes after it is answered.
+        self.outbox.push_back(self.look());
     }
 
     /// The next message to send.
@@ -265,10 +267,8 @@ impl FrontEnd {
         if self.awaited.is_some() {
             return None;
         }
-        if self.step == Step::Running && self.outbox.is_empty() && self.reads_again(now) {
-            self.stale = false;
-            self.next_reading = now + CONFIG_PERIOD;
-            self.outbox.push_back(self.get_config());
+        if self.step == Step::Running && self.outbox.is_empty() {
+            self.ask_again(now);
         }
         let request = self.outbox.pop_front()?;
         let number = request.number();
@@ -294,16 +294,36 @@ impl FrontEnd {
 
     /// When to call [`FrontEnd::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let reading = (self.step == Step::Running && self.stale).then_some(self.next_reading);
-        self.awaited.map(|awaited| awaited.until).or(reading)
+        if let Some(awaited) = self.awaited {
+            return Some(awaited.until);
+        }
+        let reading = Some(self.next_reading).filter(|_| self.stale);
+        (self.step == Step::Running)
+            .then(|| reading.map_or(self.next_look, |at| at.min(self.next_look)))
     }
 
     fn has(&self, protocol: u64) -> bool {
         self.protocol & protocol != 0
     }
 
-    fn reads_again(&self, now: Instant) -> bool {
-        self.stale && now >= self.next_reading
+    /// Asks for what may have changed since.
+    fn ask_again(&mut self, now: Instant) {
+        if self.stale && now >= self.next_reading {
+            self.stale = false;
+            self.next_reading = now + CONFIG_PERIOD;
+            self.outbox.push_back(self.get_config());
+            // A device that needs a reset says so by this, too (virtio 1.4 §2.1.2).
+            self.next_look = now;
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_PERIOD;
+            self.outbox.push_back(self.look());
+        }
+    }
+
+    /// What shows whether the device runs, or at least that somebody is there.
+    fn look(&self) -> Request {
+        if self.has(protocol::STATUS) { Request::GetStatus } else { Request::GetFeatures }
     }
 
     fn get_config(&self) -> Request {
@@ -317,164 +337,6 @@ impl FrontEnd {
         self.awaited = None;
         self.stale = false;
         self.events.push_back(Event::Failed(error));
-    }
-
-    fn take_reply(
-        &mut self,
-        now: Instant,
-        header: [u8; HEADER_LEN],
-        payload: &[u8],
-        fds: usize,
-    ) -> Result<(), FrontEndError> {
-        let header = Header::parse(header, true)?;
-        let got = header.request;
-        let awaited = self.awaited.ok_or(FrontEndError::Unasked(got))?;
-        if got != awaited.request {
-            return Err(FrontEndError::Other { asked: awaited.request, got });
-        }
-        if fds != 0 {
-            return Err(Fault::Descriptors { request: got, got: fds, takes: (0, 0) }.into());
-        }
-        let reply = Reply::decode(got, payload)?;
-        self.awaited = None;
-        match (self.step, reply) {
-            (_, Reply::Number(0)) if awaited.ack => Ok(()),
-            (_, Reply::Number(code)) if awaited.ack => {
-                Err(FrontEndError::Refused { request: got, code })
-            }
-            (step, Reply::Number(number)) => self.take_number(step, got, number),
-            (step, Reply::Config { offset: 0, data, .. }) => self.take_config(now, step, data),
-            (_, Reply::Config { offset, .. }) => Err(FrontEndError::ConfigOffset(offset)),
-            // Never asked for.
-            (_, Reply::VringBase { .. } | Reply::Inflight(_)) => Err(FrontEndError::Unasked(got)),
-        }
-    }
-
-    fn take_number(&mut self, step: Step, got: u32, number: u64) -> Result<(), FrontEndError> {
-        match (step, got) {
-            (Step::Learning, request::GET_FEATURES) => self.take_features(number)?,
-            (Step::Learning, request::GET_PROTOCOL_FEATURES) => self.take_protocol(number),
-            (Step::Learning, request::GET_QUEUE_NUM) => {
-                let most = u16::try_from(number).unwrap_or(u16::MAX).min(MOST_PAIRS);
-                if most == 0 {
-                    return Err(FrontEndError::NoQueues);
-                }
-                self.pairs = self.config.pairs.min(most);
-            }
-            (Step::Features, request::GET_STATUS) => {
-                if number & u64::from(status::FEATURES_OK) == 0 {
-                    return Err(FrontEndError::FeaturesNotTaken(self.features));
-                }
-                self.need_queues();
-            }
-            (Step::Rings, request::GET_STATUS) => {
-                let broken = u64::from(status::DEVICE_NEEDS_RESET | status::FAILED);
-                let runs = number & broken == 0 && number & u64::from(status::DRIVER_OK) != 0;
-                if !runs {
-                    return Err(FrontEndError::Status(number));
-                }
-                self.run();
-            }
-            // That it answers says all.
-            (Step::Rings, _) => self.run(),
-            _ => {}
-        }
-        self.settle();
-        Ok(())
-    }
-
-    fn run(&mut self) {
-        self.step = Step::Running;
-        self.events.push_back(Event::Running);
-    }
-
-    fn take_features(&mut self, offered: u64) -> Result<(), FrontEndError> {
-        if offered >> F_VERSION_1 & 1 == 0 {
-            return Err(FrontEndError::NoVersion1);
-        }
-        self.offered = offered;
-        if offered >> F_PROTOCOL_FEATURES & 1 == 1 {
-            self.outbox.push_back(Request::GetProtocolFeatures);
-        } else {
-            self.outbox.push_back(Request::SetOwner);
-        }
-        Ok(())
-    }
-
-    fn take_protocol(&mut self, offered: u64) {
-        let mut used = offered & OURS;
-        if self.offered & self.config.wanted & self.config.by_config == 0 {
-            used &= !protocol::CONFIG;
-        }
-        if used & protocol::CONFIG == 0 {
-            // There would be nothing to tell.
-            used &= !protocol::BACKEND_REQ;
-        }
-        self.outbox.push_back(Request::SetProtocolFeatures(used));
-        if used & protocol::MQ != 0 {
-            self.outbox.push_back(Request::GetQueueNum);
-        }
-        self.outbox.push_back(Request::SetOwner);
-        if used & protocol::BACKEND_REQ != 0 {
-            self.outbox.push_back(Request::SetBackendReqFd);
-        }
-        if used & protocol::CONFIG != 0 {
-            self.outbox.push_back(self.get_config());
-        }
-        self.protocol = used;
-    }
-
-    fn take_config(
-        &mut self,
-        now: Instant,
-        step: Step,
-        data: Vec<u8>,
-    ) -> Result<(), FrontEndError> {
-        // A device without config space answers so.
-        if !data.is_empty() && data.len() != usize::from(self.config.config_len) {
-            let asked = self.config.config_len.into();
-            return Err(FrontEndError::ConfigLength { asked, got: data.len() });
-        }
-        self.next_reading = now + CONFIG_PERIOD;
-        if step == Step::Running && !data.is_empty() && data != self.space {
-            self.events.push_back(Event::ConfigChanged { config: data.clone() });
-        }
-        if step == Step::Learning || !data.is_empty() {
-            self.space = data;
-        }
-        self.settle();
-        Ok(())
-    }
-
-    /// Settles the features, once all is known that they depend on.
-    fn settle(&mut self) {
-        if self.step != Step::Learning || self.outbox.iter().any(Request::has_reply) {
-            return;
-        }
-        let without = if self.space.is_empty() { self.config.by_config } else { 0 };
-        self.features = (self.config.clean)(self.offered & self.config.wanted & !without);
-        let own = self.offered & (1 << F_PROTOCOL_FEATURES);
-        let set_features = Request::SetFeatures(self.features | own);
-        if !self.has(protocol::STATUS) {
-            self.outbox.push_back(set_features);
-            return self.need_queues();
-        }
-        self.step = Step::Features;
-        let set = |bits: u8| Request::SetStatus(bits.into());
-        let driver = status::ACKNOWLEDGE | status::DRIVER;
-        self.outbox.extend([
-            set(status::ACKNOWLEDGE),
-            set(driver),
-            set_features,
-            set(driver | status::FEATURES_OK),
-            Request::GetStatus,
-        ]);
-    }
-
-    fn need_queues(&mut self) {
-        self.step = Step::Queues;
-        let (pairs, features, config) = (self.pairs, self.features, self.space.clone());
-        self.events.push_back(Event::QueuesNeeded { pairs, features, config });
     }
 }
 

@@ -3,12 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tunnel::vhost_user::Inflight;
+use crate::spec::vhost_user::request;
+use crate::spec::virtio::F_VERSION_1;
+use crate::tunnel::vhost_user::{Inflight, Reply};
 
 const VERSION_1: u64 = 1 << F_VERSION_1;
 const MAC: u64 = 1 << 5;
 const MTU: u64 = 1 << 3;
 const PROTOCOL: u64 = 1 << F_PROTOCOL_FEATURES;
+const SECOND: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const REGION: MemoryRegion =
     MemoryRegion { bus_addr: 1 << 32, len: 1 << 20, user_addr: 1 << 32, offset: 0 };
@@ -196,7 +199,7 @@ fn a_back_end_with_everything_is_set_up_in_order() {
     let table = (Request::SetMemTable(vec![REGION]), Some(Descriptor::Memory));
     assert_eq!(request("SET_MEM_TABLE"), table);
     assert_eq!(request("SET_BACKEND_REQ_FD").1, Some(Descriptor::BackendRequests));
-    assert_eq!(bench.front.poll_timeout(), None);
+    assert_eq!(bench.front.poll_timeout(), Some(bench.now + LOOK_PERIOD));
 }
 
 #[test]
@@ -453,7 +456,29 @@ fn config_space_is_read_again_when_it_changes_but_not_without_end() {
     bench.front.handle_backend_request(backend_request(BACKEND_CONFIG_CHANGE), &[], 0);
     bench.settle();
     assert_eq!((read(&bench), bench.events.len()), (4, 4));
-    assert_eq!(bench.front.poll_timeout(), None);
+    assert!(bench.front.poll_timeout().unwrap() > bench.now + SECOND);
+}
+
+#[test]
+fn a_device_that_breaks_or_a_back_end_that_hangs_is_found_out() {
+    for (protocol, asks) in [(u64::MAX, "GET_STATUS"), (0, "GET_FEATURES")] {
+        let mut bench = Bench::of(protocol).run(false);
+        let before = bench.requests.len();
+        bench.now += LOOK_PERIOD;
+        bench.settle();
+        assert_eq!(bench.names()[before..], [asks]);
+        assert_eq!(bench.front.poll_timeout(), Some(bench.now + LOOK_PERIOD));
+        (bench.silent_at, bench.now) = (bench.requests[before].0.number(), bench.now + LOOK_PERIOD);
+        bench.settle();
+        bench.now = bench.front.poll_timeout().unwrap();
+        bench.front.handle_timeout(bench.now);
+        bench.settle();
+        assert_eq!(bench.failure(), format!("the back-end has not answered {asks} in 5 s"));
+    }
+    let mut bench = Bench::new().run(false);
+    (bench.status_bad, bench.now) = (0x40, bench.now + LOOK_PERIOD);
+    bench.settle();
+    assert_eq!(bench.failure(), "the back-end's device does not run: its status is 0x4f");
 }
 
 #[test]
