@@ -57,11 +57,12 @@ impl<F: Descriptor> BackEndLink<F> {
         for pair in 0..self.params.pairs {
             let enabled = [2 * pair, 2 * pair + 1].iter().all(|index| self.back.runs(*index));
             let of_control = self.accepts(net::F_CTRL_VQ) && 2 * pair >= self.controlq();
-            let used = self.control.is_none() || pair < self.used_pairs;
-            let wanted = able && enabled && used && !of_control && self.waiting.is_none();
+            let used = !self.passed || pair < self.used_pairs;
+            let wanted = able && enabled && used && !of_control;
             match self.pairs[usize::from(pair)] {
                 Pair::Running if !wanted => self.stop_pair(pair),
-                Pair::AtRest if wanted => {
+                // What waits may be for this one to rest.
+                Pair::AtRest if wanted && self.waiting.is_none() => {
                     if let Err(unfit) = self.start_pair(pair) {
                         return self.close(&unfit.to_string());
                     }
@@ -114,14 +115,19 @@ impl<F: Descriptor> BackEndLink<F> {
             return false;
         }
         self.model.set_status(status::DRIVER_OK.into());
-        while self.model.poll_event().is_some() {}
-        if self.control.is_none() {
-            // Nobody passes the driver's filters on, so it is to get all there is.
-            let _ = self.model.control(ctrl::RX_PROMISC, &[1]);
-        }
         let mut octets = [0; size_of::<net::Config>()];
         self.model.read_config(0, &mut octets);
         self.events.push_back(Event::Start(Start { features, config: config_of(&octets) }));
+        // By commands that came before there was anything to follow them, or when it last ran.
+        let news = std::iter::from_fn(|| self.model.poll_event());
+        for event in news {
+            match event {
+                model::Event::UsePairs(pairs) => self.used_pairs = pairs,
+                model::Event::Offloads(offloads) => self.offloads = Some(offloads),
+                _ => {}
+            }
+        }
+        self.events.extend(self.offloads.map(Event::Offloads));
         if self.model.ask_to_announce() {
             self.tell_config_changed();
         }
@@ -152,6 +158,16 @@ impl<F: Descriptor> BackEndLink<F> {
         Ok(Begin { at: At::Crash { base }, journal: Some(journal) })
     }
 
+    /// Nothing of these rings is in flight.
+    pub(super) fn forget_in_flight(&self, rings: impl IntoIterator<Item = u16>) {
+        for (tracked, offset) in rings.into_iter().filter_map(|index| self.back.tracked_at(index)) {
+            let (memory, size) = (tracked.memory.clone(), tracked.queue_size);
+            if let Ok(journal) = Journal::new(memory, offset, size, tracked.packed) {
+                journal.forget();
+            }
+        }
+    }
+
     fn start_control(&mut self) -> Result<(), Unfit> {
         let index = self.controlq();
         let features = self.model.negotiated().ok_or(Unfit::Reset)?;
@@ -161,10 +177,7 @@ impl<F: Descriptor> BackEndLink<F> {
         self.control = Some(control.map_err(|e| Unfit::Queue(index, e))?);
         let kick = self.back.ring(index).and_then(|ring| ring.kick.clone());
         self.events.push_back(Event::Watch(kick));
-        if self.started {
-            let _ = self.model.control(ctrl::RX_PROMISC, &[0]);
-        }
-        self.more = true;
+        (self.passed, self.more) = (true, true);
         Ok(())
     }
 
@@ -204,6 +217,7 @@ impl<F: Descriptor> BackEndLink<F> {
             match event {
                 model::Event::UsePairs(pairs) => self.used_pairs = pairs,
                 model::Event::Offloads(offloads) => {
+                    self.offloads = Some(offloads);
                     self.events.push_back(Event::Offloads(offloads));
                     // Each worker has published what it took by the earlier ones once it has stopped.
                     (0..self.params.pairs).for_each(|pair| self.stop_pair(pair));
