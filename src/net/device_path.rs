@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which, countable};
+use super::path::{self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::planted::{Bug, planted};
@@ -51,6 +51,8 @@ pub struct DevicePath {
     /// `None` after a reset.
     receiveq: Option<DeviceQueue>,
     transmitq: Option<DeviceQueue>,
+    /// Where they lie, in this order.
+    configs: [QueueConfig; 2],
     settings: Watch,
     mergeable: bool,
     allowed: Offloads,
@@ -81,6 +83,7 @@ impl DevicePath {
         receiveq: &QueueConfig,
         transmitq: &QueueConfig,
     ) -> Result<Self, PathError> {
+        let configs = [*receiveq, *transmitq];
         let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
         let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
         Ok(Self {
@@ -101,6 +104,7 @@ impl DevicePath {
             tail: Vec::with_capacity(transmitq.size().into()),
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
+            configs,
         })
     }
 
@@ -306,6 +310,29 @@ impl Path for DevicePath {
         }
     }
 
+    fn lend(&self) -> Option<[Option<LentQueue>; 2]> {
+        if self.held > 0 || self.pending.is_some() {
+            return None;
+        }
+        let lent = |queue: &Option<DeviceQueue>, config| match queue {
+            None => Some(None),
+            Some(queue) => queue.position().map(|next| Some(LentQueue { config, next })),
+        };
+        let [receiveq, transmitq] = self.configs;
+        Some([lent(&self.receiveq, receiveq)?, lent(&self.transmitq, transmitq)?])
+    }
+
+    fn take_back(&mut self, mem: &BusMemory, which: Which, next: u16) -> Result<(), PathError> {
+        let moved = |queue: &mut Option<DeviceQueue>| match queue {
+            Some(queue) => queue.move_to(mem, next),
+            None => Ok(()),
+        };
+        match which {
+            Which::Receiveq => moved(&mut self.receiveq).map_err(PathError::Receiveq),
+            Which::Transmitq => moved(&mut self.transmitq).map_err(PathError::Transmitq),
+        }
+    }
+
     fn reset_queue(&mut self, which: Which) {
         match which {
             Which::Receiveq => {
@@ -325,8 +352,8 @@ impl Path for DevicePath {
     ) -> Result<(), PathError> {
         let queue = path::activate(mem, which, config)?;
         match which {
-            Which::Receiveq => self.receiveq = Some(queue),
-            Which::Transmitq => self.transmitq = Some(queue),
+            Which::Receiveq => (self.receiveq, self.configs[0]) = (Some(queue), *config),
+            Which::Transmitq => (self.transmitq, self.configs[1]) = (Some(queue), *config),
         }
         Ok(())
     }

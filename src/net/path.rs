@@ -117,6 +117,15 @@ impl Which {
     }
 }
 
+/// A queue that something else may go on with for a while, such as the kernel's vhost-net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LentQueue {
+    /// Where it lies.
+    pub config: QueueConfig,
+    /// The index of its next chain.
+    pub next: u16,
+}
+
 /// One end's data path; see the module.
 pub trait Path: Send + fmt::Debug {
     /// Where to read the next frame to.
@@ -160,6 +169,16 @@ pub trait Path: Send + fmt::Debug {
     /// Why a frame on its way to or from a queue did not get through after all.
     fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         None
+    }
+    /// Device: the queues, receiveq first, for something else to go on with; one that is reset is not
+    /// there. Nothing but [`take_back`](Self::take_back) may follow while it does. `None`: they cannot
+    /// be lent as they are.
+    fn lend(&self) -> Option<[Option<LentQueue>; 2]> {
+        None
+    }
+    /// Device: this queue is as it was lent, but for the index of its next chain.
+    fn take_back(&mut self, _mem: &BusMemory, _which: Which, _next: u16) -> Result<(), PathError> {
+        Ok(())
     }
     /// Device: the driver resets this queue. It is not touched any more; the other one goes on.
     fn reset_queue(&mut self, _which: Which) {}

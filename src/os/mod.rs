@@ -19,3 +19,4 @@ pub mod poll;
 pub mod tap;
 pub mod terminal;
 pub mod userns;
+pub mod vhost_net;

@@ -86,6 +86,28 @@ impl DeviceQueue {
         half!(&mut self.0, half => half.arm_beyond(mem, enough))
     }
 
+    /// The index of the next chain, if another device half could go on from there: it is a split
+    /// queue, it works, and all chains that were popped have been used and published.
+    pub fn position(&self) -> Option<u16> {
+        match &self.0 {
+            Half::Split(half) => half.position(),
+            Half::Packed(_) => None,
+        }
+    }
+
+    /// Goes on where another device half has stopped, that had begun at this one's
+    /// [`position`](Self::position) and has used all chains before `next`.
+    ///
+    /// # Errors
+    /// The used ring says otherwise.
+    pub fn move_to(&mut self, mem: &BusMemory, next: u16) -> Result<(), QueueError> {
+        match &mut self.0 {
+            Half::Split(half) => half.move_to(mem, next),
+            // It has no position, so nobody could begin there.
+            Half::Packed(_) => Ok(()),
+        }
+    }
+
     /// Says that notifications are not needed. Some may still come.
     pub fn disarm(&mut self, mem: &BusMemory) {
         half!(&mut self.0, half => half.disarm(mem));

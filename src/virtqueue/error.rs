@@ -100,6 +100,14 @@ pub enum QueueError {
         /// The chain's head.
         head: u16,
     },
+    /// Whoever ran the device half meanwhile has taken chains and not used them, or the used ring
+    /// has been tampered with.
+    LeftUnused {
+        /// The available index of the next chain.
+        taken: u16,
+        /// The used index that stands in the ring.
+        used: u16,
+    },
     /// A chain's buffers hold 4 GiB or more.
     ChainTooLarge {
         /// The chain's head.
@@ -212,6 +220,9 @@ impl fmt::Display for QueueError {
             }
             Self::ChainTooLong { head } => {
                 write!(f, "chain {head} loops or has more descriptors than the queue")
+            }
+            Self::LeftUnused { taken, used } => {
+                write!(f, "chains before {taken} were taken, but the used index stands at {used}")
             }
             Self::ChainTooLarge { head } => write!(f, "chain {head} holds 4 GiB or more"),
             Self::ReadableAfterWritable { head } => {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::path::Which;
+use crate::net::path::{LentQueue, PathError, Which};
 use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
 
 const DATA: u64 = 0x10_0000;
@@ -165,4 +165,36 @@ fn frames_on_their_way_out_are_dropped_and_the_new_queue_is_whole() {
     board.post(6);
     assert!(board.offer() && board.offer());
     assert_eq!(board.used(), 6);
+}
+
+#[test]
+fn queues_are_lent_with_nothing_in_hand_and_taken_back_where_they_stand_then() {
+    let mut board = Board::new(false);
+    let all = |next| Some([0, 1].map(|at| Some(LentQueue { config: board.queues[at], next })));
+    let fresh = all(0);
+    assert_eq!(board.path.lend(), fresh);
+    board.reset(Which::Receiveq);
+    assert_eq!(board.path.lend(), Some([None, fresh.unwrap()[1]]));
+    board.enable(Which::Receiveq);
+    assert_eq!(board.path.lend(), fresh);
+    // Another path is what goes on with them, and its frames come as any.
+    let [rx, tx] = board.queues;
+    let mut other = DevicePath::new(&board.mem, features(true, false, false), &rx, &tx).unwrap();
+    board.post(6);
+    let frame = frame(0, 5 * LEN as usize - net::HEADER_LEN);
+    assert!(other.room(&board.mem).unwrap().fill(&board.mem, &frame));
+    assert_eq!(other.sent(&board.mem, frame.len()), Ok(None));
+    let _ = other.flush(&board.mem);
+    assert_eq!(other.lend(), None, "the sixth chain is held");
+    let held = board.path.take_back(&board.mem, Which::Receiveq, 6);
+    assert!(matches!(held, Err(PathError::Receiveq(_))), "{held:?}");
+    let mut board = Board::new(false);
+    board.path.take_back(&board.mem, Which::Receiveq, 0).unwrap();
+    board.post(3);
+    assert!(board.offer());
+    let _ = board.path.flush(&board.mem);
+    let lent = board.path.lend().unwrap().map(|queue| queue.unwrap().next);
+    assert_eq!(lent, [3, 0]);
+    board.path.take_back(&board.mem, Which::Receiveq, 3).unwrap();
+    assert_eq!(Board::new(true).path.lend(), None, "an engine's");
 }

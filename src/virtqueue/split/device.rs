@@ -278,6 +278,30 @@ impl DeviceHalf {
         }
     }
 
+    pub(crate) fn position(&self) -> Option<u16> {
+        let is_idle = self.next_avail == self.pushed && self.pushed == self.published;
+        (is_idle && self.fault.is_none()).then_some(self.next_avail)
+    }
+
+    pub(crate) fn move_to(&mut self, mem: &BusMemory, next: u16) -> Result<(), QueueError> {
+        let used = view(mem, self.layout.used);
+        let found = load_idx(&used);
+        if found != next {
+            return self.fail(QueueError::LeftUnused { taken: next, used: found });
+        }
+        (self.seen, self.next_avail) = (next, next);
+        (self.pushed, self.published) = (next, next);
+        // What the other one has asked for last is not known: as if that were the opposite of what is
+        // asked for next, it will be written.
+        self.armed = true;
+        if self.layout.event_idx {
+            self.store_event(&used, next);
+        } else {
+            self.flags = split::USED_F_NO_NOTIFY;
+        }
+        Ok(())
+    }
+
     fn store_event(&mut self, used: &View<'_>, event: u16) {
         self.event = event;
         let off = split::avail_event(self.layout.size);

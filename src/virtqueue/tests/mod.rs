@@ -2,6 +2,7 @@
 //! and raw octets.
 
 mod batches;
+mod handover;
 mod pairs;
 mod races;
 mod suppression;
