@@ -21,6 +21,7 @@
 
 mod running;
 mod view;
+mod workers;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -254,12 +255,7 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.stop_workers().await;
-        if let Some(netdev) = running.netdev {
-            // A netdev that is lost has none.
-            let _ = netdev.tap().set_carrier(false);
-        }
-        self.view.borrow_mut().link_down();
+        running.workers.leave().await;
         ended
     }
 
