@@ -13,6 +13,7 @@ mod ip;
 mod limits;
 mod link;
 mod problem;
+mod pump;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,8 @@ pub struct LinkConfig {
     pub port: Port,
     /// Who copies the payload.
     pub dma: Dma,
+    /// Who moves frames between rings and netdev.
+    pub pump: Pump,
     /// What the engine is like, where one copies.
     pub engine: EngineConfig,
     /// What the two ends of the link speak.
@@ -217,6 +220,25 @@ impl fmt::Display for Dma {
     }
 }
 
+/// Who moves a link's frames between its rings and its netdev.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pump {
+    /// A thread of this program.
+    #[default]
+    Builtin,
+    /// The kernel's vhost-net, where it is there; at an agent.
+    VhostNet,
+}
+
+impl fmt::Display for Pump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Builtin => "builtin",
+            Self::VhostNet => "vhost-net",
+        })
+    }
+}
+
 /// What the built-in DMA engine is like, and how it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -317,7 +339,7 @@ impl Config {
             reader.socket_path(&path, &span).then_some(path)
         });
         let access = read_access(&mut reader, root);
-        let links = read_links(&mut reader, root);
+        let links = read_links(&mut reader, root, role);
         if reader.has_problems() {
             return Err(reader.into_error(file));
         }
@@ -349,7 +371,7 @@ fn read_access(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Access {
     access
 }
 
-fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {
+fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>, role: Role) -> Vec<LinkConfig> {
     let end = reader.end();
     let Some((key, value)) = root.get_key_value("link") else {
         reader.problem(end, "there is no link", "add a [[link]] with name and transport");
@@ -366,7 +388,7 @@ fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {
     let mut links = Vec::new();
     for item in tables {
         match item.get_ref() {
-            DeValue::Table(table) => links.extend(link::read(reader, table, item.span())),
+            DeValue::Table(table) => links.extend(link::read(reader, table, item.span(), role)),
             other => {
                 let what = format!("this link is {}", reader::kind(other));
                 reader.problem(item.span(), what, "write [[link]] above the keys of each link");

@@ -10,7 +10,8 @@ use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
     Netns, Port, QUEUES_MAX, Route, Transport,
 };
-use super::{ip, limits};
+use super::{ip, limits, pump};
+use crate::daemon::Role;
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
@@ -21,7 +22,7 @@ pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "busy_poll_us", "cp
 pub(super) struct Choice {
     pub(super) key: &'static str,
     pub(super) now: &'static [&'static str],
-    later: &'static [&'static str],
+    pub(super) later: &'static [&'static str],
 }
 
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
@@ -43,6 +44,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     place: Place,
+    role: Role,
 ) -> Option<LinkConfig> {
     reader.known_keys(table, reader::LINK);
     refuse_later(reader, table);
@@ -71,6 +73,7 @@ pub(super) fn read(
         Some("engine") => Dma::Engine,
         _ => Dma::Auto,
     };
+    let pump = pump::read(reader, table, role, port, dma);
     let engine = read_engine(reader, table, dma);
     let dialect = match read_choice(reader, table, &DIALECT) {
         Some("v1") => Dialect::V1,
@@ -96,6 +99,7 @@ pub(super) fn read(
         netns,
         port,
         dma,
+        pump,
         engine,
         dialect,
         features_off,
@@ -127,7 +131,7 @@ fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
 }
 
 /// The choice that stands in the file, if it is one of this version.
-fn read_choice(
+pub(super) fn read_choice(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     choice: &Choice,
