@@ -22,7 +22,7 @@ use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::Announcement;
-use crate::os::netlink::{Netlink, Watch};
+use crate::os::netlink::{LinkStats, Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
@@ -186,6 +186,11 @@ impl Netdev {
         let socket = self.broker.announcer(&name).await?;
         let failed = move |e| tracing::warn!("{name}: announcing the address: {e}");
         Announcement::begin(socket, observed.index, frames, failed).map_err(|e| e.to_string())
+    }
+
+    /// What the kernel counts of it; `None` if it is gone.
+    pub async fn counters(&self) -> Result<Option<LinkStats>, String> {
+        self.netlink.stats(&self.desired.name).await.map_err(|e| e.to_string())
     }
 
     /// Opens another queue of the TAP.

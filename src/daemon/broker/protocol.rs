@@ -31,11 +31,20 @@ pub(super) enum What {
     Slot,
     /// A packet socket in a link's network namespace.
     Announcer,
+    /// A device of the kernel's vhost-net, for a link that the config has pumped by it.
+    VhostNet,
 }
 
 impl What {
-    const ALL: [Self; 6] =
-        [Self::Config, Self::Adopt, Self::Netdev, Self::Queue, Self::Slot, Self::Announcer];
+    const ALL: [Self; 7] = [
+        Self::Config,
+        Self::Adopt,
+        Self::Netdev,
+        Self::Queue,
+        Self::Slot,
+        Self::Announcer,
+        Self::VhostNet,
+    ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
@@ -46,7 +55,7 @@ impl What {
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
             Self::Adopt => 0..=0,
-            Self::Config | Self::Queue | Self::Slot | Self::Announcer => 1..=1,
+            Self::Config | Self::Queue | Self::Slot | Self::Announcer | Self::VhostNet => 1..=1,
             Self::Netdev => 3..=4,
         }
     }
@@ -183,7 +192,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x06",
+            b"1234\x07bl0",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

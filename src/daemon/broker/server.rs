@@ -9,13 +9,14 @@ use rustix::fs::MemfdFlags;
 
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
-use crate::daemon::config::{Config, LinkConfig, Transport};
+use crate::daemon::config::{Config, LinkConfig, Pump, Transport};
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::fabric::shm;
 use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::tap::Tap;
+use crate::os::vhost_net;
 
 /// What a request brought.
 #[derive(Debug)]
@@ -123,6 +124,7 @@ impl Server {
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
+            What::VhostNet => link.vhost_net(),
             What::Config | What::Adopt => Err("it is for no link".into()),
         }
     }
@@ -211,6 +213,13 @@ impl Served {
     fn announcer(&self) -> Result<Granted, Refused> {
         let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
         Ok(OwnedFd::from(socket).into())
+    }
+
+    fn vhost_net(&self) -> Result<Granted, Refused> {
+        if self.config.pump != Pump::VhostNet {
+            return Err("the config does not have this link pumped by vhost-net".into());
+        }
+        Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
     }
 
     /// Does something in the link's network namespace, which is looked up each time.

@@ -11,10 +11,11 @@
 //!
 //! After each turn of the link, [`close_queues`](Workers::close_queues).
 
+mod kernel;
 mod netdev_state;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use super::{LinkTask, view};
 use crate::daemon::Role;
 use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::netdev::Netdev;
-use crate::daemon::worker::{Job, Port, Worker, drop_stale};
+use crate::daemon::worker::{Job, KernelJob, Port, Worker, drop_stale};
 use crate::link::{PeerLink, Start, State};
 use crate::memory::BusMemory;
 use crate::net::echo::Echo;
@@ -37,6 +38,7 @@ use crate::os::announce::Announcement;
 use crate::os::dma::EngineModel;
 use crate::os::tap::Tap;
 use crate::spec::net::F_GUEST_ANNOUNCE;
+use kernel::Counted;
 pub(super) use netdev_state::Healed;
 
 /// What happens to a running link, whatever its transport.
@@ -104,6 +106,11 @@ pub(super) struct Workers<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
+    /// Pairs in whose TAP queues frames may wait that were made for other offloads. Our own thread
+    /// judges them one by one.
+    stale: BTreeSet<u16>,
+    /// What the netdev counts, where the kernel moves all frames.
+    counted: Option<Counted>,
     /// When the netdev's address was last announced in this session, and by what, if it could be.
     announced: Option<(Instant, Option<Announcement>)>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
@@ -125,6 +132,8 @@ impl<'a> Workers<'a> {
             left_rx,
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
+            stale: BTreeSet::new(),
+            counted: None,
             announced: None,
             generation: 0,
             broken,
@@ -135,6 +144,7 @@ impl<'a> Workers<'a> {
     /// Waits for whatever comes first. Nothing is lost if it is dropped early.
     pub(super) async fn input(&mut self) -> Input {
         let generation = self.generation;
+        let next_count = self.next_count();
         tokio::select! {
             () = self.task.ordered() => Input::Order,
             () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
@@ -147,6 +157,10 @@ impl<'a> Workers<'a> {
                 Err(_) => self.has_left(left),
             },
             Some(report) = self.broken_rx.recv() => report.input(generation),
+            () = Self::count_is_due(next_count) => {
+                self.count().await;
+                Input::Nothing
+            }
         }
     }
 
@@ -182,6 +196,7 @@ impl<'a> Workers<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.set_offloads(self.offloads).map_err(|e| e.to_string())?;
+        self.stale.clear();
         self.agree_on_mtu(start, peer).await;
         {
             let mut view = self.task.view.borrow_mut();
@@ -201,8 +216,22 @@ impl<'a> Workers<'a> {
 
     /// Gives a pair to a worker of its own.
     pub(super) async fn start_pair(&mut self, pair: Pair) -> Result<(), String> {
+        let port = self.port(pair.number).await?;
+        let vhost = self.by_kernel(&pair, &port).await;
         let Pair { number, path, mem, engine_mem, doorbells, peers, settings } = pair;
-        let port = self.port(number).await?;
+        let heartbeat = Duration::from_millis(self.task.config.heartbeat_ms.into());
+        let broken = self.broken.clone();
+        // The receiver outlives every worker, and a stopping daemon does not want to know.
+        let generation = self.generation;
+        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
+        let name = &self.task.config.name;
+        let failed = |e| format!("starting the worker: {e}");
+        if let Some(vhost) = vhost {
+            let job = KernelJob { path, mem, vhost, doorbells, heartbeat };
+            let worker = Worker::beside_kernel(name, job, report).map_err(failed)?;
+            self.workers.insert(number, worker);
+            return Ok(());
+        }
         let mut view = self.task.view.borrow_mut();
         view.engine = path.local().is_some();
         let job = Job {
@@ -214,16 +243,11 @@ impl<'a> Workers<'a> {
             peers,
             stats: view.stats(number),
             engine: model(&self.task.config.engine),
-            heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
+            heartbeat,
             settings,
             limits: self.task.limits.clone(),
         };
-        let broken = self.broken.clone();
-        // The receiver outlives every worker, and a stopping daemon does not want to know.
-        let generation = self.generation;
-        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
-        let worker = Worker::start(&self.task.config.name, job, report);
-        self.workers.insert(number, worker.map_err(|e| format!("starting the worker: {e}"))?);
+        self.workers.insert(number, Worker::start(name, job, report).map_err(failed)?);
         Ok(())
     }
 
@@ -279,6 +303,11 @@ impl<'a> Workers<'a> {
         self.workers.values().for_each(Worker::wake);
     }
 
+    /// The same, but for those that hear all of their doorbells by themselves.
+    pub(super) fn wake_threads(&self) {
+        self.workers.values().filter(|worker| !worker.is_in_kernel()).for_each(Worker::wake);
+    }
+
     /// The session ends, and with it the workers, on a thread that may wait for them.
     pub(super) async fn stop_all(&mut self) {
         // The next session may bring another address.
@@ -290,6 +319,8 @@ impl<'a> Workers<'a> {
         let workers = std::mem::take(&mut self.workers);
         // A panic of that thread has been printed.
         let _ = spawn_blocking(move || drop(workers)).await;
+        self.count().await;
+        self.counted = None;
         self.close_queues();
         self.task.view.borrow_mut().link_down();
     }
