@@ -12,6 +12,7 @@ use boardlane::spec::net::{self, HDR_F_NEEDS_CSUM, Header, ctrl};
 
 use super::filters::{ledger, nothing_is_unaccounted};
 use super::{board, drive, dropped, neighbour, pair};
+use crate::cases::vhost_net::OFFERED;
 use crate::stock::rings::{Came, LINUX};
 use crate::stock::tcp::{Sink, octet};
 use crate::stock::{Driver, PACKED, SPLIT};
@@ -152,4 +153,8 @@ pub(crate) fn no_offload_comes_that_the_driver_has_turned_off() {
 
 pub(crate) fn no_offload_comes_by_engine_that_the_driver_has_turned_off() {
     offloads("dma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }", PACKED);
+}
+
+pub(crate) fn no_offload_comes_by_vhost_net_that_the_driver_has_turned_off() {
+    offloads("pump = \"vhost-net\"", OFFERED);
 }

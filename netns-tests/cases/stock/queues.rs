@@ -14,6 +14,7 @@ use boardlane::spec::virtio::status;
 use boardlane::tunnel::message::Body;
 
 use super::{board, drive, dropped, neighbour};
+use crate::cases::vhost_net::OFFERED;
 use crate::stock::frames::{BROADCAST, Wire, number_of, numbered, udp_of};
 use crate::stock::rings::{Came, LINUX, Receiver, Sender, Shape};
 use crate::stock::{Driver, PACKED, SPLIT};
@@ -184,6 +185,10 @@ pub(crate) fn pairs_come_and_go_under_traffic_by_engine() {
     pairs_come_and_go(keys, PACKED);
 }
 
+pub(crate) fn pairs_come_and_go_under_traffic_by_vhost_net() {
+    pairs_come_and_go("queues = 2\npump = \"vhost-net\"", OFFERED);
+}
+
 /// A queue in other memory, which takes turns with the one that is set up.
 struct Turns<T> {
     spare: T,
@@ -318,6 +323,10 @@ pub(crate) fn a_queue_reset_a_hundred_times_disturbs_no_other() {
 pub(crate) fn a_queue_reset_a_hundred_times_by_engine_disturbs_no_other() {
     let keys = "queues = 2\ndma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }";
     resets(keys, PACKED);
+}
+
+pub(crate) fn a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other() {
+    resets("queues = 2\npump = \"vhost-net\"", OFFERED);
 }
 
 pub(crate) fn an_engine_too_slow_for_a_queue_reset_is_named_and_needs_a_reset() {

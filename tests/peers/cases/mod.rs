@@ -1,6 +1,7 @@
 //! The stories, each a claim.
 
 mod harness;
+mod vhost_net;
 
 /// A claim.
 pub(crate) struct Story {
@@ -23,4 +24,6 @@ pub(crate) const ALL: &[Story] = &[
     story!(harness::a_guest_of_the_systems_qemu_reaches_a_tap_through_testpmd),
     story!(harness::a_guest_reaches_a_tap_of_qemus),
     story!(harness::a_guest_that_reboots_is_back),
+    story!(vhost_net::links_of_boards_are_served_by_a_guests_kernel),
+    story!(vhost_net::stock_drivers_are_served_by_a_guests_kernel),
 ];
