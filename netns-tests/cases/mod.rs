@@ -144,7 +144,7 @@ pub(crate) const ALL: &[Case] = &[
         vhost_net::the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted,
         "/dev/vhost-net"
     ),
-    case!(vhost_net::each_feature_may_be_missing_at_either_end, "/dev/vhost-net"),
+    case!(vhost_net::each_feature_may_be_missing, "/dev/vhost-net"),
     case!(vhost_net::two_queue_pairs_are_served_at_once, "/dev/vhost-net"),
     case!(vhost_net::ends_that_are_killed_and_stopped_are_back, "/dev/vhost-net"),
     case!(vhost_net::a_netdev_that_is_set_down_and_up_is_back, "/dev/vhost-net"),

@@ -77,7 +77,6 @@ fn carries_all(world: &World, slot: u8) {
     let board = format!("board{slot}");
     for (from, to, host) in [("master", &*board, 2), (&*board, "master", 1)] {
         for address in [format!("10.77.{slot}.{host}"), format!("fd77:0:0:{slot}::{host}")] {
-            world.ping_well(from, &address);
             world.transfer(from, to, &address, 4 << 20);
         }
     }
@@ -96,27 +95,31 @@ pub(crate) fn the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted(
         let daemon = [queue.rx.frames, queue.rx.bytes, queue.tx.frames, queue.tx.bytes];
         let kernel = [("rx", "packets"), ("rx", "bytes"), ("tx", "packets"), ("tx", "bytes")]
             .map(|(way, what)| stats[way][what].as_u64().unwrap());
-        // Two pings and transfers each way; the netdev may have counted before the link was up.
+        // The netdev may have counted something before the link was up.
         let close = daemon.iter().zip(&kernel).all(|(d, k)| d <= k && k - d < 10_000);
         check(close && daemon[1] > 8 << 20 && daemon[3] > 8 << 20, (daemon, kernel))
     });
 }
 
-pub(crate) fn each_feature_may_be_missing_at_either_end() {
-    const OFF: &[&str] =
-        &["MRG_RXBUF", "EVENT_IDX", "INDIRECT_DESC", "CSUM", "GUEST_CSUM", "CTRL_VQ"];
-    for side in ["master", "board"] {
-        let world = World::running(u8::try_from(OFF.len()).unwrap(), |machine, slot| {
-            let off = format!("features_off = [\"{}\"]", OFF[usize::from(slot)]);
-            let off = if machine.starts_with(side) { off } else { String::new() };
-            if machine == "master" { off } else { format!("{KEY}\n{off}") }
+pub(crate) fn each_feature_may_be_missing() {
+    const OFF: &[(&str, &str)] = &[
+        ("board0", "MRG_RXBUF"),
+        ("master", "EVENT_IDX"),
+        ("board0", "INDIRECT_DESC"),
+        ("master", "CTRL_VQ"),
+        ("board0", "GUEST_CSUM"),
+        ("master", "CSUM"),
+    ];
+    for (side, off) in OFF {
+        let world = World::running(1, |machine, _| {
+            let off = format!("features_off = [\"{off}\"]");
+            let off = if machine == *side { &*off } else { "" };
+            if machine == "master" { off.to_owned() } else { format!("{KEY}\n{off}") }
         });
-        for (slot, off) in (0..).zip(OFF) {
-            let link = in_kernel(&world, slot);
-            assert!(!link.features.iter().any(|has| has == off), "{:?}", link.features);
-            eprintln!("without {off}, as the {side} has it:");
-            carries_all(&world, slot);
-        }
+        let link = in_kernel(&world, 0);
+        assert!(!link.features.iter().any(|has| has == off), "{:?}", link.features);
+        eprintln!("without {off}, as {side} has it:");
+        carries_all(&world, 0);
     }
 }
 

@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{LinkTask, view};
@@ -38,7 +38,6 @@ use crate::os::announce::Announcement;
 use crate::os::dma::EngineModel;
 use crate::os::tap::Tap;
 use crate::spec::net::F_GUEST_ANNOUNCE;
-use kernel::Counted;
 pub(super) use netdev_state::Healed;
 
 /// What happens to a running link, whatever its transport.
@@ -109,8 +108,8 @@ pub(super) struct Workers<'a> {
     /// Pairs in whose TAP queues frames may wait that were made for other offloads. Our own thread
     /// judges them one by one.
     stale: BTreeSet<u16>,
-    /// What the netdev counts, where the kernel moves all frames.
-    counted: Option<Counted>,
+    /// While the kernel moves all frames, the netdev's counters are followed.
+    counting: Option<oneshot::Sender<()>>,
     /// When the netdev's address was last announced in this session, and by what, if it could be.
     announced: Option<(Instant, Option<Announcement>)>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
@@ -133,7 +132,7 @@ impl<'a> Workers<'a> {
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
             stale: BTreeSet::new(),
-            counted: None,
+            counting: None,
             announced: None,
             generation: 0,
             broken,
@@ -144,7 +143,6 @@ impl<'a> Workers<'a> {
     /// Waits for whatever comes first. Nothing is lost if it is dropped early.
     pub(super) async fn input(&mut self) -> Input {
         let generation = self.generation;
-        let next_count = self.next_count();
         tokio::select! {
             () = self.task.ordered() => Input::Order,
             () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
@@ -157,10 +155,6 @@ impl<'a> Workers<'a> {
                 Err(_) => self.has_left(left),
             },
             Some(report) = self.broken_rx.recv() => report.input(generation),
-            () = Self::count_is_due(next_count) => {
-                self.count().await;
-                Input::Nothing
-            }
         }
     }
 
@@ -319,8 +313,7 @@ impl<'a> Workers<'a> {
         let workers = std::mem::take(&mut self.workers);
         // A panic of that thread has been printed.
         let _ = spawn_blocking(move || drop(workers)).await;
-        self.count().await;
-        self.counted = None;
+        self.counting = None;
         self.close_queues();
         self.task.view.borrow_mut().link_down();
     }

@@ -6,9 +6,11 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::timeout;
 
 use super::{Pair, Workers};
 use crate::daemon::worker::{Port, QueueStats, drop_stale};
@@ -19,13 +21,6 @@ use crate::os::vhost_net::{Setup, VhostNet};
 /// How old the netdev's counters may be.
 const COUNT: Duration = Duration::from_secs(1);
 
-/// What the netdev had counted when it was last looked at, and when to look again.
-#[derive(Debug)]
-pub(super) struct Counted {
-    stats: LinkStats,
-    next: Instant,
-}
-
 impl Workers<'_> {
     /// Has the kernel serve a pair's queues, if it is to. `None`: a thread of ours is to.
     pub(super) async fn by_kernel(&mut self, pair: &Pair, port: &Port) -> Option<VhostNet> {
@@ -35,7 +30,7 @@ impl Workers<'_> {
             Ok(vhost) => Some(vhost),
             Err(why) => {
                 self.task.pump_ourselves(format!("queue pair {}: {why}", pair.number));
-                self.counted = None;
+                self.counting = None;
                 None
             }
         }
@@ -52,9 +47,10 @@ impl Workers<'_> {
         let (calls, mem, tap) = (pair.peers.clone(), pair.mem.clone(), tap.clone());
         let features = self.task.view.borrow().features;
         let device = self.task.vhost_device().await?;
-        if self.counted.is_none() {
-            self.counted = self.look().await.map(|stats| Counted { stats, next: Instant::now() });
-        }
+        let counted = match &self.netdev {
+            Some(netdev) if self.counting.is_none() => netdev.counters()().await,
+            _ => None,
+        };
         // It starts a thread of the kernel's, and other links are not to wait for that.
         let start = move || {
             let setup = Setup {
@@ -68,36 +64,32 @@ impl Workers<'_> {
             VhostNet::start(device, &setup)
         };
         let started = spawn_blocking(start).await.map_err(|e| e.to_string())?;
+        if let (Ok(_), Some(counted)) = (&started, counted) {
+            self.follow(counted);
+        }
         started.map_err(|e| e.to_string())
     }
 
-    /// Waits until the netdev's counters are to be looked at; for ever if they are not.
-    pub(super) async fn count_is_due(next: Option<Instant>) {
-        match next {
-            Some(next) => tokio::time::sleep_until(next.into()).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// When that is.
-    pub(super) fn next_count(&self) -> Option<Instant> {
-        self.counted.as_ref().map(|counted| counted.next)
-    }
-
-    /// Counts what the kernel has moved since the last look.
-    pub(super) async fn count(&mut self) {
-        let Some(counted) = &mut self.counted else { return };
-        counted.next = Instant::now() + COUNT;
-        let Some(now) = self.look().await else { return };
-        let Some(counted) = &mut self.counted else { return };
+    /// From now on what the netdev counts, which is `before` so far, is counted here, too.
+    fn follow(&mut self, mut before: LinkStats) {
+        let Some(netdev) = &self.netdev else { return };
+        let counters = netdev.counters();
         let stats = self.task.view.borrow_mut().stats(0);
-        add(&stats, &counted.stats, &now);
-        counted.stats = now;
-    }
-
-    async fn look(&self) -> Option<LinkStats> {
-        // A netdev that is lost has none; that is found out by whoever watches it.
-        self.netdev.as_ref()?.counters().await.ok().flatten()
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        // It is a task because a request is to be waited for to its end.
+        spawn_local(async move {
+            loop {
+                let last = timeout(COUNT, &mut stopped).await.is_ok();
+                if let Some(now) = counters().await {
+                    add(&stats, &before, &now);
+                    before = now;
+                }
+                if last {
+                    break;
+                }
+            }
+        });
+        self.counting = Some(stop);
     }
 }
 
