@@ -19,6 +19,7 @@
 //! | log lines | 100 of a level in 10 s | `os::log` |
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
+mod back_end;
 mod pump;
 mod running;
 mod view;
@@ -151,7 +152,11 @@ impl LinkTask {
                 }
                 self.view.borrow_mut().mac = Some(self.mac);
             }
-            if self.attached(netdev.as_mut()).await {
+            let stops = match (&self.config.transport, self.role) {
+                (Transport::VhostUser { .. }, Role::Agent) => self.served(netdev.as_mut()).await,
+                _ => self.attached(netdev.as_mut()).await,
+            };
+            if stops {
                 let keep = self.order().config.keep;
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
                     self.log.warn(format_args!("removing the netdev: {e}"));

@@ -21,7 +21,7 @@ use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, Start};
 
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
@@ -83,10 +83,33 @@ impl DevicePath {
         receiveq: &QueueConfig,
         transmitq: &QueueConfig,
     ) -> Result<Self, PathError> {
-        let configs = [*receiveq, *transmitq];
-        let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
-        let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
-        Ok(Self {
+        let queues = [
+            path::activate(mem, Which::Receiveq, receiveq)?,
+            path::activate(mem, Which::Transmitq, transmitq)?,
+        ];
+        Ok(Self::over(queues, [*receiveq, *transmitq], features))
+    }
+
+    /// A path over two queues, receiveq and transmitq, that are in use.
+    pub fn new_at(
+        mem: &BusMemory,
+        features: Features,
+        queues: [&QueueConfig; 2],
+        starts: [Start; 2],
+    ) -> Result<Self, PathError> {
+        Ok(Self::over(
+            path::activate_at(mem, queues, starts)?,
+            queues.map(|config| *config),
+            features,
+        ))
+    }
+
+    fn over(
+        [receiveq, transmitq]: [DeviceQueue; 2],
+        configs: [QueueConfig; 2],
+        features: Features,
+    ) -> Self {
+        Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
             chains: Vec::new(),
@@ -105,7 +128,20 @@ impl DevicePath {
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
             configs,
-        })
+        }
+    }
+
+    /// No receive chain is held any more.
+    fn let_go(&mut self) {
+        (self.held, self.held_len) = (0, 0);
+        self.spans.clear();
+    }
+
+    fn have(&mut self, which: Which, queue: DeviceQueue) {
+        match which {
+            Which::Receiveq => self.receiveq = Some(queue),
+            Which::Transmitq => self.transmitq = Some(queue),
+        }
     }
 
     /// The same, with a driver that sets things at run time.
@@ -310,35 +346,36 @@ impl Path for DevicePath {
         }
     }
 
-    fn lend(&self) -> Option<[Option<LentQueue>; 2]> {
-        if self.held > 0 || self.pending.is_some() {
+    fn halt(&mut self, mem: &BusMemory) -> [Option<Position>; 2] {
+        self.let_go();
+        self.dropped.extend(self.pending.take().map(|_| Drop::QueueReset));
+        [self.receiveq.take(), self.transmitq.take()].map(|queue| path::halt(queue, mem))
+    }
+
+    fn lend(&mut self, mem: &BusMemory) -> Option<[Option<LentQueue>; 2]> {
+        let there = [&self.receiveq, &self.transmitq].map(Option::as_ref);
+        if there.into_iter().flatten().any(|q| matches!(q.position(), Position::Packed { .. })) {
             return None;
         }
-        let lent = |queue: &Option<DeviceQueue>, config| match queue {
-            None => Some(None),
-            Some(queue) => queue.position().map(|next| Some(LentQueue { config, next })),
+        let [receiveq, transmitq] = self.halt(mem);
+        let lent = |position, config| match position {
+            Some(Position::Split { avail: next, .. }) => Some(LentQueue { config, next }),
+            _ => None,
         };
-        let [receiveq, transmitq] = self.configs;
-        Some([lent(&self.receiveq, receiveq)?, lent(&self.transmitq, transmitq)?])
+        Some([lent(receiveq, self.configs[0]), lent(transmitq, self.configs[1])])
     }
 
     fn take_back(&mut self, mem: &BusMemory, which: Which, next: u16) -> Result<(), PathError> {
-        let moved = |queue: &mut Option<DeviceQueue>| match queue {
-            Some(queue) => queue.move_to(mem, next),
-            None => Ok(()),
-        };
-        match which {
-            Which::Receiveq => moved(&mut self.receiveq).map_err(PathError::Receiveq),
-            Which::Transmitq => moved(&mut self.transmitq).map_err(PathError::Transmitq),
-        }
+        let queue = path::take_back(mem, which, &self.configs[which as usize], next)?;
+        self.have(which, queue);
+        Ok(())
     }
 
     fn reset_queue(&mut self, which: Which) {
         match which {
             Which::Receiveq => {
                 self.receiveq = None;
-                (self.held, self.held_len) = (0, 0);
-                self.spans.clear();
+                self.let_go();
             }
             Which::Transmitq => self.transmitq = None,
         }
@@ -351,10 +388,8 @@ impl Path for DevicePath {
         config: &QueueConfig,
     ) -> Result<(), PathError> {
         let queue = path::activate(mem, which, config)?;
-        match which {
-            Which::Receiveq => (self.receiveq, self.configs[0]) = (Some(queue), *config),
-            Which::Transmitq => (self.transmitq, self.configs[1]) = (Some(queue), *config),
-        }
+        self.configs[which as usize] = *config;
+        self.have(which, queue);
         Ok(())
     }
 

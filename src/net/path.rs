@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span, View};
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
+use crate::virtqueue::{At, Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
 /// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
@@ -111,13 +111,16 @@ pub enum Which {
 }
 
 impl Which {
+    /// Both, in the order of their indices.
+    pub const BOTH: [Self; 2] = [Self::Receiveq, Self::Transmitq];
+
     /// The queue of this index in its pair, and the pair's number.
     pub fn of(index: u16) -> (u16, Self) {
         (index / 2, if index % 2 == 0 { Self::Receiveq } else { Self::Transmitq })
     }
 }
 
-/// A queue that something else may go on with for a while, such as the kernel's vhost-net.
+/// A split queue that something else may go on with for a while, such as the kernel's vhost-net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LentQueue {
     /// Where it lies.
@@ -170,13 +173,19 @@ pub trait Path: Send + fmt::Debug {
     fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         None
     }
-    /// Device: the queues, receiveq first, for something else to go on with; one that is reset is not
-    /// there. Nothing but [`take_back`](Self::take_back) may follow while it does. `None`: they cannot
-    /// be lent as they are.
-    fn lend(&self) -> Option<[Option<LentQueue>; 2]> {
+    /// Device: ends in the middle of the rings, with no copy under way, and touches them no more. A
+    /// successor that starts at these positions, of receiveq and transmitq, goes on: chains that are held
+    /// here are its own. `None`: the driver has reset that queue. What is lost, as a frame that waits for
+    /// receive chains, `tick` and `poll_drop` tell.
+    fn halt(&mut self, _mem: &BusMemory) -> [Option<Position>; 2] {
+        [None, None]
+    }
+    /// Device: [halts](Self::halt) split queues, receiveq first, for something else to go on with; one that
+    /// is reset is not there. `None`: they cannot be lent, and are as they were.
+    fn lend(&mut self, _mem: &BusMemory) -> Option<[Option<LentQueue>; 2]> {
         None
     }
-    /// Device: this queue is as it was lent, but for the index of its next chain.
+    /// Device: goes on with a queue that was lent, whose next chain has this index now.
     fn take_back(&mut self, _mem: &BusMemory, _which: Which, _next: u16) -> Result<(), PathError> {
         Ok(())
     }
@@ -193,16 +202,55 @@ pub trait Path: Send + fmt::Debug {
     }
 }
 
+impl Which {
+    /// What a fault of this queue is to its path.
+    fn error(self, fault: QueueError) -> PathError {
+        match self {
+            Self::Receiveq => PathError::Receiveq(fault),
+            Self::Transmitq => PathError::Transmitq(fault),
+        }
+    }
+}
+
 /// Starts the device half of a queue.
 pub(super) fn activate(
     mem: &BusMemory,
     which: Which,
     config: &QueueConfig,
 ) -> Result<DeviceQueue, PathError> {
-    config.activate_device(mem).map_err(|e| match which {
-        Which::Receiveq => PathError::Receiveq(e),
-        Which::Transmitq => PathError::Transmitq(e),
-    })
+    config.activate_device(mem).map_err(|e| which.error(e))
+}
+
+/// Starts the device halves of a pair's queues, which are in use.
+pub(super) fn activate_at(
+    mem: &BusMemory,
+    [receiveq, transmitq]: [&QueueConfig; 2],
+    [receive, transmit]: [Start; 2],
+) -> Result<[DeviceQueue; 2], PathError> {
+    let start = |which: Which, config: &QueueConfig, start| {
+        config.activate_device_at(mem, start).map_err(|e| which.error(e))
+    };
+    let receiveq = start(Which::Receiveq, receiveq, receive)?;
+    Ok([receiveq, start(Which::Transmitq, transmitq, transmit)?])
+}
+
+/// Starts the device half of a split queue where something else has stopped, which it was lent to.
+pub(super) fn take_back(
+    mem: &BusMemory,
+    which: Which,
+    config: &QueueConfig,
+    next: u16,
+) -> Result<DeviceQueue, PathError> {
+    let start = Start::at(At::Base(next.into()));
+    config.activate_device_at(mem, start).map_err(|e| which.error(e))
+}
+
+/// Ends the device half of a queue: where a successor goes on, and takes again what this one holds.
+pub(super) fn halt(queue: Option<DeviceQueue>, mem: &BusMemory) -> Option<Position> {
+    let mut queue = queue?;
+    // Whoever starts in the middle tells the driver.
+    let _ = queue.publish(mem);
+    Some(queue.position())
 }
 
 /// Asks to be notified of more in a queue, if there is one. `true`: there is more already.

@@ -6,6 +6,7 @@ use super::*;
 
 mod pump;
 mod refusals;
+mod transports;
 
 /// With every key that this version works on.
 const FULL: &str = r#"
@@ -76,6 +77,7 @@ fn a_full_config_means_what_it_says() {
     let expected = LinkConfig {
         name: "bl0".into(),
         transport: Transport::Shm("/run/boardlane/slot0.sock".into()),
+        socket: Access::default(),
         addresses: vec!["10.77.0.1/30".parse().unwrap(), "fd77::1/64".parse().unwrap()],
         routes: vec![
             Route { to: "10.80.0.0/24".parse().unwrap(), via: Some(via), metric: Some(100) },

@@ -209,9 +209,9 @@ impl<'a> Workers<'a> {
     }
 
     /// Gives a pair to a worker of its own.
-    pub(super) async fn start_pair(&mut self, pair: Pair) -> Result<(), String> {
+    pub(super) async fn start_pair(&mut self, mut pair: Pair) -> Result<(), String> {
         let port = self.port(pair.number).await?;
-        let vhost = self.by_kernel(&pair, &port).await;
+        let vhost = self.by_kernel(&mut pair, &port).await;
         let Pair { number, path, mem, engine_mem, doorbells, peers, settings } = pair;
         let heartbeat = Duration::from_millis(self.task.config.heartbeat_ms.into());
         let broken = self.broken.clone();

@@ -53,7 +53,7 @@ impl Served {
     /// The data path as the kernel leaves it, if it is good.
     pub(super) fn stop(self, mut path: Box<dyn Path>) -> Option<Box<dyn Path>> {
         let stopped = self.vhost.stop().map_err(|e| e.to_string()).and_then(|next| {
-            for (which, next) in [Which::Receiveq, Which::Transmitq].into_iter().zip(next) {
+            for (which, next) in Which::BOTH.into_iter().zip(next) {
                 let Some(next) = next else { continue };
                 path.take_back(&self.mem, which, next).map_err(|e| e.to_string())?;
             }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{Pair, Workers};
 use crate::daemon::worker::{Port, QueueStats, drop_stale};
+use crate::net::path::{LentQueue, Which};
 use crate::os::netlink::LinkStats;
 use crate::os::tap::Tap;
 use crate::os::vhost_net::{Setup, VhostNet};
@@ -23,7 +24,7 @@ const COUNT: Duration = Duration::from_secs(1);
 
 impl Workers<'_> {
     /// Has the kernel serve a pair's queues, if it is to. `None`: a thread of ours is to.
-    pub(super) async fn by_kernel(&mut self, pair: &Pair, port: &Port) -> Option<VhostNet> {
+    pub(super) async fn by_kernel(&mut self, pair: &mut Pair, port: &Port) -> Option<VhostNet> {
         self.task.vhost.get()?;
         let Port::Tap(tap) = port else { return None };
         match self.begin(pair, tap).await {
@@ -36,25 +37,27 @@ impl Workers<'_> {
         }
     }
 
-    async fn begin(&mut self, pair: &Pair, tap: &Arc<Tap>) -> Result<VhostNet, String> {
+    async fn begin(&mut self, pair: &mut Pair, tap: &Arc<Tap>) -> Result<VhostNet, String> {
         if self.stale.remove(&pair.number) {
             let stats = self.task.view.borrow_mut().stats(pair.number);
             drop_stale(tap, &stats).map_err(|e| e.to_string())?;
         }
-        let queues = pair.path.lend().ok_or("something is under way in its queues")?;
         let first = pair.doorbells.first().ok_or("it has no doorbell")?;
         let kicks = [first.clone(), pair.doorbells.get(1).unwrap_or(first).clone()];
-        let (calls, mem, tap) = (pair.peers.clone(), pair.mem.clone(), tap.clone());
+        let (calls, tap) = (pair.peers.clone(), tap.clone());
+        let mem = pair.mem.clone();
         let features = self.task.view.borrow().features;
         let device = self.task.vhost_device().await?;
         let counted = match &self.netdev {
             Some(netdev) if self.counting.is_none() => netdev.counters()().await,
             _ => None,
         };
+        let queues = pair.path.lend(&mem).ok_or("its queues cannot be lent")?;
         // It starts a thread of the kernel's, and other links are not to wait for that.
+        let table = mem.clone();
         let start = move || {
             let setup = Setup {
-                mem: &mem,
+                mem: &table,
                 features,
                 queues,
                 kicks: kicks.each_ref().map(|kick| kick.as_fd()),
@@ -64,8 +67,14 @@ impl Workers<'_> {
             VhostNet::start(device, &setup)
         };
         let started = spawn_blocking(start).await.map_err(|e| e.to_string())?;
-        if let (Ok(_), Some(counted)) = (&started, counted) {
-            self.follow(counted);
+        match &started {
+            Ok(_) => counted.into_iter().for_each(|before| self.follow(before)),
+            Err(_) => {
+                for (which, queue) in Which::BOTH.into_iter().zip(queues) {
+                    let Some(LentQueue { next, .. }) = queue else { continue };
+                    pair.path.take_back(&mem, which, next).map_err(|e| e.to_string())?;
+                }
+            }
         }
         started.map_err(|e| e.to_string())
     }
