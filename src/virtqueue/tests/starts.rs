@@ -371,3 +371,41 @@ proptest! {
         prop_assert!(successor.is_ok());
     }
 }
+
+#[test]
+fn a_driver_may_not_use_again_what_a_predecessor_took() {
+    let mem = mem();
+    poke(&mem, AVAIL + 2, &5u16.to_le_bytes());
+    let device = config(4, true, false).activate_device_at(&mem, Start::at(At::Base(2)));
+    assert_eq!(device.unwrap().avail_ready(&mem), Err(E::AvailJump { by: 3, most: 2 }));
+    // A list of three, of which the last stands where the first of the two does.
+    for (at, flags) in [(2u64, 0x0081u16), (3, 0x0081), (0, 0x8000)] {
+        poke(&mem, WINDOW + 16 * at + 14, &flags.to_le_bytes());
+    }
+    let device =
+        packed_config(4, true, false).activate_device_at(&mem, Start::at(At::Base(0x8000_8002)));
+    assert_eq!(device.unwrap().avail_ready(&mem), Err(E::ChainTooLong { head: 2 }));
+}
+
+#[test]
+fn a_broken_queue_with_a_journal_stands_where_it_broke() {
+    let mem = mem();
+    let config = packed_config(4, true, false);
+    let journal = journal(4, true);
+    let mut driver = config.activate_driver(&mem).unwrap();
+    (0..3).for_each(|token| driver.add(&mem, &[buffer(BUFFERS, 1)], &[], token).unwrap());
+    let _ = driver.publish(&mem);
+    poke(&mem, WINDOW + 32 + 8, &[0; 4]);
+    let start = Start { at: At::Position(Position::first(true)), journal: Some(journal.clone()) };
+    let mut device = config.activate_device_at(&mem, start).unwrap();
+    let mut chains = [(); 3].map(|()| Chain::default());
+    for chain in &mut chains[..2] {
+        assert_eq!(device.pop(&mem, chain), Ok(true));
+    }
+    assert_eq!(device.pop(&mem, &mut chains[2]), Err(E::ZeroLength { head: 2 }));
+    chains[..2].iter().for_each(|chain| device.push(&mem, chain.head, 0));
+    assert!(!device.publish(&mem));
+    assert_eq!(driver.pop_used(&mem), Ok(None));
+    assert_eq!(device.position(), Position::first(true));
+    assert_eq!(crashed(config, &mem, &journal), Ok(Position::first(true)));
+}
