@@ -22,12 +22,14 @@ pub(crate) const VHOST_NET: &str = "/dev/vhost-net";
 /// What a stock driver takes of the offer of a board whose frames the kernel moves.
 pub(crate) const OFFERED: Features =
     SPLIT.minus(Features::of(&[net::F_CTRL_RX, net::F_CTRL_VLAN, net::F_NOTF_COAL]));
-const KEY: &str = "pump = \"vhost-net\"";
+const KEY: &str = "pump = \"vhost-net\"\nheartbeat_ms = 1000";
+/// At the master: guests are emulated, and may stand still for a while.
+const OTHER_KEY: &str = "heartbeat_ms = 1000";
 
 /// Boards with the key and more; `keys` are both ends'.
 fn running(boards: u8, keys: &'static str) -> World {
     let world = World::running(boards, |machine, _| match machine {
-        "master" => keys.to_owned(),
+        "master" => format!("{OTHER_KEY}\n{keys}"),
         _ => format!("{KEY}\n{keys}"),
     });
     for slot in 0..boards {
@@ -77,7 +79,7 @@ fn carries_all(world: &World, slot: u8) {
     let board = format!("board{slot}");
     for (from, to, host) in [("master", &*board, 2), (&*board, "master", 1)] {
         for address in [format!("10.77.{slot}.{host}"), format!("fd77:0:0:{slot}::{host}")] {
-            world.transfer(from, to, &address, 4 << 20);
+            world.transfer(from, to, &address, 1 << 20);
         }
     }
 }
@@ -97,7 +99,7 @@ pub(crate) fn the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted(
             .map(|(way, what)| stats[way][what].as_u64().unwrap());
         // The netdev may have counted something before the link was up.
         let close = daemon.iter().zip(&kernel).all(|(d, k)| d <= k && k - d < 10_000);
-        check(close && daemon[1] > 8 << 20 && daemon[3] > 8 << 20, (daemon, kernel))
+        check(close && daemon[1] > 2 << 20 && daemon[3] > 2 << 20, (daemon, kernel))
     });
 }
 
@@ -114,7 +116,8 @@ pub(crate) fn each_feature_may_be_missing() {
         let world = World::running(1, |machine, _| {
             let off = format!("features_off = [\"{off}\"]");
             let off = if machine == *side { &*off } else { "" };
-            if machine == "master" { off.to_owned() } else { format!("{KEY}\n{off}") }
+            let key = if machine == "master" { OTHER_KEY } else { KEY };
+            format!("{key}\n{off}")
         });
         let link = in_kernel(&world, 0);
         assert!(!link.features.iter().any(|has| has == off), "{:?}", link.features);
@@ -127,11 +130,11 @@ pub(crate) fn two_queue_pairs_are_served_at_once() {
     let world = running(1, "queues = 2");
     let netdev = world.ip("board0", "-d link show dev bl0").remove(0);
     assert_eq!(netdev["linkinfo"]["info_data"]["numqueues"], 2, "{netdev}");
-    let ends: Vec<_> = (0..8).map(|_| world.connection("master", "board0", "10.77.0.2")).collect();
+    let ends: Vec<_> = (0..6).map(|_| world.connection("master", "board0", "10.77.0.2")).collect();
     std::thread::scope(|scope| {
         let both = |[client, server]: &[TcpStream; 2]| {
-            exchange(client, server, 2 << 20, "to the board");
-            exchange(server, client, 2 << 20, "to the master");
+            exchange(client, server, 1 << 19, "to the board");
+            exchange(server, client, 1 << 19, "to the master");
         };
         ends.iter().for_each(|pair| drop(scope.spawn(move || both(pair))));
     });
@@ -147,8 +150,8 @@ pub(crate) fn ends_that_are_killed_and_stopped_are_back() {
         world.wait_ping(&format!("traffic after {daemon} was killed"), "master", "10.77.0.2");
         world.wait_up(0);
         in_kernel(&world, 0);
-        exchange(&client, &server, 1 << 20, &format!("after {daemon} was killed"));
-        exchange(&server, &client, 1 << 20, &format!("after {daemon} was killed"));
+        exchange(&client, &server, 1 << 18, &format!("after {daemon} was killed"));
+        exchange(&server, &client, 1 << 18, &format!("after {daemon} was killed"));
     }
     drop((client, server));
     for daemon in ["board0", "master"] {

@@ -136,7 +136,8 @@ fn tap_queues(world: &World, count: u64) {
     });
 }
 
-fn pairs_come_and_go(keys: &'static str, features: Features) {
+/// `slack`: frames that may be lost without a word.
+fn pairs_come_and_go(keys: &'static str, features: Features, slack: u64) {
     let world = board(keys);
     let mut driver = drive(&world, features, 2, LINUX);
     neighbour(&world, &mut driver);
@@ -171,22 +172,23 @@ fn pairs_come_and_go(keys: &'static str, features: Features) {
         tally.receive(&mut driver);
         let counted = lost(&world, "stale")[0] + overflown(&world);
         let missing = all - tally.came[0] - tally.came[1];
-        check(missing <= counted + 20, (all, tally.came, counted)).map(|()| (missing, counted))
+        check(missing <= counted + slack, (all, tally.came, counted)).map(|()| (missing, counted))
     });
     eprintln!("{all} sent, {:?} came, {} missing of which {} counted", tally.came, seen.0, seen.1);
 }
 
 pub(crate) fn pairs_come_and_go_under_traffic() {
-    pairs_come_and_go("queues = 2", SPLIT);
+    pairs_come_and_go("queues = 2", SPLIT, 20);
 }
 
 pub(crate) fn pairs_come_and_go_under_traffic_by_engine() {
     let keys = "queues = 2\ndma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }";
-    pairs_come_and_go(keys, PACKED);
+    pairs_come_and_go(keys, PACKED, 20);
 }
 
 pub(crate) fn pairs_come_and_go_under_traffic_by_vhost_net() {
-    pairs_come_and_go("queues = 2\npump = \"vhost-net\"", OFFERED);
+    // vhost-net takes 64 frames at once, and what of them it cannot put back is gone.
+    pairs_come_and_go("queues = 2\npump = \"vhost-net\"", OFFERED, 20 + 10 * 64);
 }
 
 /// A queue in other memory, which takes turns with the one that is set up.
@@ -330,7 +332,7 @@ pub(crate) fn a_queue_reset_a_hundred_times_by_engine_disturbs_no_other() {
 }
 
 pub(crate) fn a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other() {
-    // vhost-net takes 64 frames at once, and what of them it cannot put back is gone.
+    // As above.
     resets("queues = 2\npump = \"vhost-net\"", OFFERED, 64);
 }
 

@@ -25,5 +25,6 @@ pub(crate) const ALL: &[Story] = &[
     story!(harness::a_guest_reaches_a_tap_of_qemus),
     story!(harness::a_guest_that_reboots_is_back),
     story!(vhost_net::links_of_boards_are_served_by_a_guests_kernel),
+    story!(vhost_net::links_without_a_feature_are_served_by_a_guests_kernel),
     story!(vhost_net::stock_drivers_are_served_by_a_guests_kernel),
 ];
