@@ -21,11 +21,12 @@
 
 mod back_end;
 mod front_end;
+mod pump;
 mod running;
 mod view;
 mod workers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,6 +87,8 @@ pub struct LinkTask {
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
+    /// What the kernel's vhost-net can do, where it is to move the frames of this connection.
+    vhost: Cell<Option<Features>>,
     view: Rc<RefCell<View>>,
     orders: watch::Receiver<Order>,
     /// The number of the last order that was carried out; closed when the task has ended.
@@ -132,6 +135,7 @@ impl LinkTask {
             log,
             broker,
             limits,
+            vhost: Cell::new(None),
             view,
             orders,
             done,
@@ -253,6 +257,7 @@ impl LinkTask {
 
     /// Runs the link on one connection.
     async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
+        self.look_for_vhost().await;
         let mut running = match Running::new(self, shm, netdev) {
             Ok(running) => running,
             Err(e) => {

@@ -122,6 +122,23 @@ mod seccomp {
     }
 
     #[test]
+    fn vhost_net_is_spoken_to_by_daemons_of_links_only() {
+        use crate::os::vhost_net::{VhostError, features};
+        for (part, errno) in [
+            (Part::Control, Errno::NOTTY),
+            (Part::Backplane, Errno::NOSYS),
+            (Part::Broker, Errno::NOSYS),
+        ] {
+            on_a_thread(|| {
+                let null = fs::File::open("/dev/null").unwrap();
+                process(part, None, WALLS);
+                let refused = Err(VhostError::Os { doing: "VHOST_GET_FEATURES", errno });
+                assert_eq!(features(&null), refused, "{part:?}");
+            });
+        }
+    }
+
+    #[test]
     fn no_other_process_gets_a_signal() {
         use rustix::process::{Pid, Signal, kill_process};
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
