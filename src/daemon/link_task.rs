@@ -13,6 +13,9 @@
 //! | turns in a row, doorbells heard | 64, 256; then one in 4 ms | `running`, `os::doorbell` |
 //! | doorbells that wait to be rung | 16 | `os::doorbell` |
 //! | a worker's breaths for nothing | 64 in a row, then two in 2 ms | `worker::rings` |
+//! | messages of a vhost-user back-end | 256; then one in 4 ms | `front_end` |
+//! | its changes of config space | one reading in 100 ms | `tunnel::vhost_user::front_end` |
+//! | its connections | growing pauses | `link::front_end` |
 //! | answers and events of the tunnel | 16 each; of what repeats itself the last | `tunnel` |
 //! | sessions | growing pauses | `link::again` |
 //! | changes of the other end's netdev | growing pauses, up to 2 s | `link::netdev_state` |

@@ -213,6 +213,9 @@ mod seccomp {
             let mut theirs = Connection::over(theirs.into()).unwrap();
             let mut ours = Connection::over(ours.into()).unwrap();
             let (inflight, _mapping) = create(4096).unwrap();
+            // What a back-end asks by, and no other kind of pair.
+            let (_requests, _asks) = crate::os::fabric::vhost_user::pair().unwrap();
+            assert!(std::os::unix::net::UnixDatagram::pair().is_err());
             let fds = [region.as_fd(), inflight.as_fd()];
             theirs.send(&[0; 12], &fds).unwrap();
             let fds = runtime.block_on(ours.next()).unwrap().fds;
