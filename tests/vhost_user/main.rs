@@ -1,0 +1,40 @@
+//! An agent that serves vhost-user front-ends, as the front-end sees it: a numbered stream goes out by its
+//! echo and comes back while either end goes away and comes again, or does what it should not.
+//!
+//! No privilege is needed; root's run is `nobody`'s. The cases run one after the other: some count what
+//! this process holds.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod front_end;
+mod kills;
+mod reconnects;
+mod site;
+mod stream;
+mod table;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let cases: [(&'static str, fn()); 2] = [
+        (
+            "a_stream_goes_on_after_each_of_20_kills_of_the_agent",
+            kills::kills_alter_nothing_and_lose_and_repeat_little,
+        ),
+        (
+            "a_hundred_front_ends_lose_nothing_and_leave_nothing",
+            reconnects::a_hundred_front_ends_lose_nothing_and_leave_nothing,
+        ),
+    ];
+    let trials = cases.map(|(name, case)| {
+        Trial::test(name, move || {
+            case();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
