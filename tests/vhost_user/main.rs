@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod front_end;
+mod hostile;
 mod kills;
 mod reconnects;
 mod site;
@@ -20,7 +21,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let cases: [(&'static str, fn()); 2] = [
+    let cases: [(&'static str, fn()); 3] = [
         (
             "a_stream_goes_on_after_each_of_20_kills_of_the_agent",
             kills::kills_alter_nothing_and_lose_and_repeat_little,
@@ -28,6 +29,10 @@ fn main() -> ExitCode {
         (
             "a_hundred_front_ends_lose_nothing_and_leave_nothing",
             reconnects::a_hundred_front_ends_lose_nothing_and_leave_nothing,
+        ),
+        (
+            "what_a_front_end_does_wrong_is_its_own_affair",
+            hostile::what_a_front_end_does_wrong_is_its_own_affair,
         ),
     ];
     let trials = cases.map(|(name, case)| {
