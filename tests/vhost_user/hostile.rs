@@ -321,35 +321,42 @@ impl Ground<'_> {
     }
 }
 
+impl Ground<'_> {
+    /// An agent and its other link's front-end, for these acts; afterwards the agent holds what it held.
+    fn of(title: &str, acts: impl FnOnce(&mut Ground<'_>)) {
+        let mut site = Site::new("hostile", 2, "");
+        let other = Other::start(&site);
+        let names =
+            ["what", "200 frames of the other link, ms", "the next front-end is served, ms"];
+        let mut ground = Ground { site: &mut site, other, table: Table::new(&names) };
+        ground.act("nothing", |_, _| {});
+        let before = Held::by(ground.site.pid());
+        acts(&mut ground);
+        let Ground { other, table, .. } = ground;
+        let seen = other.end();
+        assert_eq!(Seen { came: 0, ..seen }, Seen::default(), "the other link's stream");
+        let none = "none lost, repeated, altered";
+        table.print(&format!("{title}; the other link: {} frames, {none}", seen.came));
+        site.wait_reason(OTHER, "no front-end has connected");
+        before.assert_kept(site.pid());
+    }
+}
+
+/// Memory, messages, silence.
 pub(crate) fn what_a_front_end_does_wrong_is_its_own_affair() {
-    let mut site = Site::new("hostile", 2, "");
-    let other = Other::start(&site);
-    let names = ["what", "200 frames of the other link, ms", "the next front-end is served, ms"];
-    let mut ground = Ground { site: &mut site, other, table: Table::new(&names) };
-    ground.act("nothing", |_, _| {});
-    let before = Held::by(ground.site.pid());
-    ground.act("memory cut under traffic", |site, _| cut_memory(site));
-    ground.act("memory cut at rest", |site, _| cut_memory_at_rest(site));
-    ground.act("in-flight memory cut", |site, _| cut_journal(site));
-    ground.act("random octets", |site, _| random_octets(site));
-    ground.act("zeros", |site, _| octets_of_no_version(site));
-    ground.act("half a header", |site, _| half_a_header(site));
-    ground.act("half a message, silence", half_a_message_and_silence);
-    ground.act("silence, a second one waits", silence_and_a_second_one_that_waits);
-    ground.act("a second one beside traffic", |site, _| a_second_one_beside_traffic(site));
-    ground.act("replies that are not read", |site, _| replies_that_are_not_read(site));
-    ground.act("40 descriptors", |site, _| many_descriptors(site));
-    descriptors(&mut ground);
-    closing(&mut ground);
-    let Ground { other, table, .. } = ground;
-    let seen = other.end();
-    assert_eq!(Seen { came: 0, ..seen }, Seen::default(), "the other link's stream");
-    table.print(&format!(
-        "what a front-end may do wrong; the other link: {} frames, none lost, repeated, altered",
-        seen.came
-    ));
-    site.wait_reason(OTHER, "no front-end has connected");
-    before.assert_kept(site.pid());
+    Ground::of("what a front-end may do wrong", |ground| {
+        ground.act("memory cut under traffic", |site, _| cut_memory(site));
+        ground.act("memory cut at rest", |site, _| cut_memory_at_rest(site));
+        ground.act("in-flight memory cut", |site, _| cut_journal(site));
+        ground.act("random octets", |site, _| random_octets(site));
+        ground.act("zeros", |site, _| octets_of_no_version(site));
+        ground.act("half a header", |site, _| half_a_header(site));
+        ground.act("half a message, silence", half_a_message_and_silence);
+        ground.act("silence, a second one waits", silence_and_a_second_one_that_waits);
+        ground.act("a second one beside traffic", |site, _| a_second_one_beside_traffic(site));
+        ground.act("replies that are not read", |site, _| replies_that_are_not_read(site));
+        ground.act("40 descriptors", |site, _| many_descriptors(site));
+    });
 }
 
 /// A TCP socket whose peer reads nothing: whoever closes it last waits for as long as this.
@@ -369,18 +376,25 @@ fn lingering(namespace: &Namespace) -> [OwnedFd; 2] {
     [socket.into(), peer.into()]
 }
 
-/// Descriptors that wait in their closing. Only root can have them without touching the machine's network.
-fn closing(ground: &mut Ground<'_>) {
+/// Descriptors that wait in their closing; an error says why there can be none here. Without privilege
+/// they would be of the machine's own network.
+pub(crate) fn descriptors_that_linger_hold_up_nobody() -> Result<(), String> {
     let name = format!("bl-linger-{}", std::process::id());
-    let Ok(namespace) = Namespace::create(&name) else { return };
+    let namespace = Namespace::create(&name).map_err(|e| format!("a network namespace: {e}"))?;
     Namespace::remove(&name).unwrap();
+    let title = "descriptors that linger in their closing";
+    Ground::of(title, |ground| linger(ground, &namespace));
+    Ok(())
+}
+
+fn linger(ground: &mut Ground<'_>, namespace: &Namespace) {
     let mut peers = Vec::new();
     let mut send_all = |site: &Site, messages: &[(Request, usize)]| {
         // Who waits meanwhile is not read, so the agent's descriptors will be the last ones.
         let silent = site.connect(TRIED);
         let waiting = site.connect(TRIED);
         for (request, fds) in messages {
-            let [socket, peer] = lingering(&namespace);
+            let [socket, peer] = lingering(namespace);
             send(&waiting, &request.encode(false), &vec![socket.as_fd(); *fds]).unwrap();
             peers.push(peer);
         }
@@ -403,7 +417,11 @@ fn closing(ground: &mut Ground<'_>) {
 }
 
 /// Doorbells that are none, or do not behave.
-fn descriptors(ground: &mut Ground<'_>) {
+pub(crate) fn doorbells_that_do_not_behave_hold_up_nobody() {
+    Ground::of("what a front-end's doorbells may be", doorbells);
+}
+
+fn doorbells(ground: &mut Ground<'_>) {
     let (pipe, _write) = rustix::pipe::pipe().unwrap();
     let file = memfd_create("file", MemfdFlags::CLOEXEC).unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();
