@@ -20,11 +20,13 @@
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
 mod back_end;
+mod front_end;
+mod pump;
 mod running;
 mod view;
 mod workers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,6 +87,8 @@ pub struct LinkTask {
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
+    /// What the kernel's vhost-net can do, where it is to move the frames of this connection.
+    vhost: Cell<Option<Features>>,
     view: Rc<RefCell<View>>,
     orders: watch::Receiver<Order>,
     /// The number of the last order that was carried out; closed when the task has ended.
@@ -131,6 +135,7 @@ impl LinkTask {
             log,
             broker,
             limits,
+            vhost: Cell::new(None),
             view,
             orders,
             done,
@@ -150,6 +155,7 @@ impl LinkTask {
             }
             let stops = match (&self.config.transport, self.role) {
                 (Transport::VhostUser { .. }, Role::Agent) => self.served(netdev.as_mut()).await,
+                (Transport::VhostUser { .. }, Role::Master) => self.drives(netdev.as_mut()).await,
                 _ => self.attached(netdev.as_mut()).await,
             };
             if stops {
@@ -251,6 +257,7 @@ impl LinkTask {
 
     /// Runs the link on one connection.
     async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
+        self.look_for_vhost().await;
         let mut running = match Running::new(self, shm, netdev) {
             Ok(running) => running,
             Err(e) => {

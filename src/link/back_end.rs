@@ -29,8 +29,8 @@ use crate::net::frame::Offloads;
 use crate::net::model::{self, NetDevice, QueueSetup};
 use crate::net::path::Path;
 use crate::net::settings::Settings;
-use crate::spec::net::{self, ctrl};
-use crate::spec::vhost_user::{BACKEND_CONFIG_CHANGE, HEADER_LEN, flags};
+use crate::spec::net;
+use crate::spec::vhost_user::{BACKEND_CONFIG_CHANGE, HEADER_LEN, flags, protocol};
 use crate::spec::virtio::{self, status};
 use crate::tunnel::model::Device;
 use crate::tunnel::vhost_user::back_end::{BackEnd, Descriptor, Offer, Touched};
@@ -84,7 +84,8 @@ pub enum Event<F> {
     Send(Vec<u8>, Option<F>),
     /// Send this on the socket for requests of ours.
     Tell(F, Vec<u8>),
-    /// Close the connection: why. The state says it too.
+    /// Close the connection: why. The state says it too. All pairs have been told to stop, and nothing is
+    /// started any more.
     Close(String),
 }
 
@@ -137,12 +138,18 @@ pub struct BackEndLink<F> {
     control: Option<ControlPath>,
     /// How many pairs the driver uses, once it says so by the control queue.
     used_pairs: u16,
+    /// The control queue has passed by the front-end since the last reset, so only these are used.
+    passed: bool,
+    /// Offloads that the driver has chosen since then.
+    offloads: Option<Offloads>,
     /// Resets of the back-end that the model has followed.
     resets: u32,
     /// `Start` is out since the last reset.
     started: bool,
     /// What a ring broke by; nothing runs.
     broken: Option<String>,
+    /// `Stop` is out, and workers have not all stopped.
+    stopping: bool,
     /// Commands were left for the next turn.
     more: bool,
     closed: bool,
@@ -167,7 +174,8 @@ impl<F: Descriptor> BackEndLink<F> {
             rx_size: QUEUE_SIZE,
             tx_size: QUEUE_SIZE,
             pairs: params.pairs,
-        });
+        })
+        .without_queues();
         model.set_link(true);
         let [low, high] = [features.block(0), features.block(1)].map(u64::from);
         let offer =
@@ -183,8 +191,11 @@ impl<F: Descriptor> BackEndLink<F> {
             waiting: None,
             control: None,
             used_pairs: 1,
+            passed: false,
+            offloads: None,
             started: false,
             broken: None,
+            stopping: false,
             more: false,
             closed: false,
             said: None,
@@ -232,9 +243,12 @@ impl<F: Descriptor> BackEndLink<F> {
     /// The worker of this pair has given its data path back; `None`: it could not.
     pub fn handle_pair_stopped(&mut self, pair: u16, path: Option<Box<dyn Path>>) {
         let Some(state) = self.pairs.get_mut(usize::from(pair)) else { return };
-        if std::mem::replace(state, Pair::AtRest) == Pair::AtRest {
+        // A pair that started before all have stopped would be taken for stopped then.
+        let after = if self.stopping { Pair::Leaving } else { Pair::AtRest };
+        if *state == Pair::AtRest {
             return;
         }
+        *state = after;
         match path {
             Some(mut path) => {
                 let positions = path.halt(&self.mem);
@@ -251,25 +265,28 @@ impl<F: Descriptor> BackEndLink<F> {
 
     /// All workers have stopped.
     pub fn handle_stopped(&mut self) {
+        self.stopping = false;
         self.pairs.fill(Pair::AtRest);
         self.turn();
     }
 
     /// A worker found a ring broken. [`Event::Stop`] follows.
     pub fn handle_broken(&mut self, reason: &str) {
-        if self.broken.is_some() {
+        if self.broken.is_some() || self.closed {
             return;
         }
         self.broken = Some(reason.to_owned());
         self.back.needs_reset();
         self.tell_config_changed();
         self.drop_control();
-        let rings = 0..2 * self.params.pairs;
+        let rings = 0..=2 * self.params.pairs;
         let errs = rings.filter_map(|index| self.back.ring(index)?.err.clone());
         self.events.extend(errs.map(Event::Ring));
         self.pairs.fill(Pair::Leaving);
         self.events.push_back(Event::Carrier(false));
-        self.events.push_back(Event::Stop);
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.events.push_back(Event::Stop);
+        }
         self.say(State::Down, &format!("{reason}; it goes on when the device is reset"));
     }
 
@@ -340,12 +357,22 @@ impl<F: Descriptor> BackEndLink<F> {
             Ok(Some((octets, fd))) => self.events.push_back(Event::Send(octets, fd)),
             Ok(None) => {}
             Err(refusal) => {
-                if *need_reply {
+                let asked = *need_reply && self.back.protocol() & protocol::REPLY_ACK != 0;
+                // Those with a reply of their own have none that says no.
+                if asked && !request.has_reply() {
                     let nack = Reply::Number(1).encode(request.number());
                     self.events.push_back(Event::Send(nack, None));
                 }
                 return self.close(&refusal.to_string());
             }
+        }
+        // From here on it is the front-end that knows where a ring goes on.
+        match *request {
+            Request::GetVringBase { index } => self.forget_in_flight(u16::try_from(index).ok()),
+            Request::SetStatus(0) | Request::ResetDevice | Request::ResetOwner => {
+                self.forget_in_flight(0..=2 * self.params.pairs);
+            }
+            _ => {}
         }
         let stops = matches!(request, Request::GetVringBase { .. });
         if stops && !(0..2 * self.params.pairs).any(|index| self.back.runs(index)) {
@@ -362,7 +389,7 @@ impl<F: Descriptor> BackEndLink<F> {
         self.resets = self.back.resets();
         self.rest();
         self.broken = None;
-        self.used_pairs = 1;
+        (self.used_pairs, self.passed, self.offloads) = (1, false, None);
         self.model.set_status(0);
         while self.model.poll_event().is_some() {}
         self.model.quiesced();
@@ -375,6 +402,7 @@ impl<F: Descriptor> BackEndLink<F> {
         let steps = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
         self.model.set_status(steps.into());
         if let Some(refused) = self.model.refused() {
+            self.back.refuse_features();
             let why = format!("its driver's features will not do: {refused}");
             self.say(State::Waiting, &why);
         }
@@ -399,12 +427,14 @@ impl<F: Descriptor> BackEndLink<F> {
     fn close(&mut self, why: &str) {
         self.closed = true;
         self.waiting = None;
+        self.drop_control();
+        (0..self.params.pairs).for_each(|pair| self.stop_pair(pair));
         self.say(State::Down, why);
         self.events.push_back(Event::Close(why.to_owned()));
     }
 
     fn tell_config_changed(&mut self) {
-        if let Some(channel) = self.back.back_channel() {
+        if let Some(channel) = self.back.back_channel().filter(|_| !self.closed) {
             let octets = encode(BACKEND_CONFIG_CHANGE, 0, &[]);
             self.events.push_back(Event::Tell(channel.clone(), octets));
         }

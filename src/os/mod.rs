@@ -22,3 +22,4 @@ pub mod socket_file;
 pub mod tap;
 pub mod terminal;
 pub mod userns;
+pub mod vhost_net;

@@ -23,7 +23,7 @@ use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
 use crate::os::close::Closer;
 use crate::os::doorbell::{Doorbell, Ringer};
-use crate::os::fabric::shm::is_doorbell;
+use crate::os::fabric::is_doorbell;
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
 use crate::os::fabric::vhost_user::memory::{Loss, create, map};
 use crate::os::pace::Pace;
@@ -77,7 +77,7 @@ impl Descriptor for Fd {
     }
 
     fn is_doorbell(&self) -> bool {
-        is_doorbell(self.get())
+        is_doorbell(self.get().as_fd())
     }
 
     fn create(len: u64) -> Result<(Self, Arc<Mapping>), String> {

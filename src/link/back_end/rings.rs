@@ -5,7 +5,7 @@ use crate::memory::MemoryError;
 use crate::net::device_path::DevicePath;
 use crate::net::engine_path::EnginePath;
 use crate::net::path::PathError;
-use crate::virtqueue::QueueError;
+use crate::virtqueue::{Position, QueueError};
 
 /// Commands of the kind that data paths follow, answered in one turn; a flood waits.
 const MOST_ROUNDS: usize = 16;
@@ -30,6 +30,21 @@ impl std::fmt::Display for Unfit {
     }
 }
 
+impl Unfit {
+    /// Whether it may be by what the driver wrote: where a split queue stands in its used ring is read there.
+    fn may_be_by_driver(&self) -> bool {
+        let fault = match self {
+            Self::Queue(_, e) | Self::Path(PathError::Receiveq(e) | PathError::Transmitq(e)) => e,
+            _ => return false,
+        };
+        let (QueueError::Position { position, .. } | QueueError::OutInOrder { position }) = fault
+        else {
+            return false;
+        };
+        matches!(position, Position::Split { .. })
+    }
+}
+
 impl<F: Descriptor> BackEndLink<F> {
     /// Where the control queue is, if there is one.
     pub(super) fn controlq(&self) -> u16 {
@@ -51,23 +66,32 @@ impl<F: Descriptor> BackEndLink<F> {
         let able = self.broken.is_none() && !self.closed && self.model.negotiated().is_some();
         if able && self.passes_control() && self.control.is_none() {
             if let Err(unfit) = self.start_control() {
-                return self.close(&unfit.to_string());
+                return self.cannot_start(&unfit);
             }
         }
         for pair in 0..self.params.pairs {
             let enabled = [2 * pair, 2 * pair + 1].iter().all(|index| self.back.runs(*index));
             let of_control = self.accepts(net::F_CTRL_VQ) && 2 * pair >= self.controlq();
-            let used = self.control.is_none() || pair < self.used_pairs;
-            let wanted = able && enabled && used && !of_control && self.waiting.is_none();
+            let used = !self.passed || pair < self.used_pairs;
+            let wanted = able && enabled && used && !of_control;
             match self.pairs[usize::from(pair)] {
                 Pair::Running if !wanted => self.stop_pair(pair),
-                Pair::AtRest if wanted => {
+                // What waits may be for this one to rest.
+                Pair::AtRest if wanted && self.waiting.is_none() => {
                     if let Err(unfit) = self.start_pair(pair) {
-                        return self.close(&unfit.to_string());
+                        return self.cannot_start(&unfit);
                     }
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn cannot_start(&mut self, unfit: &Unfit) {
+        if unfit.may_be_by_driver() {
+            self.handle_broken(&unfit.to_string());
+        } else {
+            self.close(&unfit.to_string());
         }
     }
 
@@ -114,14 +138,19 @@ impl<F: Descriptor> BackEndLink<F> {
             return false;
         }
         self.model.set_status(status::DRIVER_OK.into());
-        while self.model.poll_event().is_some() {}
-        if self.control.is_none() {
-            // Nobody passes the driver's filters on, so it is to get all there is.
-            let _ = self.model.control(ctrl::RX_PROMISC, &[1]);
-        }
         let mut octets = [0; size_of::<net::Config>()];
         self.model.read_config(0, &mut octets);
         self.events.push_back(Event::Start(Start { features, config: config_of(&octets) }));
+        // By commands that came before there was anything to follow them, or when it last ran.
+        let news = std::iter::from_fn(|| self.model.poll_event());
+        for event in news {
+            match event {
+                model::Event::UsePairs(pairs) => self.used_pairs = pairs,
+                model::Event::Offloads(offloads) => self.offloads = Some(offloads),
+                _ => {}
+            }
+        }
+        self.events.extend(self.offloads.map(Event::Offloads));
         if self.model.ask_to_announce() {
             self.tell_config_changed();
         }
@@ -152,6 +181,16 @@ impl<F: Descriptor> BackEndLink<F> {
         Ok(Begin { at: At::Crash { base }, journal: Some(journal) })
     }
 
+    /// Nothing of these rings is in flight.
+    pub(super) fn forget_in_flight(&self, rings: impl IntoIterator<Item = u16>) {
+        for (tracked, offset) in rings.into_iter().filter_map(|index| self.back.tracked_at(index)) {
+            let (memory, size) = (tracked.memory.clone(), tracked.queue_size);
+            if let Ok(journal) = Journal::new(memory, offset, size, tracked.packed) {
+                journal.forget();
+            }
+        }
+    }
+
     fn start_control(&mut self) -> Result<(), Unfit> {
         let index = self.controlq();
         let features = self.model.negotiated().ok_or(Unfit::Reset)?;
@@ -161,10 +200,7 @@ impl<F: Descriptor> BackEndLink<F> {
         self.control = Some(control.map_err(|e| Unfit::Queue(index, e))?);
         let kick = self.back.ring(index).and_then(|ring| ring.kick.clone());
         self.events.push_back(Event::Watch(kick));
-        if self.started {
-            let _ = self.model.control(ctrl::RX_PROMISC, &[0]);
-        }
-        self.more = true;
+        (self.passed, self.more) = (true, true);
         Ok(())
     }
 
@@ -204,6 +240,7 @@ impl<F: Descriptor> BackEndLink<F> {
             match event {
                 model::Event::UsePairs(pairs) => self.used_pairs = pairs,
                 model::Event::Offloads(offloads) => {
+                    self.offloads = Some(offloads);
                     self.events.push_back(Event::Offloads(offloads));
                     // Each worker has published what it took by the earlier ones once it has stopped.
                     (0..self.params.pairs).for_each(|pair| self.stop_pair(pair));

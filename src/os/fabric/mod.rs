@@ -22,9 +22,10 @@ mod wire;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{FileType, fstat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use error::{FabricError, Fault, MemoryFault};
@@ -50,6 +51,13 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket.into())
+}
+
+/// Whether a descriptor that came from another process may be an eventfd: those are anonymous inodes,
+/// without a file type. Other kinds of them refuse to be written to; files, pipes and sockets might take
+/// what was meant to ring.
+pub fn is_doorbell(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
 }
 
 /// Whether a slot's memory may have this length: a BAR is a power of two.

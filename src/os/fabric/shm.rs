@@ -21,14 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wire::{Inbox, Message, ReceiveError};
-use super::{FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, connect, memfd};
+use super::{FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, connect, is_doorbell, memfd};
 use crate::memory::Mapping;
 use crate::spec::ivshmem::{SHARED_MEMORY, VERSION};
 
@@ -355,12 +354,6 @@ fn push_vector(id: u16, vectors: &mut Vec<Arc<OwnedFd>>, fd: OwnedFd) -> Result<
     }
     vectors.push(Arc::new(fd));
     Ok(())
-}
-
-/// Whether a descriptor may be an eventfd: those are anonymous inodes, without a file type. Other
-/// kinds of them refuse to be written to; files, pipes and sockets might take what was meant to ring.
-pub(crate) fn is_doorbell(fd: &OwnedFd) -> bool {
-    fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
 }
 
 #[cfg(test)]

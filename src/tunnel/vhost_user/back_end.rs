@@ -105,8 +105,9 @@ pub struct Tracked {
     pub memory: Arc<Mapping>,
     /// For queues of this size.
     pub queue_size: u16,
+    /// For packed queues.
+    pub packed: bool,
     queues: u16,
-    packed: bool,
 }
 
 /// A reply's octets, and the descriptor that goes with it.
@@ -120,6 +121,8 @@ pub struct BackEnd<F> {
     /// What the front-end has accepted of the device's features and of ours.
     accepted: Option<u64>,
     status: u8,
+    /// The device cannot do with what was accepted.
+    refused: bool,
     /// Counts what makes the device forget all.
     resets: u32,
     rings: Vec<Ring<F>>,
@@ -136,6 +139,7 @@ impl<F: Descriptor> BackEnd<F> {
             protocol: 0,
             accepted: None,
             status: 0,
+            refused: false,
             resets: 0,
             rings: (0..=2 * offer.pairs).map(|_| Ring::new()).collect(),
             shared: SharedMemory::default(),
@@ -194,15 +198,26 @@ impl<F: Descriptor> BackEnd<F> {
 
     /// What is tracked, if this ring is, and where in the memory that is.
     pub fn tracked(&self, index: u16, size: u16) -> Option<(&Tracked, usize)> {
-        let tracked = self.tracked.as_ref()?;
-        let fits = index < tracked.queues && size <= tracked.queue_size;
+        let (tracked, offset) = self.tracked_at(index)?;
+        let fits = size <= tracked.queue_size && tracked.packed == self.is_packed();
+        fits.then_some((tracked, offset))
+    }
+
+    /// What is tracked of a ring, whatever it is now, and where in the memory that is.
+    pub fn tracked_at(&self, index: u16) -> Option<(&Tracked, usize)> {
+        let tracked = self.tracked.as_ref().filter(|tracked| index < tracked.queues)?;
         let len = (self.offer.journal_len)(tracked.queue_size, tracked.packed);
-        (fits && tracked.packed == self.is_packed()).then(|| (tracked, usize::from(index) * len))
+        Some((tracked, usize::from(index) * len))
     }
 
     /// The socket for the back-end's own requests.
     pub fn back_channel(&self) -> Option<&F> {
         self.back_channel.as_ref().filter(|_| self.protocol & protocol::BACKEND_REQ != 0)
+    }
+
+    /// The device cannot do with what the driver has accepted: it sees no `FEATURES_OK`.
+    pub fn refuse_features(&mut self) {
+        self.refused = true;
     }
 
     /// The device cannot go on before a reset.
@@ -284,7 +299,10 @@ impl<F: Descriptor> BackEnd<F> {
             Request::GetProtocolFeatures => Reply::Number(PROTOCOL_FEATURES),
             Request::GetQueueNum => Reply::Number(self.offer.pairs.into()),
             Request::GetMaxMemSlots => Reply::Number(MAX_REGIONS as u64),
-            Request::GetStatus => Reply::Number(self.status.into()),
+            Request::GetStatus => {
+                let hidden = if self.refused { status::FEATURES_OK } else { 0 };
+                Reply::Number((self.status & !hidden).into())
+            }
             Request::GetConfig { offset, flags, data } => {
                 let offset_in = usize::try_from(*offset).unwrap_or(usize::MAX);
                 let end = offset_in.saturating_add(data.len());
@@ -347,9 +365,10 @@ impl<F: Descriptor> BackEnd<F> {
             Request::AddMemReg(region) => self.shared.add(region, &fds)?,
             Request::RemMemReg(region) => self.shared.remove(region)?,
             Request::SetVringNum { index, num } => {
-                let size = u16::try_from(num)
-                    .ok()
-                    .filter(|size| size.is_power_of_two() && *size <= split::MAX_SIZE);
+                // A packed queue's size is any (virtio 1.4 §2.8).
+                let may_be = |size: &u16| size.is_power_of_two() || self.is_packed();
+                let size = u16::try_from(num).ok().filter(|size| *size > 0 && may_be(size));
+                let size = size.filter(|size| *size <= split::MAX_SIZE);
                 let refused = Refusal::Value { request: number, value: num.into() };
                 self.ring_of(number, index)?.size = size.ok_or(refused)?;
             }
@@ -392,7 +411,7 @@ impl<F: Descriptor> BackEnd<F> {
     fn accept(&mut self, request: u32, bits: u64) -> Result<(), Refusal> {
         offered(request, bits, self.offer.features | 1 << F_PROTOCOL_FEATURES)?;
         if self.accepted != Some(bits) {
-            self.accepted = Some(bits);
+            (self.accepted, self.refused) = (Some(bits), false);
             self.resets = self.resets.wrapping_add(1);
         }
         Ok(())
@@ -404,7 +423,7 @@ impl<F: Descriptor> BackEnd<F> {
             ring.stop();
             ring.enabled = false;
         }
-        (self.status, self.accepted) = (0, None);
+        (self.status, self.accepted, self.refused) = (0, None, false);
         self.resets = self.resets.wrapping_add(1);
     }
 

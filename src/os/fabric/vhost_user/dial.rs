@@ -59,7 +59,7 @@ pub fn dial(path: &Path) -> Result<OwnedFd, DialError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+    use socket2::{Domain, SockAddr, Socket, Type};
 
     #[test]
     fn who_is_absent_is_told_from_who_is_busy() {
@@ -70,14 +70,16 @@ mod tests {
             error.to_string()
         };
         assert!(said(true).ends_with("does not exist"));
-        let listener = UnixListener::bind(&path).unwrap();
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(1).unwrap();
         let mut connected = Vec::new();
         let busy = loop {
             match dial(&path) {
                 Ok(socket) => connected.push(socket),
                 Err(error) => break error,
             }
-            assert!(connected.len() < 100_000, "its backlog has no end");
+            assert!(connected.len() < 100, "its backlog has no end");
         };
         assert!(!busy.is_absence() && !connected.is_empty(), "{busy}");
         assert!(busy.to_string().starts_with("others wait"), "{busy}");
