@@ -5,6 +5,7 @@ pub mod announce;
 pub mod broker;
 pub mod bus_error;
 pub mod child;
+pub mod close;
 pub mod confine;
 pub mod dma;
 pub mod doorbell;
