@@ -22,6 +22,7 @@
 //! told in `link/dead.rs`.
 
 mod again;
+pub mod back_end;
 mod control;
 mod dead;
 mod event;

@@ -300,6 +300,30 @@ fn what_dead_daemons_left_beside_their_sockets_is_cleaned() {
 }
 
 #[test]
+fn the_socket_that_a_dead_agent_listened_on_is_cleaned_and_the_peers_own_is_not() {
+    let dir = Dir::new("clean-vhost-user");
+    let [listens, connects] = ["a.sock", "b.sock"].map(|name| dir.0.join(name));
+    let text = format!(
+        "control = \"{}/c.sock\"\n[[link]]\nname = \"no-such-a\"\ntransport = \"vhost-user:{}\"\n\
+         [[link]]\nname = \"no-such-b\"\ntransport = \"vhost-user:{}?client\"\n",
+        dir.0.display(),
+        listens.display(),
+        connects.display()
+    );
+    let file = dir.file("agent.toml", &text);
+    let lock = dir.file("a.sock.lock", "1234\n");
+    drop(UnixListener::bind(&listens).unwrap());
+    drop(UnixListener::bind(&connects).unwrap());
+    let clean = || run(&["clean", "--config", &file]);
+    let removed = format!("socket {}\nlock {lock}\n", listens.display());
+    assert_eq!(clean(), (0, removed, String::new()));
+    assert!(!listens.exists() && !Path::new(&lock).exists() && connects.exists());
+    let _alive = UnixListener::bind(&listens).unwrap();
+    assert_eq!(clean(), (0, String::new(), String::new()));
+    assert!(listens.exists());
+}
+
+#[test]
 fn reload_tells_what_was_done_or_why_nothing_was() {
     let dir = Dir::new("reload");
     let path = dir.0.join("master.sock");

@@ -5,14 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
-use boardlane::memory::BusMemory;
+use boardlane::daemon::worker::{IN, Job, Limits, OUT, Port, QueueStats, Worker};
+use boardlane::memory::{BusMemory, Region, Side, Span};
 use boardlane::net::echo::Echo;
 use boardlane::net::features::Features;
 use boardlane::net::frame::{Drop as FrameDrop, Offloads};
@@ -21,18 +21,20 @@ use boardlane::net::rate::Rate;
 use boardlane::net::settings::{Coalesce, Current, Settings};
 use boardlane::net::sources::Sources;
 use boardlane::os::dma::EngineModel;
+use boardlane::os::fabric::vhost_user::memory::{Loss, map};
 use boardlane::os::netns::Namespace;
 use boardlane::os::poll::ring;
 use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, ftruncate, memfd_create};
 
 /// Nothing comes and nothing goes, but one used buffer, of which the driver wants to be told.
 #[derive(Debug)]
 struct OneUsed {
     breaths: Arc<AtomicU64>,
-    told: bool,
+    /// The way of its queue, until it was told.
+    untold: Option<usize>,
 }
 
 impl Path for OneUsed {
@@ -44,7 +46,7 @@ impl Path for OneUsed {
         Ok(None)
     }
     fn flush(&mut self, _: &BusMemory) -> bool {
-        !std::mem::replace(&mut self.told, true)
+        self.untold.take_if(|way| *way == OUT).is_some()
     }
     fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
         Ok(Inward::Empty)
@@ -53,7 +55,7 @@ impl Path for OneUsed {
         Ok(())
     }
     fn release(&mut self, _: &BusMemory) -> bool {
-        false
+        self.untold.take_if(|way| *way == IN).is_some()
     }
     fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
         Ok(false)
@@ -64,31 +66,44 @@ impl Path for OneUsed {
     fn disarm(&mut self, _: &BusMemory) {}
 }
 
+fn bell() -> Arc<OwnedFd> {
+    Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap())
+}
+
 struct Bench {
     worker: Worker,
-    doorbell: Arc<OwnedFd>,
-    peer: Arc<OwnedFd>,
+    doorbells: [Arc<OwnedFd>; 2],
+    peers: [Arc<OwnedFd>; 2],
     settings: Arc<Settings>,
     stats: Arc<QueueStats>,
     breaths: Arc<AtomicU64>,
 }
 
 impl Bench {
-    /// A worker whose driver wants notifications after so many µs.
+    /// A worker whose driver wants notifications after so many µs, and the one of the queue by which
+    /// frames go out.
     fn new(max_usecs: u32) -> Self {
-        let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
+        Self::of(OUT, max_usecs)
+    }
+
+    /// The same with the queue of this way.
+    fn of(way: usize, max_usecs: u32) -> Self {
+        let bells = || [(); 2].map(|()| bell());
         let settings = Settings::new(Current::at_first(Features::NONE, [2, 0, 0, 0, 0, 7]));
-        settings.change(|current| current.receive = Coalesce { max_packets: 0, max_usecs });
+        settings.change(|current| {
+            current.receive = Coalesce { max_packets: 0, max_usecs };
+            current.transmit = current.receive;
+        });
         let (stats, breaths) = (Arc::<QueueStats>::default(), Arc::<AtomicU64>::default());
         let mem = Arc::new(BusMemory::new(vec![]).unwrap());
-        let (doorbell, peer) = (bell(), bell());
+        let (doorbells, peers) = (bells(), bells());
         let job = Job {
-            path: Box::new(OneUsed { breaths: breaths.clone(), told: false }),
+            path: Box::new(OneUsed { breaths: breaths.clone(), untold: Some(way) }),
             mem: mem.clone(),
             engine_mem: mem,
             port: Port::Tap(Arc::new(Tap::create("bl-worker", false).unwrap())),
-            doorbell: doorbell.clone(),
-            peer: Some(peer.clone()),
+            doorbells: doorbells.to_vec(),
+            peers: peers.clone().map(Some),
             stats: stats.clone(),
             heartbeat: Duration::from_millis(20),
             engine: EngineModel::default(),
@@ -96,7 +111,7 @@ impl Bench {
             limits: Limits::default(),
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
-        let bench = Self { worker, doorbell, peer, settings, stats, breaths };
+        let bench = Self { worker, doorbells, peers, settings, stats, breaths };
         bench.eventually("it has slept", |bench| bench.breaths.load(Ordering::Relaxed) > 2);
         bench
     }
@@ -135,21 +150,36 @@ fn a_notification_is_sent_when_its_time_has_come() {
     bench.eventually("it was sent", |bench| bench.sent() == 1);
 }
 
+fn a_notification_goes_to_the_doorbell_of_its_queue() {
+    for (way, other) in [(OUT, IN), (IN, OUT)] {
+        // At once, and when its time has come.
+        for max_usecs in [0, 1000] {
+            let bench = Bench::of(way, max_usecs);
+            bench.eventually("it was sent", |bench| bench.sent() == 1);
+            let rung = |way: usize| rustix::io::read(&bench.peers[way], &mut [0; 8]).is_ok();
+            bench.eventually("it came", |_| rung(way));
+            assert!(!rung(other), "way {way} after {max_usecs} µs");
+        }
+    }
+}
+
 fn rings_for_nothing_without_end_are_heard_once_in_a_while() {
     let bench = Bench::new(0);
     let heard = || bench.stats.notifications_received.load(Ordering::Relaxed);
     let (before, since, mut rung) = (heard(), Instant::now(), 0_u64);
     while since.elapsed() < Duration::from_millis(300) {
-        rung += u64::from(ring(&*bench.doorbell).unwrap());
+        for doorbell in &bench.doorbells {
+            rung += u64::from(ring(&**doorbell).unwrap());
+        }
     }
     let during = heard() - before;
     let most = 64 + 2 * (u64::try_from(since.elapsed().as_millis()).unwrap() / 2 + 1);
     eprintln!("{during} of {rung} rings heard");
     assert!(during <= most, "{during} of {rung} rings heard, {most} are enough");
     // Then each ring is heard.
-    for _ in 0..10 {
+    for doorbell in bench.doorbells.iter().cycle().take(10) {
         let before = heard();
-        ring(&*bench.doorbell).unwrap();
+        ring(&**doorbell).unwrap();
         bench.eventually("it is heard", |_| heard() > before);
     }
 }
@@ -158,7 +188,7 @@ fn a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending() {
     let stop = Arc::new(AtomicBool::new(false));
     let bench = Bench::new(HOURS);
     let peer = std::thread::spawn({
-        let (peer, stop) = (bench.peer.clone(), stop.clone());
+        let (peer, stop) = (bench.peers[OUT].clone(), stop.clone());
         move || {
             while !stop.load(Ordering::Relaxed) {
                 fcntl_setfl(&peer, OFlags::NONBLOCK).unwrap();
@@ -226,7 +256,6 @@ impl Path for Flood {
 
 fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
     const RATE: u64 = 1000;
-    let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
     let (armed, stats) = (Arc::<AtomicU64>::default(), Arc::<QueueStats>::default());
     let mem = Arc::new(BusMemory::new(vec![]).unwrap());
     let frame = |last: u8| {
@@ -242,8 +271,8 @@ fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
         mem: mem.clone(),
         engine_mem: mem,
         port: Port::Discard,
-        doorbell: doorbell.clone(),
-        peer: None,
+        doorbells: vec![doorbell.clone()],
+        peers: [None, None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
         engine: EngineModel::default(),
@@ -321,7 +350,6 @@ impl Path for Later {
 }
 
 fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
-    let bell = || -> Arc<OwnedFd> { Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()) };
     let (finished, at_once) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let (doorbell, stats) = (bell(), Arc::<QueueStats>::default());
     let mem = Arc::new(BusMemory::new(vec![]).unwrap());
@@ -336,8 +364,8 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
         mem: mem.clone(),
         engine_mem: mem,
         port: Port::Echo(Echo::new(Offloads::default())),
-        doorbell: doorbell.clone(),
-        peer: Some(bell()),
+        doorbells: vec![doorbell.clone()],
+        peers: [Some(bell()), None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
         engine: EngineModel::default(),
@@ -361,6 +389,83 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
     eprintln!("published after {:?}", since.elapsed());
     assert!(worker.stop().is_some());
     assert!(stats.notifications_sent.load(Ordering::Relaxed) > 0, "the driver is told");
+}
+
+/// There is always a frame more, whose rest lies in memory that another gave.
+#[derive(Debug)]
+struct Given {
+    prefix: Vec<u8>,
+    tail: Span,
+}
+
+impl Path for Given {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        Ok(Inward::Frame {
+            prefix: &self.prefix,
+            tail: std::slice::from_ref(&self.tail),
+            len: 1060,
+        })
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        Ok(true)
+    }
+    fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+        Ok(true)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+fn memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev() {
+    let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, 8192).unwrap();
+    let region = map(file.as_fd(), 0, 8192, &Loss::new()).unwrap();
+    let region = Region::mapped(0, 8192, Side::Far, region, 0);
+    let mem = Arc::new(BusMemory::new(vec![region]).unwrap());
+    let tap = Arc::new(Tap::create("bl-worker", false).unwrap());
+    let stats = Arc::<QueueStats>::default();
+    let job = Job {
+        path: Box::new(Given { prefix: vec![0; 12 + 60], tail: mem.resolve(4096, 1000).unwrap() }),
+        mem: mem.clone(),
+        engine_mem: mem,
+        port: Port::Tap(tap.clone()),
+        doorbells: vec![Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap())],
+        peers: [None, None],
+        stats: stats.clone(),
+        heartbeat: Duration::from_millis(250),
+        engine: EngineModel::default(),
+        settings: None,
+        limits: Limits::default(),
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    let broken = move |why, netdev_lost| tell.send((why, netdev_lost)).unwrap();
+    let worker = Worker::start("bl-worker", job, broken).unwrap();
+    let since = Instant::now();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    // The netdev is down, so frames that the kernel has taken are dropped.
+    while count(&stats.rx.drops[FrameDrop::NetdevDown as usize]) == 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "no frame came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ftruncate(&file, 4096).unwrap();
+    let (why, netdev_lost) = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!((why.as_str(), netdev_lost), ("memory of the other end is gone", false));
+    assert!(worker.stop().is_none(), "its data path is no good any more");
+    assert_eq!(tap.current_name().unwrap(), "bl-worker");
 }
 
 /// A namespace for one case, which goes with it.
@@ -418,6 +523,8 @@ fn main() {
         case!(4, a_peer_that_holds_the_worker_in_ringing_does_not_keep_it_from_ending),
         case!(5, a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring),
         case!(6, an_echo_that_rests_publishes_what_is_finished_meanwhile),
+        case!(7, a_notification_goes_to_the_doorbell_of_its_queue),
+        case!(8, memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

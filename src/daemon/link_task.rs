@@ -19,8 +19,10 @@
 //! | log lines | 100 of a level in 10 s | `os::log` |
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
+mod back_end;
 mod running;
 mod view;
+mod workers;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -146,7 +148,11 @@ impl LinkTask {
                 }
                 self.view.borrow_mut().mac = Some(self.mac);
             }
-            if self.attached(netdev.as_mut()).await {
+            let stops = match (&self.config.transport, self.role) {
+                (Transport::VhostUser { .. }, Role::Agent) => self.served(netdev.as_mut()).await,
+                _ => self.attached(netdev.as_mut()).await,
+            };
+            if stops {
                 let keep = self.order().config.keep;
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
                     self.log.warn(format_args!("removing the netdev: {e}"));
@@ -254,12 +260,7 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.stop_workers().await;
-        if let Some(netdev) = running.netdev {
-            // A netdev that is lost has none.
-            let _ = netdev.tap().set_carrier(false);
-        }
-        self.view.borrow_mut().link_down();
+        running.workers.leave().await;
         ended
     }
 

@@ -4,7 +4,7 @@
 //! With nothing left on either side it arms notifications, looks once more, and sleeps. When the other
 //! end has no room, the netdev is not read: its own queue then holds the frames, and nothing is lost.
 //!
-//! Both descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
+//! All descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
 //! is tried again when the ring's doorbell rings, so no edge is missed. A wait ends after a heartbeat
 //! at the latest, and work that is found then is a doorbell that was lost: a *rescue*, counted.
 //!
@@ -51,9 +51,10 @@ const PUBLISH_FRAMES: usize = 16;
 const PUBLISH_BYTES: usize = 128 << 10;
 /// How long what an engine has under way is waited for before a data path changes hands.
 const FINISH_TIME: Duration = Duration::from_secs(5);
-/// The two ways of a pair: by the queue that frames go out by, and by the one that they come by.
-const OUT: usize = 0;
-const IN: usize = 1;
+/// Of the two ways of a pair, the one by the queue that frames go out by.
+pub const OUT: usize = 0;
+/// The one by the queue that they come by.
+pub const IN: usize = 1;
 
 const TAG_STOP: u64 = 0;
 const TAG_TAP: u64 = 1;
@@ -76,10 +77,10 @@ pub struct Job {
     pub engine_mem: Arc<BusMemory>,
     /// Where frames go and come from.
     pub port: Port,
-    /// Our doorbell for this pair.
-    pub doorbell: Arc<OwnedFd>,
-    /// The other end's; `None` if it polls.
-    pub peer: Option<Arc<OwnedFd>>,
+    /// Our doorbells for this pair: one for both queues, or one for each. No descriptor is there twice.
+    pub doorbells: Vec<Arc<OwnedFd>>,
+    /// The other end's by way ([`OUT`], [`IN`]), perhaps one for both; `None` if it polls.
+    pub peers: [Option<Arc<OwnedFd>>; 2],
     /// Where to count.
     pub stats: Arc<QueueStats>,
     /// Longest sleep.
@@ -113,7 +114,9 @@ impl Worker {
         if let Port::Tap(tap) = &job.port {
             poll.add(&**tap, TAG_TAP, Interest::Read, Trigger::Edge)?;
         }
-        poll.add_doorbell(&*job.doorbell, TAG_DOORBELL)?;
+        for doorbell in &job.doorbells {
+            poll.add_doorbell(&**doorbell, TAG_DOORBELL)?;
+        }
         let frames = job.path.local().unwrap_or_else(|| job.mem.clone());
         let engine = match job.path.local() {
             Some(local) => Some(Engine::start(job.engine, job.engine_mem.clone(), local)?),
@@ -128,7 +131,8 @@ impl Worker {
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
                 confine::worker();
-                let events = Events::with_capacity(4);
+                // A wait tells all that is ready, so that doorbells which rang together are one ring.
+                let events = Events::with_capacity(3 + job.doorbells.len());
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];
                 let (refused, rest, rings, stop) = (None, None, Rings::default(), flag);
@@ -309,9 +313,9 @@ impl Turn {
 
     /// Sends the notifications that are due at this time.
     fn ring_what_is_due(&mut self, at: Instant) {
-        for owed in &mut self.owed {
+        for (owed, peer) in self.owed.iter_mut().zip(&self.job.peers) {
             if owed.is_due(at) {
-                ring_peer(&self.job.stats, self.job.peer.as_ref());
+                ring_peer(&self.job.stats, peer.as_ref());
                 owed.settle();
             }
         }
@@ -329,7 +333,7 @@ impl Turn {
         });
         let owed = &mut self.owed[way];
         if asked.max_usecs == 0 && ring || owed.handle(Instant::now(), frames, ring, asked) {
-            ring_peer(&self.job.stats, self.job.peer.as_ref());
+            ring_peer(&self.job.stats, self.job.peers[way].as_ref());
             owed.settle();
         }
     }
@@ -337,7 +341,7 @@ impl Turn {
     /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
     fn sleep(&mut self) -> Result<bool, Fault> {
         let now = Instant::now();
-        self.rings.before_wait(now, &self.poll, &self.job.doorbell).map_err(Fault::Poll)?;
+        self.rings.before_wait(now, &self.poll, &self.job.doorbells).map_err(Fault::Poll)?;
         let due = self.owed.iter().filter_map(Owed::poll_timeout);
         let due = due.chain(self.rings.poll_timeout()).chain(self.rest).min();
         let until = due.map(|due| due.saturating_duration_since(now));
@@ -349,7 +353,7 @@ impl Turn {
         if rung {
             self.job.stats.notifications_received.fetch_add(1, Ordering::Relaxed);
             self.rings
-                .heard(Instant::now(), &self.poll, &self.job.doorbell)
+                .heard(Instant::now(), &self.poll, &self.job.doorbells)
                 .map_err(Fault::Poll)?;
         }
         // What is left in the ring on purpose is no work that a doorbell was lost for.

@@ -312,7 +312,7 @@ fn setup_of(index: u16, queue: &QueueConfig) -> QueueSetup {
     QueueSetup { index, size, desc, driver, device }
 }
 
-fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
+pub(super) fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
     QueueConfig {
         size: queue.size,
         desc: queue.desc,
@@ -325,7 +325,7 @@ fn config_from(queue: &model::QueueSetup, features: Features) -> QueueConfig {
     }
 }
 
-fn config_of(bytes: &[u8]) -> net::Config {
+pub(super) fn config_of(bytes: &[u8]) -> net::Config {
     let mut octets = [0; size_of::<net::Config>()];
     let len = bytes.len().min(octets.len());
     octets[..len].copy_from_slice(&bytes[..len]);

@@ -12,7 +12,7 @@ use super::model::NetDevice;
 use super::path;
 use crate::memory::BusMemory;
 use crate::spec::net::ctrl;
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
+use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
 
 /// Longest command: a filter table of 1,300 addresses. A longer one is refused.
 const LONGEST: usize = 8 << 10;
@@ -32,9 +32,26 @@ pub struct ControlPath {
 impl ControlPath {
     /// A path over the queue that the driver has set up.
     pub fn new(mem: &BusMemory, queue: &QueueConfig) -> Result<Self, QueueError> {
-        let queue = queue.activate_device(mem)?;
+        queue.activate_device(mem).map(Self::over)
+    }
+
+    /// A path over a queue that is in use.
+    pub fn new_at(mem: &BusMemory, queue: &QueueConfig, start: Start) -> Result<Self, QueueError> {
+        queue.activate_device_at(mem, start).map(Self::over)
+    }
+
+    fn over(queue: DeviceQueue) -> Self {
         let chain = Chain::with_capacity(queue.size().into());
-        Ok(Self { queue, chain, command: vec![0; LONGEST].into(), unanswered: None })
+        Self { queue, chain, command: vec![0; LONGEST].into(), unanswered: None }
+    }
+
+    /// Ends in the middle of the queue: where a successor goes on. A command that was not answered is
+    /// carried out again.
+    pub fn halt(mut self) -> Position {
+        if self.unanswered.is_some() {
+            self.queue.unpop(1);
+        }
+        self.queue.position()
     }
 
     /// Whether a command waits for the data paths.

@@ -21,7 +21,7 @@ use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, Start};
 
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
@@ -83,7 +83,21 @@ impl DevicePath {
     ) -> Result<Self, PathError> {
         let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
         let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
-        Ok(Self {
+        Ok(Self::over([receiveq, transmitq], features))
+    }
+
+    /// A path over two queues, receiveq and transmitq, that are in use.
+    pub fn new_at(
+        mem: &BusMemory,
+        features: Features,
+        queues: [&QueueConfig; 2],
+        starts: [Start; 2],
+    ) -> Result<Self, PathError> {
+        Ok(Self::over(path::activate_at(mem, queues, starts)?, features))
+    }
+
+    fn over([receiveq, transmitq]: [DeviceQueue; 2], features: Features) -> Self {
+        Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
             chains: Vec::new(),
@@ -101,7 +115,13 @@ impl DevicePath {
             tail: Vec::with_capacity(transmitq.size().into()),
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
-        })
+        }
+    }
+
+    /// No receive chain is held any more.
+    fn let_go(&mut self) {
+        (self.held, self.held_len) = (0, 0);
+        self.spans.clear();
     }
 
     /// The same, with a driver that sets things at run time.
@@ -306,12 +326,17 @@ impl Path for DevicePath {
         }
     }
 
+    fn halt(&mut self, mem: &BusMemory) -> [Option<Position>; 2] {
+        self.let_go();
+        self.dropped.extend(self.pending.take().map(|_| Drop::QueueReset));
+        [self.receiveq.take(), self.transmitq.take()].map(|queue| path::halt(queue, mem))
+    }
+
     fn reset_queue(&mut self, which: Which) {
         match which {
             Which::Receiveq => {
                 self.receiveq = None;
-                (self.held, self.held_len) = (0, 0);
-                self.spans.clear();
+                self.let_go();
             }
             Which::Transmitq => self.transmitq = None,
         }

@@ -27,9 +27,11 @@ use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig};
+use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, Start};
+pub(super) use lane::copy;
 use lane::{Cpu, Flight, LOCAL, Lane};
 
+mod end;
 mod lane;
 
 /// Errors in a row after which the engine is given up.
@@ -88,12 +90,31 @@ impl EnginePath {
     ) -> Result<Self, PathError> {
         let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
         let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
+        Ok(Self::over([receiveq, transmitq], features, engine))
+    }
+
+    /// A path over two queues, receiveq and transmitq, that are in use.
+    pub fn new_at(
+        mem: &BusMemory,
+        features: Features,
+        queues: [&QueueConfig; 2],
+        starts: [Start; 2],
+        engine: EngineUse,
+    ) -> Result<Self, PathError> {
+        Ok(Self::over(path::activate_at(mem, queues, starts)?, features, engine))
+    }
+
+    fn over(
+        [receiveq, transmitq]: [DeviceQueue; 2],
+        features: Features,
+        engine: EngineUse,
+    ) -> Self {
         let len = 2 * LOCAL as usize;
         let bytes = Arc::new(Mapping::anonymous(len, Kind::Cached));
         let region = Region::mapped(0, len as u64, Side::Near, bytes, 0);
         let local = Arc::new(BusMemory::new(vec![region]).expect("one region overlaps nothing"));
         let lent = [local.resolve(0, SLOT).expect("local memory has room for a frame")];
-        Ok(Self {
+        Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
             cpu: Cpu { below: engine.cpu_below, may_read: true },
@@ -118,7 +139,7 @@ impl EnginePath {
             settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
-        })
+        }
     }
 
     /// The same, with a driver that sets things at run time.
@@ -298,17 +319,6 @@ impl EnginePath {
     }
 }
 
-/// Copies one piece by CPU; `false` where it cannot reach the memory.
-pub(super) fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) -> bool {
-    let view = |place| match place {
-        Place::Bus(span) => mem.view(span),
-        Place::Local(span) => local.view(span),
-    };
-    let (Some(from), Some(to)) = (view(piece.from), view(piece.to)) else { return false };
-    from.copy_into(&to);
-    true
-}
-
 impl Path for EnginePath {
     fn local(&self) -> Option<Arc<BusMemory>> {
         Some(self.local.clone())
@@ -432,24 +442,12 @@ impl Path for EnginePath {
         }
     }
 
-    /// No copy is under way: the engine has ended, and what it had done has been handled.
+    fn halt(&mut self, mem: &BusMemory) -> [Option<Position>; 2] {
+        self.halt_queues(mem)
+    }
+
     fn reset_queue(&mut self, which: Which) {
-        match which {
-            Which::Receiveq => {
-                self.receiveq = None;
-                (self.held, self.held_len) = (0, 0);
-                self.taken.clear();
-                while self.out.pop().is_some() {
-                    self.drops.push_back((which, Drop::QueueReset));
-                }
-            }
-            Which::Transmitq => {
-                self.transmitq = None;
-                while self.inward.pop().is_some() {
-                    self.drops.push_back((which, Drop::QueueReset));
-                }
-            }
-        }
+        self.forget_queue(which);
     }
 
     fn enable_queue(

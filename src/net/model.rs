@@ -122,6 +122,8 @@ pub struct NetDevice {
     broken: Option<String>,
     queues: Vec<Queue>,
     settings: Arc<Settings>,
+    /// The queues are set up elsewhere.
+    bare: bool,
     /// Queue pairs that the driver uses, and whether the link knows.
     used_pairs: u16,
     pairs_changed: bool,
@@ -172,6 +174,7 @@ impl NetDevice {
             broken: None,
             queues: queues(&offer, offer.features),
             settings: Settings::new(Current::at_first(Features::NONE, offer.mac)),
+            bare: false,
             used_pairs: 1,
             pairs_changed: false,
             offloads_changed: None,
@@ -179,6 +182,11 @@ impl NetDevice {
             running: false,
             resetting: false,
         }
+    }
+
+    /// The queues are set up elsewhere: the driver may use any number of pairs that there are.
+    pub fn without_queues(self) -> Self {
+        Self { bare: true, ..self }
     }
 
     /// What the device was made with.

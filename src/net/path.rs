@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span, View};
-use crate::virtqueue::{Chain, DeviceQueue, QueueConfig, QueueError};
+use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
 /// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
@@ -161,6 +161,13 @@ pub trait Path: Send + fmt::Debug {
     fn poll_drop(&mut self) -> Option<(Which, Drop)> {
         None
     }
+    /// Device: ends in the middle of the rings, with no copy under way, and touches them no more. A
+    /// successor that starts at these positions, of receiveq and transmitq, goes on: chains that are held
+    /// here are its own. `None`: the driver has reset that queue. What is lost, as a frame that waits for
+    /// receive chains, `tick` and `poll_drop` tell.
+    fn halt(&mut self, _mem: &BusMemory) -> [Option<Position>; 2] {
+        [None, None]
+    }
     /// Device: the driver resets this queue. It is not touched any more; the other one goes on.
     fn reset_queue(&mut self, _which: Which) {}
     /// Device: the driver has set up a queue that it had reset.
@@ -174,16 +181,44 @@ pub trait Path: Send + fmt::Debug {
     }
 }
 
+impl Which {
+    /// What a fault of this queue is to its path.
+    fn error(self, fault: QueueError) -> PathError {
+        match self {
+            Self::Receiveq => PathError::Receiveq(fault),
+            Self::Transmitq => PathError::Transmitq(fault),
+        }
+    }
+}
+
 /// Starts the device half of a queue.
 pub(super) fn activate(
     mem: &BusMemory,
     which: Which,
     config: &QueueConfig,
 ) -> Result<DeviceQueue, PathError> {
-    config.activate_device(mem).map_err(|e| match which {
-        Which::Receiveq => PathError::Receiveq(e),
-        Which::Transmitq => PathError::Transmitq(e),
-    })
+    config.activate_device(mem).map_err(|e| which.error(e))
+}
+
+/// Starts the device halves of a pair's queues, which are in use.
+pub(super) fn activate_at(
+    mem: &BusMemory,
+    [receiveq, transmitq]: [&QueueConfig; 2],
+    [receive, transmit]: [Start; 2],
+) -> Result<[DeviceQueue; 2], PathError> {
+    let start = |which: Which, config: &QueueConfig, start| {
+        config.activate_device_at(mem, start).map_err(|e| which.error(e))
+    };
+    let receiveq = start(Which::Receiveq, receiveq, receive)?;
+    Ok([receiveq, start(Which::Transmitq, transmitq, transmit)?])
+}
+
+/// Ends the device half of a queue: where a successor goes on, and takes again what this one holds.
+pub(super) fn halt(queue: Option<DeviceQueue>, mem: &BusMemory) -> Option<Position> {
+    let mut queue = queue?;
+    // Whoever starts in the middle tells the driver.
+    let _ = queue.publish(mem);
+    Some(queue.position())
 }
 
 /// Asks to be notified of more in a queue, if there is one. `true`: there is more already.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod announce;
 pub mod broker;
+pub mod bus_error;
 pub mod child;
 pub mod confine;
 pub mod dma;
@@ -16,6 +17,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pace;
 pub mod poll;
+pub mod socket_file;
 pub mod tap;
 pub mod terminal;
 pub mod userns;

@@ -6,5 +6,6 @@ pub mod msg;
 pub mod net;
 pub mod packed;
 pub mod split;
+pub mod vhost_user;
 pub mod virtio;
 pub mod window;

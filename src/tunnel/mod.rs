@@ -13,3 +13,4 @@ pub mod part;
 pub mod session;
 #[cfg(test)]
 mod session_tests;
+pub mod vhost_user;

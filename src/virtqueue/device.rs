@@ -1,6 +1,6 @@
 //! The device half, of either format.
 
-use super::{Chain, QueueConfig, QueueError, packed, split};
+use super::{Chain, Position, QueueConfig, QueueError, Start, packed, split};
 use crate::memory::BusMemory;
 
 /// The device half of a running queue.
@@ -32,6 +32,26 @@ impl DeviceQueue {
         }))
     }
 
+    pub(super) fn new_at(
+        config: &QueueConfig,
+        mem: &BusMemory,
+        start: Start,
+    ) -> Result<Self, QueueError> {
+        Ok(Self(if config.packed {
+            Half::Packed(packed::DeviceHalf::new_at(config, mem, start)?)
+        } else {
+            Half::Split(split::DeviceHalf::new_at(config, mem, start)?)
+        }))
+    }
+
+    /// Where this half stands, so far as the driver has seen: what is held, or pushed and not published,
+    /// counts as not taken. When all chains were used in the order in which they were popped, and those
+    /// that are held still are given back ([`unpop`](Self::unpop)), a half that starts here goes on with
+    /// them. Of a broken queue it is where it broke.
+    pub fn position(&self) -> Position {
+        half!(&self.0, half => half.position())
+    }
+
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
         half!(&self.0, half => half.size())
@@ -57,11 +77,11 @@ impl DeviceQueue {
     }
 
     /// Uses the chain `head`, to which `len` bytes were written. The driver sees it at the next
-    /// [`publish`](Self::publish).
+    /// [`publish`](Self::publish); in a packed queue with a journal at once.
     ///
     /// # Panics
     /// If the chain is not held, or has fewer writable bytes: both are known from [`pop`](Self::pop).
-    /// With `IN_ORDER`, if an older chain is held still.
+    /// With `IN_ORDER` or a journal, if an older chain is held still.
     pub fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
         half!(&mut self.0, half => half.push(mem, head, len));
     }

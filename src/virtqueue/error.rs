@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Position;
 use crate::memory::MemoryError;
 
 /// One of the pieces of memory that make up a virtqueue.
@@ -56,6 +57,62 @@ pub enum QueueError {
         area: Area,
         /// What is wrong with its address.
         error: MemoryError,
+    },
+    /// A half cannot start there: no such place, or further from what is used than the queue is long.
+    Position {
+        /// Where it should start.
+        position: Position,
+        /// The queue's size.
+        size: u16,
+    },
+    /// A position of the other format.
+    PositionFormat {
+        /// Where the half should start.
+        position: Position,
+    },
+    /// A vring base that is no index of a split queue.
+    SplitBase {
+        /// The base.
+        base: u32,
+    },
+    /// A half that uses chains in order cannot start there: others were taken before, and not used.
+    OutInOrder {
+        /// Where it should start.
+        position: Position,
+    },
+    /// A packed queue is to be recovered, and there is no journal.
+    NoJournal,
+    /// A journal does not lie in its memory, is misaligned, or is not in cached memory.
+    JournalArea {
+        /// Where it should begin.
+        offset: usize,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A journal for a queue of another size or format.
+    JournalOfOther {
+        /// The size that it is for.
+        size: u16,
+        /// Whether it is for a packed queue.
+        packed: bool,
+    },
+    /// A journal has another layout, or is for a queue of another size.
+    JournalLayout {
+        /// Its `version`.
+        version: u16,
+        /// Its `desc_num`.
+        size: u16,
+        /// Its `features`.
+        features: u64,
+    },
+    /// A journal names a place that the queue does not have, or a wrap counter that is none.
+    JournalPlace {
+        /// Its `used_idx`.
+        used: u16,
+        /// Its `old_used_idx`.
+        old_used: u16,
+        /// The queue's size.
+        size: u16,
     },
     /// The available index moved further than there are descriptors, or backwards.
     AvailJump {
@@ -194,6 +251,15 @@ impl fmt::Display for QueueError {
                 write!(f, "{area}: not in cached memory; turn RING_PACKED off")
             }
             Self::Area { area, error } => write!(f, "{area}: {error}"),
+            Self::Position { .. }
+            | Self::PositionFormat { .. }
+            | Self::SplitBase { .. }
+            | Self::OutInOrder { .. }
+            | Self::NoJournal
+            | Self::JournalArea { .. }
+            | Self::JournalOfOther { .. }
+            | Self::JournalLayout { .. }
+            | Self::JournalPlace { .. } => self.write_start(f),
             Self::AvailJump { by, most } => {
                 write!(f, "available index moved by {by}, where at most {most} fit")
             }
@@ -246,6 +312,42 @@ impl fmt::Display for QueueError {
             Self::UsedLength { id, len, most } => {
                 write!(f, "a used entry: {len} bytes written to chain {id}, which takes {most}")
             }
+        }
+    }
+}
+
+impl QueueError {
+    /// Why a half could not start where it should.
+    fn write_start(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Position { position, size } => {
+                write!(f, "a queue of size {size} cannot start at {position}")
+            }
+            Self::PositionFormat { position } => {
+                write!(f, "start at {position}: that is a place in a queue of the other format")
+            }
+            Self::SplitBase { base } => {
+                write!(f, "vring base {base:#x} is no index of a split queue")
+            }
+            Self::OutInOrder { position } => {
+                write!(f, "start at {position}: chains before were taken and are not used")
+            }
+            Self::NoJournal => f.write_str("a packed queue is recovered by its journal only"),
+            Self::JournalArea { offset, len } => {
+                write!(f, "journal: no {len} bytes of cached memory at {offset}")
+            }
+            Self::JournalOfOther { size, packed } => {
+                let format = if packed { "packed" } else { "split" };
+                write!(f, "journal: it is for a {format} queue of size {size}")
+            }
+            Self::JournalLayout { version, size, features } => write!(
+                f,
+                "journal: version {version}, {size} descriptors, features {features:#x}: not this queue's"
+            ),
+            Self::JournalPlace { used, old_used, size } => {
+                write!(f, "journal: used index {used}, before {old_used}: not in a queue of {size}")
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -11,6 +11,9 @@
 //!
 //! There are two formats, split and packed, behind the same calls; [`QueueConfig::packed`] says which.
 //!
+//! A device half may start and stop in the middle of rings that are in use: see [`Position`], and for
+//! what is to survive a crash [`Journal`].
+//!
 //! Both halves are written for batches: fill the ring, publish once, ring the other end if it asked
 //! for that. Before going to sleep, `arm`, which asks for a notification *and* looks again.
 //!
@@ -75,7 +78,9 @@ mod chain;
 mod device;
 mod driver;
 mod error;
+mod journal;
 mod packed;
+mod position;
 mod split;
 mod tables;
 #[cfg(test)]
@@ -85,6 +90,8 @@ pub use chain::Chain;
 pub use device::DeviceQueue;
 pub use driver::DriverQueue;
 pub use error::{Area, Full, QueueError};
+pub use journal::Journal;
+pub use position::{At, Position, Start};
 
 use crate::memory::BusMemory;
 
@@ -121,6 +128,19 @@ impl QueueConfig {
     /// Starts the device half on rings that a driver has cleared.
     pub fn activate_device(&self, mem: &BusMemory) -> Result<DeviceQueue, QueueError> {
         DeviceQueue::new(self, mem)
+    }
+
+    /// Starts the device half on rings that are in use, or may be.
+    ///
+    /// The first [`publish`](DeviceQueue::publish), even of nothing, says that the driver is to be told: a
+    /// notification may have been lost with the half before. Likewise chains may wait of which no
+    /// notification comes any more, so look at the ring before sleeping.
+    pub fn activate_device_at(
+        &self,
+        mem: &BusMemory,
+        start: Start,
+    ) -> Result<DeviceQueue, QueueError> {
+        DeviceQueue::new_at(self, mem, start)
     }
 }
 

@@ -189,6 +189,20 @@ impl Broker {
         one(self.ask(What::Slot, link, &[]).await?)
     }
 
+    /// The socket of a vhost-user link: one that listens
+    /// ([`Listener`](crate::os::fabric::vhost_user::connection::Listener)), or is connected
+    /// ([`Connection`](crate::os::fabric::vhost_user::connection::Connection)), as the config has it.
+    pub async fn vhost_user(&self, link: &str) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::VhostUser, link, &[]).await?)
+    }
+
+    /// Removes the sockets that links listen on, as the daemon stops in an orderly way. Those of a daemon
+    /// that was killed are replaced by the next one.
+    pub async fn close(&self) {
+        // Without a broker nobody is left to do it.
+        let _ = self.ask(What::Close, "", &[]).await;
+    }
+
     /// A socket that sends by netdevs of a link's network namespace.
     pub async fn announcer(&self, link: &str) -> Result<socket2::Socket, String> {
         let granted = self.ask(What::Announcer, link, &[]).await.and_then(one);

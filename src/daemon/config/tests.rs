@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod refusals;
+mod transports;
 
 /// With every key that this version works on.
 const FULL: &str = r#"
@@ -73,6 +74,7 @@ fn a_full_config_means_what_it_says() {
     let expected = LinkConfig {
         name: "bl0".into(),
         transport: Transport::Shm("/run/boardlane/slot0.sock".into()),
+        socket: Access::default(),
         addresses: vec!["10.77.0.1/30".parse().unwrap(), "fd77::1/64".parse().unwrap()],
         routes: vec![
             Route { to: "10.80.0.0/24".parse().unwrap(), via: Some(via), metric: Some(100) },

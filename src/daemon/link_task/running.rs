@@ -1,37 +1,26 @@
-//! A link while it is attached to a slot: what it waits for, and what it does then.
-
-mod netdev_state;
+//! A link while it is attached to a slot of a backplane: what it waits for, and what it does then.
+//! What it has in common with links over other transports is in [`Workers`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
-use super::{LOOK, LinkTask, RETRY, view};
+use super::workers::{self, Healed, Pair, Workers};
+use super::{LOOK, LinkTask, RETRY};
 use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
-use crate::daemon::netdev::{Look, Netdev};
-use crate::daemon::worker::{Worker, drop_stale};
+use crate::daemon::netdev::Netdev;
 use crate::daemon::{Role, VERSION};
-use crate::link::{Event, Link, LinkParams, Start, State};
+use crate::link::{Event, Link, LinkParams, StartPair, pair_vector};
 use crate::memory::{BusMemory, Region, Side};
 use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
-use crate::net::frame::Offloads;
-use crate::net::path::Path;
-use crate::os::announce::Announcement;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::os::pace::Pace;
-use crate::os::tap::Tap;
-use crate::spec::net::F_GUEST_ANNOUNCE;
 use crate::tunnel::part::Role as End;
-
-mod workers;
 
 /// A peer that sends without end gives a link work in each turn: so many turns follow at once, and then
 /// one in a while, as all links share the thread.
@@ -50,47 +39,22 @@ pub(super) enum Ended {
 
 /// What a running link waits for.
 enum Input {
-    Order,
+    /// Something about its workers or its netdev.
+    Workers(workers::Input),
     Doorbell,
+    /// The doorbell cannot be waited for.
+    Deaf(std::io::Error),
     Peer(Result<PeerEvent, String>),
     /// A connection in place of the lost one.
     Found(Box<ShmLink>),
     Due,
-    /// Somebody changed something in the netdev's namespace.
-    Netdev,
-    /// The worker cannot go on: why, and whether the netdev is lost.
-    Broken(String, bool),
-    /// A worker has left.
-    Left(Left),
     Nothing,
-}
-
-/// A worker that was told to give its data path back, in a session: the pair, and the path if it is good.
-type Left = (u64, u16, Option<Box<dyn Path>>);
-
-/// A worker cannot go on.
-#[derive(Debug)]
-struct Report {
-    generation: u64,
-    reason: String,
-    lost: bool,
-}
-
-impl Report {
-    fn input(self, generation: u64) -> Input {
-        if self.generation == generation {
-            Input::Broken(self.reason, self.lost)
-        } else {
-            Input::Nothing
-        }
-    }
 }
 
 /// A link on a connection.
 pub(super) struct Running<'a> {
     task: &'a LinkTask,
-    /// None where the port needs none.
-    pub(super) netdev: Option<&'a mut Netdev>,
+    pub(super) workers: Workers<'a>,
     link: Link,
     /// What this end's CPU reaches, and what its engine does, in the same table.
     mem: Arc<BusMemory>,
@@ -104,21 +68,6 @@ pub(super) struct Running<'a> {
     /// How soon work goes on that the last turn has left, and when.
     pace: Pace,
     next_turn: Instant,
-    /// The workers, by queue pair, and the TAP queues of pairs beyond the first.
-    workers: BTreeMap<u16, Worker>,
-    /// Those that have been told to give their data path back; what they give comes by a channel.
-    leaving: BTreeMap<u16, JoinHandle<()>>,
-    left: mpsc::UnboundedSender<Left>,
-    left_rx: mpsc::UnboundedReceiver<Left>,
-    queues: BTreeMap<u16, Arc<Tap>>,
-    /// What was negotiated for frames to the other end.
-    offloads: Offloads,
-    /// When the netdev's address was last announced in this session, and by what, if it could be.
-    announced: Option<(Instant, Option<Announcement>)>,
-    /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
-    generation: u64,
-    broken: mpsc::UnboundedSender<Report>,
-    broken_rx: mpsc::UnboundedReceiver<Report>,
 }
 
 impl<'a> Running<'a> {
@@ -173,12 +122,10 @@ impl<'a> Running<'a> {
         let link = Link::new(Instant::now(), mem.clone(), params).map_err(|e| e.to_string())?;
         let first = slot.doorbells.first().ok_or("the slot has no doorbell")?.clone();
         let doorbell = Doorbell::new(first).map_err(|e| format!("watching the doorbell: {e}"))?;
-        let (broken, broken_rx) = mpsc::unbounded_channel();
-        let (left, left_rx) = mpsc::unbounded_channel();
         let peers = shm.peers().clone();
         let mut running = Self {
             task,
-            netdev,
+            workers: Workers::new(task, netdev),
             link,
             mem,
             engine_mem,
@@ -189,27 +136,22 @@ impl<'a> Running<'a> {
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
-            workers: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            left,
-            left_rx,
-            queues: BTreeMap::new(),
-            offloads: Offloads::default(),
-            announced: None,
-            generation: 0,
-            broken,
-            broken_rx,
         };
         running.tell_peers();
-        if let Some(netdev) = &running.netdev {
-            running.link.handle_netdev(Instant::now(), netdev.state());
-        }
+        running.tell_netdev();
         Ok(running)
     }
 
     fn tell_peers(&mut self) {
         let alive: BTreeSet<u32> = self.peers.keys().map(|id| u32::from(*id)).collect();
         self.link.handle_peers(Instant::now(), alive);
+    }
+
+    /// Says what the netdev is set to, if there is one.
+    fn tell_netdev(&mut self) {
+        if let Some(state) = self.workers.netdev_state() {
+            self.link.handle_netdev(Instant::now(), state);
+        }
     }
 
     pub(super) async fn run(&mut self) -> Ended {
@@ -222,25 +164,25 @@ impl<'a> Running<'a> {
                 return ended;
             }
             if self.shm.is_none() && self.may_move(found.as_deref()) {
-                self.link.shutdown(Instant::now());
-                self.drain().await;
-                return Ended::Moved(found);
+                return self.end(Ended::Moved(found)).await;
             }
             let now = Instant::now;
             match self.input(&mut found, search.as_mut()).await {
-                Input::Order => {
-                    if self.obey().await {
-                        self.link.shutdown(now());
-                        self.drain().await;
-                        return Ended::Stopping;
+                Input::Workers(input) => {
+                    if let Some(ended) = self.workers_input(input).await {
+                        return self.end(ended).await;
                     }
                 }
                 Input::Doorbell => {
                     self.link.handle_doorbell(now());
                     // With one vector there is one doorbell for everything.
                     if self.slot.doorbells.len() == 1 {
-                        self.workers.values().for_each(Worker::wake);
+                        self.workers.wake();
                     }
+                }
+                Input::Deaf(e) => {
+                    task.log.warn(format_args!("doorbell: {e}"));
+                    return self.end(Ended::NetdevLost).await;
                 }
                 Input::Peer(event) => self.peer_event(event),
                 Input::Found(shm) => {
@@ -253,25 +195,48 @@ impl<'a> Running<'a> {
                         self.next_turn = self.pace.count(now()).unwrap_or_else(now);
                     }
                 }
-                Input::Netdev => {
-                    if self.heal_netdev().await == Look::Gone {
-                        task.log.warn("the netdev has been deleted");
-                        self.link.shutdown(now());
-                        self.drain().await;
-                        return Ended::NetdevLost;
-                    }
-                }
-                Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
-                Input::Broken(reason, true) => {
-                    task.log.warn(&reason);
-                    self.link.shutdown(now());
-                    self.drain().await;
-                    return Ended::NetdevLost;
-                }
-                Input::Left(left) => self.pair_stopped(left),
                 Input::Nothing => {}
             }
         }
+    }
+
+    /// Says farewell, and comes to this end.
+    async fn end(&mut self, ended: Ended) -> Ended {
+        self.link.shutdown(Instant::now());
+        self.drain().await;
+        ended
+    }
+
+    /// Something about the workers or the netdev; why the link has to end, if it has to.
+    async fn workers_input(&mut self, input: workers::Input) -> Option<Ended> {
+        let now = Instant::now;
+        match input {
+            workers::Input::Order => {
+                if self.workers.obey(self.link.peer_link()).await {
+                    return Some(Ended::Stopping);
+                }
+                self.tell_netdev();
+            }
+            workers::Input::Netdev => match self.workers.heal_netdev(self.link.peer_link()).await {
+                Healed::Gone => {
+                    self.task.log.warn("the netdev has been deleted");
+                    return Some(Ended::NetdevLost);
+                }
+                Healed::Here => self.tell_netdev(),
+                Healed::Moved => {
+                    self.tell_netdev();
+                    self.workers.announce_anew().await;
+                }
+            },
+            workers::Input::Broken(reason, false) => self.link.handle_broken(now(), &reason),
+            workers::Input::Broken(reason, true) => {
+                self.task.log.warn(&reason);
+                return Some(Ended::NetdevLost);
+            }
+            workers::Input::Left(pair, path) => self.link.handle_pair_stopped(now(), pair, path),
+            workers::Input::Nothing => {}
+        }
+        None
     }
 
     /// Waits for whatever comes first. What `search` has done so far is kept for the next time: it
@@ -285,34 +250,23 @@ impl<'a> Running<'a> {
         let due = self.link.poll_timeout().into_iter().chain(more).min();
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
         let lost = self.shm.is_none() && found.is_none();
-        let generation = self.generation;
         tokio::select! {
-            () = self.task.ordered() => Input::Order,
+            input = self.workers.input() => Input::Workers(input),
             rung = self.doorbell.rung() => match rung {
                 Ok(()) => Input::Doorbell,
-                Err(e) => Input::Broken(format!("doorbell: {e}"), true),
+                Err(e) => Input::Deaf(e),
             },
             event = next_event(&mut self.shm) => Input::Peer(event),
             shm = search, if lost => Input::Found(shm),
             () = watch_found(found) => Input::Nothing,
-            () = changed(self.netdev.as_deref_mut()) => Input::Netdev,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
-            Some(left) = self.left_rx.recv() => match self.broken_rx.try_recv() {
-                // Why a worker has no path to give back comes before that it has none.
-                Ok(report) => {
-                    let _ = self.left.send(left);
-                    report.input(generation)
-                }
-                Err(_) => Input::Left(left),
-            },
-            Some(report) = self.broken_rx.recv() => report.input(generation),
         }
     }
 
     /// Without its backplane a link goes on; it moves when it has nothing to lose, or when the other
     /// end is on the new one.
     fn may_move(&self, found: Option<&ShmLink>) -> bool {
-        found.is_some_and(|shm| !self.is_at_work() || !shm.peers().is_empty())
+        found.is_some_and(|shm| !self.workers.is_at_work() || !shm.peers().is_empty())
     }
 
     fn peer_event(&mut self, event: Result<PeerEvent, String>) {
@@ -342,19 +296,23 @@ impl<'a> Running<'a> {
     async fn drain(&mut self) -> Option<Ended> {
         while let Some(event) = self.link.poll_event() {
             match event {
-                Event::State(state, reason) => self.state(state, reason),
+                Event::State(state, reason) => self.workers.state(state, reason),
                 Event::Ring { owner, vector } => self.ring(owner, vector),
                 Event::Peer(hello) => {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
-                    self.take_mac(hello.mac).await;
+                    self.workers.take_mac(hello.mac).await;
                 }
-                Event::PeerLink(peer) => self.take_peer_link(peer).await,
-                Event::Carrier(up) => self.carrier(up),
+                Event::PeerLink(said) => {
+                    self.workers.take_peer_link(said, self.link.peer_link()).await;
+                    self.tell_netdev();
+                }
+                Event::Carrier(up) => self.workers.carrier(up),
                 Event::Start(start) => {
-                    if let Err(e) = self.start(start).await {
+                    if let Err(e) = self.workers.start(&start, self.link.peer_link()).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
                     }
+                    self.tell_netdev();
                 }
                 Event::StartPair(start) => {
                     if let Err(e) = self.start_pair(start).await {
@@ -362,40 +320,27 @@ impl<'a> Running<'a> {
                         return Some(Ended::NetdevLost);
                     }
                 }
-                Event::StopPair(pair) => self.stop_pair(pair),
-                Event::Offloads(offloads) => {
-                    if let Err(e) = self.set_offloads(offloads) {
-                        self.task.log.warn(format_args!("offloads: {e}"));
+                Event::StopPair(pair) => {
+                    if !self.workers.stop_pair(pair) {
+                        self.link.handle_pair_stopped(Instant::now(), pair, None);
                     }
                 }
-                Event::Announce => self.announce().await,
+                Event::Offloads(offloads) => self.workers.change_offloads(offloads),
+                Event::Announce => self.workers.announce().await,
                 Event::Stop => {
-                    // The next session may bring another address.
-                    self.announced = None;
-                    self.stop_workers().await;
-                    self.task.view.borrow_mut().link_down();
+                    self.workers.stop_all().await;
                     self.link.handle_stopped(Instant::now());
                 }
-                Event::Wake => self.workers.values().for_each(Worker::wake),
+                Event::Wake => self.workers.wake(),
             }
         }
-        self.close_queues();
+        self.workers.close_queues();
         let (epoch, peer_epoch) = self.link.epochs();
         let mut view = self.task.view.borrow_mut();
         view.epoch = Some(epoch).filter(|e| *e != 0);
         view.peer_epoch = peer_epoch;
         view.slot = self.link.slot().or(view.slot);
         None
-    }
-
-    fn state(&self, state: State, reason: String) {
-        let mut view = self.task.view.borrow_mut();
-        if (view.state, &view.reason) != (state, &reason) {
-            let colon = if reason.is_empty() { "" } else { ": " };
-            self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
-        }
-        view.state = state;
-        view.reason = reason;
     }
 
     fn ring(&self, owner: u32, vector: u16) {
@@ -405,35 +350,26 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn carrier(&self, up: bool) {
-        let up = up && self.is_at_work();
-        if let Some(Err(e)) = self.netdev.as_ref().map(|netdev| netdev.tap().set_carrier(up)) {
-            self.task.log.warn(format_args!("carrier: {e}"));
-        }
-        self.task.view.borrow_mut().carrier = up;
-    }
-
-    async fn start(&mut self, start: Start) -> Result<(), String> {
-        self.offloads = match self.task.role {
-            Role::Master => Offloads::to_device(start.features),
-            Role::Agent => Offloads::to_driver(start.features),
+    /// Gives a pair to a worker, with the doorbells of this slot and of the peer's.
+    async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
+        let StartPair { pair, path, doorbell, settings } = start;
+        let peer = doorbell.and_then(|(owner, vector)| {
+            let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
+            peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
+        });
+        let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
+        let vector = pair_vector(pair, own).map_or(0, usize::from);
+        let own = self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?;
+        let pair = Pair {
+            number: pair,
+            path,
+            mem: self.mem.clone(),
+            engine_mem: self.engine_mem.clone(),
+            doorbells: vec![own.clone()],
+            peers: [peer.clone(), peer],
+            settings,
         };
-        self.set_offloads(self.offloads).map_err(|e| e.to_string())?;
-        self.agree_on_mtu(&start).await;
-        {
-            let mut view = self.task.view.borrow_mut();
-            if let Some(netdev) = &self.netdev {
-                drop_stale(netdev.tap(), &view.stats(0)).map_err(|e| e.to_string())?;
-            }
-            view.features = start.features;
-        }
-        // The board's address may have moved to another port of the master's network; the master is
-        // asked to announce its own.
-        if self.task.role == Role::Agent && start.features.has(F_GUEST_ANNOUNCE) {
-            self.announce().await;
-        }
-        self.generation += 1;
-        Ok(())
+        self.workers.start_pair(pair).await
     }
 }
 
@@ -446,14 +382,6 @@ async fn search(task: &LinkTask) -> Box<ShmLink> {
             Ok(shm) => return Box::new(shm),
             Err(refusal) => pause = refusal.pause,
         }
-    }
-}
-
-/// Waits until somebody changes the netdev, for ever if there is none.
-async fn changed(netdev: Option<&mut Netdev>) {
-    match netdev {
-        Some(netdev) => netdev.changed().await,
-        None => std::future::pending().await,
     }
 }
 

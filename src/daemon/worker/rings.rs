@@ -2,12 +2,14 @@
 //!
 //! Each one wakes the worker for a breath. A peer that rings for nothing so often would have a CPU busy
 //! with that, which other links need. So after [`MOST`] of them the doorbell is not listened to for a
-//! while; the port still is, and so is the end. Only frames that were not announced otherwise wait, for
-//! [`PAUSE`] at most, and they are the peer's own. A frame pays for [`PER_FRAME`] rings, so that one now
-//! and then does not make up for many rings, while whoever rings for each frame is always heard. A pair that shares its vector with a busier one hears
-//! that one's rings, and comes to the same.
+//! while, nor is another one of the same pair; the port still is, and so is the end. Only frames that
+//! were not announced otherwise wait, for [`PAUSE`] at most, and they are the peer's own. A frame pays
+//! for [`PER_FRAME`] rings, so that one now and then does not make up for many rings, while whoever
+//! rings for each frame is always heard. A pair that shares its vector with a busier one hears that
+//! one's rings, and comes to the same.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::TAG_DOORBELL;
@@ -20,7 +22,7 @@ const PER_FRAME: u32 = 2;
 /// How long none is heard.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The rings of a worker's doorbell.
+/// The rings of a worker's doorbells, as if they were one.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
     for_nothing: u32,
@@ -39,7 +41,7 @@ impl Rings {
         self.for_nothing = 0;
     }
 
-    /// When the doorbell is to be listened to again.
+    /// When the doorbells are to be listened to again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.deaf_until
     }
@@ -49,26 +51,30 @@ impl Rings {
         &mut self,
         now: Instant,
         poll: &Poll,
-        doorbell: &OwnedFd,
+        doorbells: &[Arc<OwnedFd>],
     ) -> std::io::Result<()> {
         if self.deaf_until.take_if(|until| now >= *until).is_some() {
-            poll.add_doorbell(doorbell, TAG_DOORBELL)?;
-            // Nobody has read it, so it counts as rung once; one more for nothing, and it goes on.
+            for doorbell in doorbells {
+                poll.add_doorbell(&**doorbell, TAG_DOORBELL)?;
+            }
+            // Nobody has read them, so they count as rung once; one more for nothing, and it goes on.
             self.for_nothing = self.for_nothing.min(MOST - 2);
         }
         Ok(())
     }
 
-    /// It rang; perhaps for nothing.
+    /// One of them rang; perhaps for nothing.
     pub(super) fn heard(
         &mut self,
         now: Instant,
         poll: &Poll,
-        doorbell: &OwnedFd,
+        doorbells: &[Arc<OwnedFd>],
     ) -> std::io::Result<()> {
         self.for_nothing += 1;
         if self.for_nothing >= MOST && self.deaf_until.is_none() {
-            poll.remove(doorbell)?;
+            for doorbell in doorbells {
+                poll.remove(&**doorbell)?;
+            }
             self.deaf_until = Some(now + PAUSE);
         }
         Ok(())
@@ -84,14 +90,17 @@ mod tests {
     /// How often a doorbell that rings once in a microsecond is not listened to any more, in so many
     /// rings, of which each one whose number `brings` is true for brings a frame.
     fn pauses(rings: u32, brings: impl Fn(u32) -> bool) -> u32 {
-        let (poll, doorbell) = (Poll::new().unwrap(), eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        poll.add_doorbell(&doorbell, TAG_DOORBELL).unwrap();
+        let poll = Poll::new().unwrap();
+        let doorbells = [(); 2].map(|()| Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()));
+        for doorbell in &doorbells {
+            poll.add_doorbell(&**doorbell, TAG_DOORBELL).unwrap();
+        }
         let (start, mut heard, mut pauses) = (Instant::now(), Rings::default(), 0);
         for number in 0..rings {
             let now = start + Duration::from_micros(number.into());
-            heard.before_wait(now, &poll, &doorbell).unwrap();
+            heard.before_wait(now, &poll, &doorbells).unwrap();
             if heard.poll_timeout().is_none() {
-                heard.heard(now, &poll, &doorbell).unwrap();
+                heard.heard(now, &poll, &doorbells).unwrap();
                 pauses += u32::from(heard.poll_timeout().is_some());
             }
             heard.paid_by(usize::from(brings(number)));

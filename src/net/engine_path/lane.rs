@@ -102,3 +102,14 @@ impl Lane {
         Some(flight)
     }
 }
+
+/// Copies one piece by CPU; `false` where it cannot reach the memory.
+pub(in crate::net) fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) -> bool {
+    let view = |place| match place {
+        Place::Bus(span) => mem.view(span),
+        Place::Local(span) => local.view(span),
+    };
+    let (Some(from), Some(to)) = (view(piece.from), view(piece.to)) else { return false };
+    from.copy_into(&to);
+    true
+}

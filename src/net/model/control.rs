@@ -117,8 +117,8 @@ impl NetDevice {
     /// Only pairs whose queues the driver has set up can be used.
     fn use_pairs(&mut self, pairs: u16) -> Option<()> {
         let queues = self.queues.get(..2 * usize::from(pairs)).unwrap_or_default();
-        let set_up = pairs > 0 && pairs <= self.pairs() && !queues.is_empty();
-        (set_up && queues.iter().all(|queue| queue.state.enabled)).then_some(())?;
+        let set_up = self.bare || queues.iter().all(|queue| queue.state.enabled);
+        (set_up && pairs <= self.pairs() && !queues.is_empty()).then_some(())?;
         self.pairs_changed |= self.used_pairs != pairs;
         self.used_pairs = pairs;
         Some(())

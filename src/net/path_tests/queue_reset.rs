@@ -4,7 +4,7 @@
 use super::*;
 use crate::net::engine_path::{EnginePath, EngineUse};
 use crate::net::path::Which;
-use crate::virtqueue::{Buffer, DriverQueue, QueueConfig};
+use crate::virtqueue::{Buffer, DriverQueue, Position, QueueConfig};
 
 const DATA: u64 = 0x10_0000;
 /// Of a receive buffer.
@@ -165,4 +165,35 @@ fn frames_on_their_way_out_are_dropped_and_the_new_queue_is_whole() {
     board.post(6);
     assert!(board.offer() && board.offer());
     assert_eq!(board.used(), 6);
+}
+
+#[test]
+fn a_path_that_halts_tells_of_the_frame_that_waits_and_has_taken_no_buffer_for_it() {
+    for engine in [false, true] {
+        let mut board = Board::new(engine);
+        board.post(2);
+        assert!(board.offer(), "it takes three");
+        let none = Some(Position::Split { avail: 0, used: 0 });
+        assert_eq!(board.path.halt(&board.mem), [none; 2], "engine: {engine}");
+        let mut told = Vec::from_iter(board.path.tick());
+        told.extend(board.drops().iter().map(|(_, reason)| *reason));
+        assert_eq!((told, board.path.tick()), (vec![Drop::QueueReset], None));
+    }
+}
+
+#[test]
+fn a_queue_that_was_reset_has_no_position_and_frames_that_came_are_used_before_the_other_s() {
+    for (engine, reset) in
+        [(false, Which::Receiveq), (false, Which::Transmitq), (true, Which::Transmitq)]
+    {
+        let mut board = Board::new(engine);
+        board.post(6);
+        assert!(board.offer());
+        let _ = board.path.flush(&board.mem);
+        board.copy();
+        board.reset(reset);
+        let at = |n| Some(Position::Split { avail: n, used: n });
+        let positions = if reset == Which::Receiveq { [None, at(0)] } else { [at(3), None] };
+        assert_eq!(board.path.halt(&board.mem), positions);
+    }
 }

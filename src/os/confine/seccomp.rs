@@ -94,9 +94,20 @@ const PROCESS: &[c_long] = &[
 /// What lets a thread become a worker.
 const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_capset];
 
+/// What makes memory for a vhost-user peer.
+const MEMORY: &[c_long] = &[libc::SYS_memfd_create];
+
 /// What opens things for others.
-const BROKER: &[c_long] =
-    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
+const BROKER: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_setns,
+    libc::SYS_memfd_create,
+    // For a socket's mode and owner.
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+];
 
 /// Older forms of calls above, which libraries still make where there are both.
 #[cfg(target_arch = "x86_64")]
@@ -114,6 +125,7 @@ mod older {
         libc::SYS_renameat,
         libc::SYS_readlink,
     ];
+    pub(super) const BROKER: &[c_long] = &[libc::SYS_chmod];
 }
 #[cfg(target_arch = "aarch64")]
 mod older {
@@ -121,6 +133,7 @@ mod older {
 
     pub(super) const ALWAYS: &[c_long] = &[];
     pub(super) const PROCESS: &[c_long] = &[libc::SYS_renameat];
+    pub(super) const BROKER: &[c_long] = &[];
 }
 #[cfg(target_arch = "riscv64")]
 mod older {
@@ -128,6 +141,7 @@ mod older {
 
     pub(super) const ALWAYS: &[c_long] = &[];
     pub(super) const PROCESS: &[c_long] = &[];
+    pub(super) const BROKER: &[c_long] = &[];
 }
 
 /// A TAP's requests (linux/if_tun.h): TUNSETPERSIST, TUNSETOFFLOAD, TUNGETIFF, TUNGETVNETHDRSZ,
@@ -203,8 +217,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     match part {
         Part::Worker => {}
         Part::Backplane => lists.extend([PROCESS, older::PROCESS]),
-        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL]),
-        Part::Broker => lists.extend([PROCESS, older::PROCESS, BROKER]),
+        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL, MEMORY]),
+        Part::Broker => lists.extend([PROCESS, older::PROCESS, BROKER, older::BROKER]),
     }
     for call in lists.into_iter().flatten() {
         rules.insert(*call, Vec::new());

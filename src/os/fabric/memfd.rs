@@ -3,26 +3,21 @@
 //! Each client holds the file, so any of them could shrink it and thereby kill, by SIGBUS, whoever
 //! touches the pages that are gone. So it is sealed against a change of its length before anybody
 //! gets it, and a client does not map a file that is not.
-//!
-//! A mapping stands between guard pages, which cannot be accessed: were a check of an address wrong,
-//! what runs over either end would stop the process, and not reach what else is mapped there.
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use super::mapped::Mapped;
 use super::{MemoryFault, is_slot_len};
 use crate::memory::{Kind, Mapping};
 
 /// Makes a file of `len` zero bytes whose length nobody can change any more.
 pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
-    debug_assert!(is_slot_len(len), "the configuration has been checked");
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know the flag; later ones log a warning without it.
     let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -49,7 +44,10 @@ pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
         return Err(MemoryFault::Length(len));
     }
     let bytes = usize::try_from(len).map_err(|_| MemoryFault::AddressSpace(len))?;
-    let owner = Mapped::new(fd, bytes)?;
+    let owner = Mapped::new(fd, 0, bytes, 1).map_err(|errno| match errno {
+        Errno::OVERFLOW => MemoryFault::AddressSpace(len),
+        errno => MemoryFault::Os(errno),
+    })?;
     let base = owner.base;
     // SAFETY: `owner` has just mapped `base..base + bytes` readable and writable, page-aligned, and
     // unmaps only when the Mapping drops it; the file cannot shrink. Nothing else here uses it.
@@ -57,54 +55,9 @@ pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
     Ok((Arc::new(mapping), len))
 }
 
-/// Length in bytes of a guard: a page of any size that a kernel of ours has.
-const GUARD: usize = 64 << 10;
-
-/// A range of our address space, the guards around it included, that is unmapped on drop.
-struct Mapped {
-    /// Where the file begins.
-    base: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapped {
-    fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self, MemoryFault> {
-        let none = MemoryFault::AddressSpace(len as u64);
-        let whole = len.checked_add(2 * GUARD).ok_or(none)?;
-        let (nothing, private) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, nothing, private) }
-            .map_err(MemoryFault::Os)?;
-        let base = start.cast::<u8>().wrapping_add(GUARD);
-        let base = NonNull::new(base).ok_or(MemoryFault::Os(Errno::FAULT))?;
-        // From here on a failure unmaps it.
-        let mapped = Self { base, len };
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let over = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: it replaces a part of the mapping that was just made, and that nobody uses yet.
-        unsafe { mmap(base.as_ptr().cast(), len, prot, over, fd, 0) }.map_err(MemoryFault::Os)?;
-        // A child process has no business here; that the kernel may not know the advice is no harm.
-        // SAFETY: the range is ours and stays mapped in this process.
-        let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork) };
-        Ok(mapped)
-    }
-}
-
-// SAFETY: it only holds the range; access to the bytes is the Mapping's affair.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        let start = self.base.as_ptr().wrapping_sub(GUARD);
-        // SAFETY: the range was mapped by `new`, and the Mapping that lent it out is being dropped.
-        let _ = unsafe { munmap(start.cast(), self.len + 2 * GUARD) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::mapped::GUARD;
     use super::*;
 
     fn file(len: u64, seals: SealFlags) -> OwnedFd {

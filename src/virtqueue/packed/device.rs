@@ -18,7 +18,7 @@ use crate::memory::{BusMemory, fence_full};
 use crate::planted::{Bug, planted};
 use crate::spec::packed;
 use crate::virtqueue::area::{self, fields, rest, view};
-use crate::virtqueue::{Chain, QueueConfig, QueueError};
+use crate::virtqueue::{At, Chain, Journal, Position, QueueConfig, QueueError, Start};
 
 /// An available descriptor, as it was when its chain was found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +76,8 @@ pub(crate) struct DeviceHalf {
     /// Where the next chain is to be found.
     seen: Cursor,
     out: u16,
+    /// Descriptors that somebody took before this half started, and did not use. They are among `out`.
+    lost: u16,
     /// The head of the next chain to be popped.
     next_avail: Cursor,
     waiting: u16,
@@ -88,6 +90,9 @@ pub(crate) struct DeviceHalf {
     first: u64,
     /// What the driver was told of notifications.
     events: Events,
+    /// The driver may not have been told of what the half before this one published.
+    untold: bool,
+    journal: Option<Journal>,
     fault: Option<QueueError>,
 }
 
@@ -96,7 +101,53 @@ impl DeviceHalf {
         let layout = Layout::new(config, mem)?;
         // Only this end writes it, so what a driver may have left there does not count.
         Events::Enabled.store(&view(mem, layout.device_event));
-        Ok(Self {
+        Ok(Self::over(layout, config, Cursor::START, Cursor::START))
+    }
+
+    pub(crate) fn new_at(
+        config: &QueueConfig,
+        mem: &BusMemory,
+        start: Start,
+    ) -> Result<Self, QueueError> {
+        let layout = Layout::new(config, mem)?;
+        let Start { at, journal } = start;
+        if let Some(journal) = &journal {
+            journal.suits(config.size, true)?;
+        }
+        let is_used = |place: Cursor| {
+            let word = view(mem, layout.ring).load_acquire_le64(word_at(place.at));
+            let (_, _, flags) = fields(word);
+            flags & packed::DESC_F_USED == place.used() & packed::DESC_F_USED
+        };
+        let (position, recovered) = match at {
+            At::Position(position) => (position, false),
+            At::Base(base) => (Position::of_packed_base(base), false),
+            At::Crash { base } => {
+                let journal = journal.as_ref().ok_or(QueueError::NoJournal)?;
+                match journal.recover(config.size, is_used)? {
+                    Some(place) => (Position::packed(place, place), true),
+                    None => (Position::of_packed_base(base), false),
+                }
+            }
+        };
+        let Position::Packed { avail, avail_wrap, used, used_wrap } = position else {
+            return Err(QueueError::PositionFormat { position });
+        };
+        let in_order = config.in_order || journal.is_some();
+        let lost = position.out(config.size, in_order)?;
+        let used = Cursor { at: used, wrap: used_wrap };
+        Events::Enabled.store(&view(mem, layout.device_event));
+        if let Some(journal) = journal.as_ref().filter(|_| !recovered) {
+            journal.start_packed(used);
+        }
+        let avail = Cursor { at: avail, wrap: avail_wrap };
+        let queue = Self::over(layout, config, avail, used);
+        Ok(Self { in_order, out: lost, lost, untold: true, journal, ..queue })
+    }
+
+    /// A half at these places, which has asked for notifications.
+    fn over(layout: Layout, config: &QueueConfig, avail: Cursor, used: Cursor) -> Self {
+        Self {
             indirect: config.indirect,
             in_order: config.in_order,
             shadow: vec![Descriptor::default(); config.size.into()],
@@ -104,18 +155,26 @@ impl DeviceHalf {
             free_names: (0..config.size).rev().collect(),
             ids: Ids::new(),
             before: vec![0; config.size.into()],
-            seen: Cursor::START,
+            seen: avail,
             out: 0,
-            next_avail: Cursor::START,
+            lost: 0,
+            next_avail: avail,
             waiting: 0,
-            next_used: Cursor::START,
-            batch: Cursor::START,
+            next_used: used,
+            batch: used,
             batch_len: 0,
             first: 0,
             events: Events::Enabled,
+            untold: false,
+            journal: None,
             fault: None,
             layout,
-        })
+        }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        let used = if self.journal.is_some() { self.next_used } else { self.batch };
+        Position::packed(used.advance(self.lost, self.layout.size), used)
     }
 
     pub(crate) fn size(&self) -> u16 {
@@ -269,25 +328,41 @@ impl DeviceHalf {
         let Some(held) = held.filter(|held| len <= held.writable) else {
             panic!("{len} bytes to chain {head} of {held:?}")
         };
+        if self.journal.is_some() && self.fault.is_some() {
+            return; // what is pushed with a journal is published
+        }
         let at = self.next_used;
         assert!(!self.in_order || held.at == at.at, "chain {head} is not the oldest: not in order");
         let written = if len > 0 { packed::DESC_F_WRITE } else { 0 };
         let word = rest(len, held.id, written | at.used());
-        if self.batch_len == 0 {
+        let next = at.advance(held.descriptors, self.layout.size);
+        if let Some(journal) = &self.journal {
+            // A chain that a used descriptor is written over cannot be taken again, so it must be known
+            // as used from then on.
+            journal.will_publish(at, next);
+            self.layout.store_first(mem, at.at, word);
+            journal.has_published(at, next);
+        } else if self.batch_len == 0 {
             self.first = word;
         } else {
             view(mem, self.layout.ring).store_le64(word_at(at.at), word);
         }
         self.batch_len += held.descriptors;
-        self.next_used = at.advance(held.descriptors, self.layout.size);
+        self.next_used = next;
     }
 
     pub(crate) fn publish(&mut self, mem: &BusMemory) -> bool {
-        if self.batch_len == 0 || self.fault.is_some() {
+        if self.fault.is_some() {
             return false;
         }
-        // Barrier B: pairs with the load of the flags in DriverHalf::look.
-        self.layout.store_first(mem, self.batch.at, self.first);
+        let untold = std::mem::take(&mut self.untold);
+        if self.batch_len == 0 {
+            return untold;
+        }
+        if self.journal.is_none() {
+            // Barrier B: pairs with the load of the flags in DriverHalf::look.
+            self.layout.store_first(mem, self.batch.at, self.first);
+        }
         // Barrier D: pairs with the fence in DriverHalf::arm.
         if !planted(Bug::DevicePublishFence) {
             fence_full();
@@ -297,7 +372,7 @@ impl DeviceHalf {
         self.out -= self.batch_len;
         self.batch = self.next_used;
         self.batch_len = 0;
-        wanted
+        untold | wanted
     }
 
     pub(crate) fn arm_beyond(&mut self, mem: &BusMemory, enough: u16) -> Result<bool, QueueError> {

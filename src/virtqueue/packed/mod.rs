@@ -97,14 +97,14 @@ impl Layout {
 
 /// A place in the ring, and on which lap: the wrap counter (§2.8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cursor {
-    at: u16,
-    wrap: bool,
+pub(super) struct Cursor {
+    pub(super) at: u16,
+    pub(super) wrap: bool,
 }
 
 impl Cursor {
     /// Where both ends begin.
-    const START: Self = Self { at: 0, wrap: true };
+    pub(super) const START: Self = Self { at: 0, wrap: true };
 
     /// The place `by` descriptors on, at most a whole lap.
     fn advance(self, by: u16, size: u16) -> Self {
@@ -125,7 +125,7 @@ impl Cursor {
 
     /// How many descriptors it is from `start` to here, within two laps: more the wrap counter does
     /// not tell apart.
-    fn since(self, start: Self, size: u16) -> u32 {
+    pub(super) fn since(self, start: Self, size: u16) -> u32 {
         let (here, start_at, size) = (u32::from(self.at), u32::from(start.at), u32::from(size));
         let lap = if self.wrap == start.wrap || planted(Bug::EventWrap) { 0 } else { size };
         (here + lap + 2 * size - start_at) % (2 * size)

@@ -1,7 +1,7 @@
 //! The device half: takes available chains, and gives them back used.
 //!
 //! It reads the descriptor table and the available ring, each word once, and never the used ring,
-//! which may be far. What a chain says is resolved to spans here; from then on nobody looks at the
+//! which may be far, but once where it starts in the middle of it. What a chain says is resolved to spans here; from then on nobody looks at the
 //! descriptors again.
 //!
 //! In order (§2.7.9), it still writes an entry for each chain: drivers must take that, and it says
@@ -9,14 +9,15 @@
 //!
 //! Invariants: `pushed`, `next_avail` and `seen` never overtake each other in this order, nor
 //! `published` `pushed`. The chains from `pushed` to `next_avail` (by count, not by name: they may
-//! be completed in any order) are held by this end; each is `Some` in `held`.
+//! be completed in any order) are held by this end, but for `lost` ones, which somebody took before it
+//! started; each is `Some` in `held`.
 
 use super::{Descriptor, Layout, load_half, load_idx, need_event};
 use crate::memory::{BusMemory, View, fence_full};
 use crate::planted::{Bug, planted};
 use crate::spec::split;
 use crate::virtqueue::area::{self, view, word};
-use crate::virtqueue::{Chain, QueueConfig, QueueError};
+use crate::virtqueue::{At, Chain, Journal, Position, QueueConfig, QueueError, Start};
 
 /// A descriptor table that is being walked: the main one or an indirect one.
 struct Table<'m> {
@@ -40,6 +41,8 @@ pub(crate) struct DeviceHalf {
     seen: u16,
     /// Available index of the next chain to be popped.
     next_avail: u16,
+    /// Chains that somebody took before this half started, and did not use.
+    lost: u16,
     /// Used index of the next entry to be written.
     pushed: u16,
     /// The used index as the driver sees it.
@@ -50,32 +53,89 @@ pub(crate) struct DeviceHalf {
     event: u16,
     /// Whether the driver was asked to notify.
     armed: bool,
+    /// The driver may not have been told of what the half before this one published.
+    untold: bool,
+    journal: Option<Journal>,
     fault: Option<QueueError>,
 }
 
 impl DeviceHalf {
     pub(crate) fn new(config: &QueueConfig, mem: &BusMemory) -> Result<Self, QueueError> {
         let layout = Layout::new(config, mem, split::AVAIL_ALIGN)?;
-        let mut queue = Self {
-            indirect: config.indirect,
-            in_order: config.in_order,
-            held: vec![None; config.size.into()],
-            heads: vec![0; config.size.into()],
-            seen: 0,
-            next_avail: 0,
-            pushed: 0,
-            published: 0,
-            flags: 0,
-            event: 0,
-            armed: true, // cleared rings ask for notifications
-            fault: None,
-            layout,
-        };
+        let mut queue = Self::over(layout, config, 0, 0);
         if config.event_idx {
             // A driver need only clear `flags`.
             queue.store_event(&view(mem, queue.layout.used), 0);
         }
         Ok(queue)
+    }
+
+    pub(crate) fn new_at(
+        config: &QueueConfig,
+        mem: &BusMemory,
+        start: Start,
+    ) -> Result<Self, QueueError> {
+        let layout = Layout::new(config, mem, split::AVAIL_ALIGN)?;
+        let Start { at, journal } = start;
+        if let Some(journal) = &journal {
+            journal.suits(config.size, false)?;
+        }
+        let used = view(mem, layout.used);
+        let position = match at {
+            At::Position(position) => position,
+            At::Base(base) => {
+                let avail = u16::try_from(base).map_err(|_| QueueError::SplitBase { base })?;
+                Position::split(avail, load_idx(&used))
+            }
+            At::Crash { .. } => {
+                journal.as_ref().map_or(Ok(()), Journal::check_split)?;
+                let idx = load_idx(&used);
+                Position::split(idx, idx)
+            }
+        };
+        let Position::Split { avail, used: pushed } = position else {
+            return Err(QueueError::PositionFormat { position });
+        };
+        let in_order = config.in_order || journal.is_some();
+        let lost = position.out(config.size, in_order)?;
+        let mut queue = Self::over(layout, config, avail, pushed);
+        (queue.lost, queue.in_order, queue.untold) = (lost, in_order, true);
+        // The half before may have asked for no notifications.
+        queue.layout.store_head(&used, queue.flags, queue.published);
+        if config.event_idx {
+            queue.store_event(&used, avail);
+        }
+        if let Some(journal) = &journal {
+            journal.start_split(pushed);
+        }
+        queue.journal = journal;
+        Ok(queue)
+    }
+
+    /// A half at these indices, which has asked for notifications.
+    fn over(layout: Layout, config: &QueueConfig, avail: u16, used: u16) -> Self {
+        Self {
+            indirect: config.indirect,
+            in_order: config.in_order,
+            held: vec![None; config.size.into()],
+            heads: vec![0; config.size.into()],
+            seen: avail,
+            next_avail: avail,
+            lost: 0,
+            pushed: used,
+            published: used,
+            flags: 0,
+            event: avail,
+            armed: true, // cleared rings ask for notifications
+            untold: false,
+            journal: None,
+            fault: None,
+            layout,
+        }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position::split(self.published.wrapping_add(self.lost), self.published)
     }
 
     pub(crate) fn size(&self) -> u16 {
@@ -216,8 +276,12 @@ impl DeviceHalf {
 
     pub(crate) fn publish(&mut self, mem: &BusMemory) -> bool {
         let old = self.published;
-        if old == self.pushed || self.fault.is_some() {
+        if self.fault.is_some() {
             return false;
+        }
+        let untold = std::mem::take(&mut self.untold);
+        if old == self.pushed {
+            return untold;
         }
         self.published = self.pushed;
         let avail = view(mem, self.layout.avail);
@@ -225,6 +289,9 @@ impl DeviceHalf {
             .then(|| load_half(&avail, split::used_event(self.layout.size)));
         // Barrier B: pairs with the load of the index in DriverHalf::used_ready.
         self.layout.store_head(&view(mem, self.layout.used), self.flags, self.published);
+        if let Some(journal) = &self.journal {
+            journal.published_split(self.published);
+        }
         // Barrier D: pairs with the fence in DriverHalf::arm.
         if !planted(Bug::DevicePublishFence) {
             fence_full();
@@ -232,9 +299,9 @@ impl DeviceHalf {
         if self.layout.event_idx {
             let event = load_half(&avail, split::used_event(self.layout.size));
             let event = early.unwrap_or(event);
-            need_event(event, self.published, old)
+            untold | need_event(event, self.published, old)
         } else {
-            load_half(&avail, 0) & split::AVAIL_F_NO_INTERRUPT == 0
+            untold | (load_half(&avail, 0) & split::AVAIL_F_NO_INTERRUPT == 0)
         }
     }
 

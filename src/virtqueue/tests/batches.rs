@@ -1,7 +1,5 @@
 //! `IN_ORDER`: a device, written by hand, that writes one used entry for several chains.
 
-use std::collections::VecDeque;
-
 use proptest::prelude::*;
 
 use super::*;

@@ -2,10 +2,15 @@
 //! and raw octets.
 
 mod batches;
+#[cfg(feature = "sim")]
+mod cuts;
 mod pairs;
 mod races;
+mod restarts;
+mod starts;
 mod suppression;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::*;

@@ -1,7 +1,5 @@
 //! The two halves against each other, with a list of what should come out as the reference.
 
-use std::collections::VecDeque;
-
 use proptest::prelude::*;
 
 use super::*;
