@@ -13,6 +13,7 @@ mod demo;
 mod engine;
 mod features;
 mod flood;
+mod front_end;
 pub(crate) mod hostile;
 mod life;
 mod limits;
@@ -65,6 +66,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(moves::a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost),
     case!(moves::an_end_that_finds_the_next_backplane_first_waits_for_the_other),
     case!(moves::ends_find_the_last_of_several_backplanes),
+    case!(front_end::a_master_and_an_agent_carry_v4_and_v6_whoever_listens),
+    case!(front_end::an_end_that_was_killed_or_stopped_is_back_whoever_listens),
+    case!(front_end::a_board_that_is_set_down_takes_the_masters_carrier),
+    case!(front_end::a_master_takes_the_address_that_the_device_gives_unless_its_config_has_one),
+    case!(
+        front_end::a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_one_then_taken
+    ),
+    case!(front_end::a_back_end_that_hangs_is_given_up),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),

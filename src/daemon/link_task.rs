@@ -20,6 +20,7 @@
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
 mod back_end;
+mod front_end;
 mod running;
 mod view;
 mod workers;
@@ -150,6 +151,7 @@ impl LinkTask {
             }
             let stops = match (&self.config.transport, self.role) {
                 (Transport::VhostUser { .. }, Role::Agent) => self.served(netdev.as_mut()).await,
+                (Transport::VhostUser { .. }, Role::Master) => self.drives(netdev.as_mut()).await,
                 _ => self.attached(netdev.as_mut()).await,
             };
             if stops {

@@ -300,7 +300,10 @@ impl<'a> Running<'a> {
                 Event::Ring { owner, vector } => self.ring(owner, vector),
                 Event::Peer(hello) => {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
-                    self.workers.take_mac(hello.mac).await;
+                    // The master says which one the board has, and not the other way about.
+                    if self.task.role == Role::Agent {
+                        self.workers.take_mac(hello.mac).await;
+                    }
                 }
                 Event::PeerLink(said) => {
                     self.workers.take_peer_link(said, self.link.peer_link()).await;

@@ -5,7 +5,7 @@ use crate::memory::MemoryError;
 use crate::net::device_path::DevicePath;
 use crate::net::engine_path::EnginePath;
 use crate::net::path::PathError;
-use crate::virtqueue::QueueError;
+use crate::virtqueue::{Position, QueueError};
 
 /// Commands of the kind that data paths follow, answered in one turn; a flood waits.
 const MOST_ROUNDS: usize = 16;
@@ -30,6 +30,21 @@ impl std::fmt::Display for Unfit {
     }
 }
 
+impl Unfit {
+    /// Whether it may be by what the driver wrote: where a split queue stands in its used ring is read there.
+    fn may_be_by_driver(&self) -> bool {
+        let fault = match self {
+            Self::Queue(_, e) | Self::Path(PathError::Receiveq(e) | PathError::Transmitq(e)) => e,
+            _ => return false,
+        };
+        let (QueueError::Position { position, .. } | QueueError::OutInOrder { position }) = fault
+        else {
+            return false;
+        };
+        matches!(position, Position::Split { .. })
+    }
+}
+
 impl<F: Descriptor> BackEndLink<F> {
     /// Where the control queue is, if there is one.
     pub(super) fn controlq(&self) -> u16 {
@@ -51,7 +66,7 @@ impl<F: Descriptor> BackEndLink<F> {
         let able = self.broken.is_none() && !self.closed && self.model.negotiated().is_some();
         if able && self.passes_control() && self.control.is_none() {
             if let Err(unfit) = self.start_control() {
-                return self.close(&unfit.to_string());
+                return self.cannot_start(&unfit);
             }
         }
         for pair in 0..self.params.pairs {
@@ -64,11 +79,19 @@ impl<F: Descriptor> BackEndLink<F> {
                 // What waits may be for this one to rest.
                 Pair::AtRest if wanted && self.waiting.is_none() => {
                     if let Err(unfit) = self.start_pair(pair) {
-                        return self.close(&unfit.to_string());
+                        return self.cannot_start(&unfit);
                     }
                 }
                 _ => {}
             }
+        }
+    }
+
+    fn cannot_start(&mut self, unfit: &Unfit) {
+        if unfit.may_be_by_driver() {
+            self.handle_broken(&unfit.to_string());
+        } else {
+            self.close(&unfit.to_string());
         }
     }
 

@@ -257,6 +257,11 @@ fn rules(part: Part) -> io::Result<Rules> {
         let netlink = (0, Len::Dword, Is::Eq, number(libc::AF_NETLINK));
         let route = (2, Len::Dword, Is::Eq, number(libc::NETLINK_ROUTE));
         rules.insert(libc::SYS_socket, vec![rule(&[netlink, route])?]);
+        // A vhost-user back-end gets one end, to ask by.
+        let unix = (0, Len::Dword, Is::Eq, number(libc::AF_UNIX));
+        let stream = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let stream = (1, Len::Dword, Is::Eq, number(stream));
+        rules.insert(libc::SYS_socketpair, vec![rule(&[unix, stream])?]);
     }
     Ok(rules)
 }

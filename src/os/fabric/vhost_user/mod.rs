@@ -14,5 +14,7 @@
 pub mod connection;
 mod dial;
 pub mod memory;
+mod pair;
 
 pub use dial::{DialError, dial};
+pub use pair::pair;
