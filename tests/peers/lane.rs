@@ -33,7 +33,6 @@ pub(crate) enum Role {
     /// A device, which is a back-end: it listens.
     Agent,
     /// A driver, which is a front-end: it connects.
-    #[allow(dead_code, reason = "its stories are to come")]
     Master,
 }
 

@@ -1,5 +1,6 @@
 //! The stories, each a claim.
 
+mod drives_testpmd;
 mod guest_drives;
 mod harness;
 mod testpmd_drives;
@@ -44,4 +45,8 @@ pub(crate) const ALL: &[Story] = &[
     story!(guest_drives::a_reset_in_the_middle_of_traffic_is_survived),
     story!(guest_drives::a_guest_killed_in_the_middle_of_traffic_makes_room_for_another),
     story!(guest_drives::an_agent_killed_in_the_middle_of_traffic_is_found_again),
+    story!(drives_testpmd::all_that_it_sends_a_master_counts),
+    story!(drives_testpmd::what_it_sends_comes_back),
+    story!(drives_testpmd::it_answers_echoes_of_a_tap),
+    story!(drives_testpmd::a_device_that_comes_back_is_found_again),
 ];
