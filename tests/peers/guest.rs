@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use boardlane::net::features::Features;
@@ -16,9 +17,6 @@ use crate::world::{PATIENCE, World};
 
 /// How long Linux may take to a shell: 2 to 4 s where the processors are idle.
 const BOOT: Duration = Duration::from_secs(40);
-/// Seconds that one measurement of throughput takes.
-const IPERF3_SECONDS: u64 = 2;
-const IPERF3_LIMIT: Duration = Duration::from_secs(20);
 
 /// A shell reads commands from a port of virtio's console; the kernel logs to a serial line, which
 /// under emulation is too slow in telling of what came.
@@ -66,26 +64,26 @@ impl Default for Plan {
 /// A device that a back-end at `socket` plays, with these further properties.
 pub(crate) fn vhost_user(socket: &Path, queues: u16, properties: &str) -> Vec<String> {
     let chardev = format!("socket,path={},id=chardev", socket.display());
-    let netdev = format!("vhost-user,id=network,chardev=chardev,queues={queues}");
+    let netdev = format!("vhost-user,id=vhost,chardev=chardev,queues={queues}");
     let mut words = vec!["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev];
-    words.extend(device(queues, properties));
+    words.extend(device("vhost", queues, properties));
     words
 }
 
 /// A device that QEMU plays itself, before a TAP of this name that it makes.
 pub(crate) fn own_tap(name: &str, properties: &str) -> Vec<String> {
-    let netdev = format!("tap,id=network,ifname={name},script=no,downscript=no,vhost=off");
+    let netdev = format!("tap,id=tap,ifname={name},script=no,downscript=no,vhost=off");
     let mut words = vec!["-netdev".to_owned(), netdev];
-    words.extend(device(1, properties));
+    words.extend(device("tap", 1, properties));
     words
 }
 
-fn device(queues: u16, properties: &str) -> [String; 2] {
+fn device(netdev: &str, queues: u16, properties: &str) -> [String; 2] {
     let comma = if properties.is_empty() { "" } else { "," };
     // For each queue, for the control queue, and for changes of the configuration.
     let vectors = queues * 2 + 2;
     let mq = if queues > 1 { format!(",mq=on,vectors={vectors}") } else { String::new() };
-    let device = format!("virtio-net-pci,netdev=network,romfile={mq}{comma}{properties}");
+    let device = format!("virtio-net-pci,netdev={netdev},romfile={mq}{comma}{properties}");
     ["-device".to_owned(), device]
 }
 
@@ -150,9 +148,9 @@ impl Guest {
         output
     }
 
-    /// Gives the netdev an address with a prefix length, and sets it up.
-    pub(crate) fn set_up(&mut self, address: &str) {
-        self.run_well(&format!("ip addr add {address} dev eth0 && ip link set eth0 up"));
+    /// Gives a netdev an address with a prefix length, and sets it up.
+    pub(crate) fn set_up(&mut self, netdev: &str, address: &str) {
+        self.run_well(&format!("ip addr add {address} dev {netdev} && ip link set {netdev} up"));
     }
 
     /// Echoes come back from an address: one to find the way, then each.
@@ -165,9 +163,10 @@ impl Guest {
     }
 
     /// Throughput of TCP to the server at `address`, in Gbit/s; `words` are more of iperf3's arguments.
-    pub(crate) fn iperf3(&mut self, address: &str, words: &str) -> f64 {
-        let command = format!("iperf3 -J -c {address} -t {IPERF3_SECONDS} {words}");
-        let (status, text) = self.run_within(&command, IPERF3_LIMIT);
+    pub(crate) fn iperf3(&mut self, address: &str, seconds: u64, words: &str) -> f64 {
+        let command = format!("iperf3 -J -c {address} -t {seconds} {words}");
+        let limit = PATIENCE + Duration::from_secs(seconds);
+        let (status, text) = self.run_within(&command, limit);
         assert_eq!(status, 0, "{command}: {text}");
         let report: Value = serde_json::from_str(&text).expect("what iperf3 says");
         let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
@@ -234,8 +233,9 @@ fn program(qemu: Qemu) -> Vec<String> {
     }
 }
 
-fn version_of(qemu: Qemu) -> String {
-    let output = std::process::Command::new(&program(qemu)[0]).arg("--version").output().unwrap();
+/// Its version.
+pub(crate) fn version_of(qemu: Qemu) -> String {
+    let output = Command::new(&program(qemu)[0]).arg("--version").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     text.split(" (").next().unwrap_or_default().trim().replace("emulator version ", "")
 }

@@ -20,6 +20,7 @@ mod case;
 mod cases;
 mod guest;
 mod image;
+mod lane;
 mod place;
 mod talk;
 mod testpmd;
@@ -31,6 +32,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use libtest_mimic::Arguments;
+
+use guest::Qemu;
 
 /// A story that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -48,6 +51,10 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let missing =
         if arguments.list { None } else { case::missing().or_else(|| place::missing().err()) };
+    if !arguments.list && missing.is_none() {
+        let qemu = [Qemu::System, Qemu::Later].map(guest::version_of).join(", ");
+        eprintln!("peers: {}, {qemu}", testpmd::version());
+    }
     let trials = cases::ALL.iter().map(|story| {
         case::trial(story.name.to_owned(), missing.clone(), |name| {
             case::run(name, LIMIT, ("RUST_BACKTRACE", "0"))

@@ -1,6 +1,6 @@
 //! A program that is told things through its standard input, and answers into its log.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdin, Stdio};
@@ -26,8 +26,11 @@ impl Talk {
     /// Starts it on a machine of `world`, as the daemon of this name.
     pub(crate) fn start(world: &mut World, name: &str, machine: &str, words: &[String]) -> Self {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let log = world.log_path(name);
+        // One that ran before by this name has written, too.
+        let heard = fs::metadata(&log).map_or(0, |log| log.len());
         let input = world.start_told(name, machine, &words, Stdio::piped()).unwrap();
-        Self { name: name.to_owned(), input, log: world.log_path(name), heard: 0 }
+        Self { name: name.to_owned(), input, log, heard }
     }
 
     pub(crate) fn name(&self) -> &str {

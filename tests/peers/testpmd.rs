@@ -2,6 +2,7 @@
 //! a back-end), with memory of its own that it shares, and traffic at the speed of a processor.
 
 use std::path::Path;
+use std::process::Command;
 
 use boardlane::net::features::Features;
 
@@ -10,6 +11,8 @@ use crate::talk::Talk;
 use crate::world::{PATIENCE, World, check, wait};
 
 const PROMPT: &str = "testpmd> ";
+/// What stands before its version.
+const VERSION: &str = "RTE Version: '";
 /// Buffers; with them each process shares 512 MB at most.
 const BUFFERS: u32 = 16384;
 
@@ -84,7 +87,7 @@ impl Testpmd {
         let talk = Talk::start(world, name, plan.machine, &words(world, name, plan));
         let mut testpmd = Self { talk, version: String::new() };
         testpmd.version = testpmd.talk.hear("it takes commands", PATIENCE, |text| {
-            text.ends_with(PROMPT).then(|| between(text, "RTE Version: '", "'").to_owned())
+            text.ends_with(PROMPT).then(|| between(text, VERSION, "'").to_owned())
         });
         testpmd
     }
@@ -164,6 +167,12 @@ impl Testpmd {
         let status = world.wait_end(self.talk.name());
         assert!(status.success(), "{}: {status}", self.talk.name());
     }
+}
+
+/// The version of what is there.
+pub(crate) fn version() -> String {
+    let output = Command::new(place::testpmd()).args(["-v", "-h"]).output().unwrap();
+    between(&String::from_utf8_lossy(&output.stderr), VERSION, "'").to_owned()
 }
 
 /// The command line.

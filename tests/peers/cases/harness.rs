@@ -2,28 +2,13 @@
 
 use std::path::PathBuf;
 
-use boardlane::net::features::Features;
-use boardlane::spec::net;
-
 use crate::guest::{self, Guest, Qemu};
+use crate::lane::FRONT_ENDS;
 use crate::testpmd::{Plan, Testpmd, device, driver};
 use crate::world::World;
 
 /// Enough to fill every ring several times.
 const FRAMES: u64 = 100_000;
-/// Features that a vhost-user front-end plays itself, and PROTOCOL_FEATURES, which drivers do not see.
-const FRONT_ENDS: Features = Features::of(&[
-    net::F_MAC,
-    net::F_STATUS,
-    net::F_CTRL_VQ,
-    net::F_CTRL_RX,
-    net::F_CTRL_VLAN,
-    net::F_CTRL_MAC_ADDR,
-    net::F_GUEST_ANNOUNCE,
-    net::F_CTRL_GUEST_OFFLOADS,
-    net::F_MQ,
-    30,
-]);
 
 /// One machine, and a socket on it.
 fn ground() -> (World, PathBuf) {
@@ -103,7 +88,7 @@ fn through_testpmd(qemu: Qemu, keys: &str) {
     );
     guest.introduce();
     back.introduce(&world);
-    guest.set_up("10.77.0.1/30");
+    guest.set_up("eth0", "10.77.0.1/30");
     guest.pings("10.77.0.2");
     // A TAP is another port: stop() reads the guest's.
     let had = back.stop();
@@ -131,7 +116,7 @@ fn with_own_tap() -> (World, Guest) {
     world.ip("master", "addr add 10.77.0.2/30 dev tap0");
     world.ip("master", "link set tap0 up");
     guest.introduce();
-    guest.set_up("10.77.0.1/30");
+    guest.set_up("eth0", "10.77.0.1/30");
     guest.pings("10.77.0.2");
     (world, guest)
 }
@@ -139,7 +124,7 @@ fn with_own_tap() -> (World, Guest) {
 pub(super) fn a_guest_reaches_a_tap_of_qemus() {
     let (mut world, mut guest) = with_own_tap();
     guest::serve_iperf3(&mut world, "master");
-    let rate = guest.iperf3("10.77.0.2", "");
+    let rate = guest.iperf3("10.77.0.2", 1, "");
     eprintln!("{rate:.3} Gbit/s");
     assert!(rate > 0.0);
     world.wait_end("iperf3");
@@ -150,6 +135,6 @@ pub(super) fn a_guest_reaches_a_tap_of_qemus() {
 pub(super) fn a_guest_that_reboots_is_back() {
     let (_world, mut guest) = with_own_tap();
     guest.reboot();
-    guest.set_up("10.77.0.1/30");
+    guest.set_up("eth0", "10.77.0.1/30");
     guest.pings("10.77.0.2");
 }
