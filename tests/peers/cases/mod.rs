@@ -1,6 +1,7 @@
 //! The stories, each a claim.
 
 mod drives_testpmd;
+mod front_end;
 mod guest_drives;
 mod harness;
 mod testpmd_drives;
@@ -50,6 +51,9 @@ pub(crate) const ALL: &[Story] = &[
     story!(drives_testpmd::what_it_sends_comes_back),
     story!(drives_testpmd::it_answers_echoes_of_a_tap),
     story!(drives_testpmd::a_device_that_comes_back_is_found_again),
+    story!(front_end::a_device_killed_in_the_middle_of_traffic_makes_room_for_another),
+    story!(front_end::a_master_killed_in_the_middle_of_traffic_has_its_device_again),
+    story!(front_end::a_device_that_connects_to_the_master_is_driven_too_and_comes_back),
     story!(vhost_net::links_of_boards_are_served_by_a_guests_kernel),
     story!(vhost_net::links_without_a_feature_are_served_by_a_guests_kernel),
     story!(vhost_net::stock_drivers_are_served_by_a_guests_kernel),
