@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -227,16 +227,29 @@ impl World {
 
     /// Starts a command on a machine, as the daemon of this name.
     pub(crate) fn start_words(&mut self, daemon: &str, machine: &str, words: &[&str]) {
+        self.start_told(daemon, machine, words, Stdio::null());
+    }
+
+    /// As [`World::start_words`], for one that reads from `input`; gives its other end, if it is a pipe.
+    pub(crate) fn start_told(
+        &mut self,
+        daemon: &str,
+        machine: &str,
+        words: &[&str],
+        input: Stdio,
+    ) -> Option<ChildStdin> {
         let path = self.log_path(daemon);
         let log = OpenOptions::new().create(true).append(true).open(path).unwrap();
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).stdin(Stdio::null());
+        command.args(&words[1..]).stdin(input);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let netns = self.machines.get(machine);
         let netns = netns.map(|netns| netns.as_fd().try_clone_to_owned().unwrap());
-        let process = child::spawn(&mut command, netns).unwrap();
+        let mut process = child::spawn(&mut command, netns).unwrap();
+        let told = process.stdin.take();
         let before = self.daemons.insert(daemon.to_owned(), process);
         assert!(before.is_none(), "{daemon} runs already");
+        told
     }
 
     /// The id of a running daemon's process.
@@ -272,7 +285,8 @@ impl World {
         })
     }
 
-    fn log_path(&self, daemon: &str) -> PathBuf {
+    /// The file of what a daemon has logged.
+    pub(crate) fn log_path(&self, daemon: &str) -> PathBuf {
         self.traces.directory.join(format!("{daemon}.log"))
     }
 

@@ -26,6 +26,7 @@ pub mod back_end;
 mod control;
 mod dead;
 mod event;
+pub mod front_end;
 mod messages;
 mod netdev_state;
 mod pairs;

@@ -71,6 +71,8 @@ fn the_example_configs_are_good_and_fit_each_other() {
         transports.push(transport.unwrap().to_owned());
     }
     assert_eq!(transports[0], transports[1]);
+    let file = directory.join("master-vhost-user.toml");
+    assert_eq!(run(&["check", file.to_str().unwrap()]).0, 0);
 }
 
 #[test]
@@ -78,7 +80,7 @@ fn the_readme_has_the_example_configs_every_key_and_every_drop() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
     let readme = read("README.md");
-    for name in ["agent.toml", "master.toml"] {
+    for name in ["agent.toml", "master.toml", "master-vhost-user.toml"] {
         let text = read(&format!("examples/config/{name}"));
         assert!(readme.contains(&format!("```toml\n{text}```\n")), "{name} is another there");
     }
@@ -297,6 +299,30 @@ fn what_dead_daemons_left_beside_their_sockets_is_cleaned() {
     dir.file("agent.sock.no-such-netdev.owned", "");
     assert_eq!(clean(&[]), (0, String::new(), String::new()));
     assert!(Path::new(&note).exists());
+}
+
+#[test]
+fn the_socket_that_a_dead_agent_listened_on_is_cleaned_and_the_peers_own_is_not() {
+    let dir = Dir::new("clean-vhost-user");
+    let [listens, connects] = ["a.sock", "b.sock"].map(|name| dir.0.join(name));
+    let text = format!(
+        "control = \"{}/c.sock\"\n[[link]]\nname = \"no-such-a\"\ntransport = \"vhost-user:{}\"\n\
+         [[link]]\nname = \"no-such-b\"\ntransport = \"vhost-user:{}?client\"\n",
+        dir.0.display(),
+        listens.display(),
+        connects.display()
+    );
+    let file = dir.file("agent.toml", &text);
+    let lock = dir.file("a.sock.lock", "1234\n");
+    drop(UnixListener::bind(&listens).unwrap());
+    drop(UnixListener::bind(&connects).unwrap());
+    let clean = || run(&["clean", "--config", &file]);
+    let removed = format!("socket {}\nlock {lock}\n", listens.display());
+    assert_eq!(clean(), (0, removed, String::new()));
+    assert!(!listens.exists() && !Path::new(&lock).exists() && connects.exists());
+    let _alive = UnixListener::bind(&listens).unwrap();
+    assert_eq!(clean(), (0, String::new(), String::new()));
+    assert!(listens.exists());
 }
 
 #[test]

@@ -395,6 +395,21 @@ fn memory_that_went_away_is_an_error_and_no_signal() {
     file.set_len(4096).unwrap();
     let span = IoSpan::shared(memory.view(4096, 1000)).unwrap();
     assert_eq!(tap.write_from(&[IoSpan::private(&[0; HEADER_LEN]), span]), Err(LostTap::BadMemory));
+    Packets::on(tap.index()).send(&frame(9, 100));
+    let mut read = Ok(None);
+    eventually("a frame comes", || {
+        let gone = IoSpanMut::shared(memory.view(4096, 1000)).unwrap();
+        read = tap.read_into(&mut [gone]);
+        read != Ok(None)
+    });
+    assert_eq!(read, Err(LostTap::BadMemory));
+    // The TAP is as good as before.
+    assert_eq!(write(&tap, &frame(8, 100)), Ok(Write::Sent));
+    assert_eq!(
+        LostTap::BadMemory.to_string(),
+        "memory of the other end is gone",
+        "it is the other end's that went, not the TAP"
+    );
 }
 
 fn a_tap_works_on_in_another_namespace(scratch: &Scratch) {

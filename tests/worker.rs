@@ -5,14 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use boardlane::daemon::worker::{IN, Job, Limits, OUT, Port, QueueStats, Worker};
-use boardlane::memory::BusMemory;
+use boardlane::memory::{BusMemory, Region, Side, Span};
 use boardlane::net::echo::Echo;
 use boardlane::net::features::Features;
 use boardlane::net::frame::{Drop as FrameDrop, Offloads};
@@ -21,12 +21,13 @@ use boardlane::net::rate::Rate;
 use boardlane::net::settings::{Coalesce, Current, Settings};
 use boardlane::net::sources::Sources;
 use boardlane::os::dma::EngineModel;
+use boardlane::os::fabric::vhost_user::memory::{Loss, map};
 use boardlane::os::netns::Namespace;
 use boardlane::os::poll::ring;
 use boardlane::os::tap::Tap;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, ftruncate, memfd_create};
 
 /// Nothing comes and nothing goes, but one used buffer, of which the driver wants to be told.
 #[derive(Debug)]
@@ -390,6 +391,83 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
     assert!(stats.notifications_sent.load(Ordering::Relaxed) > 0, "the driver is told");
 }
 
+/// There is always a frame more, whose rest lies in memory that another gave.
+#[derive(Debug)]
+struct Given {
+    prefix: Vec<u8>,
+    tail: Span,
+}
+
+impl Path for Given {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        Ok(Inward::Frame {
+            prefix: &self.prefix,
+            tail: std::slice::from_ref(&self.tail),
+            len: 1060,
+        })
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        Ok(true)
+    }
+    fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+        Ok(true)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+fn memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev() {
+    let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, 8192).unwrap();
+    let region = map(file.as_fd(), 0, 8192, &Loss::new()).unwrap();
+    let region = Region::mapped(0, 8192, Side::Far, region, 0);
+    let mem = Arc::new(BusMemory::new(vec![region]).unwrap());
+    let tap = Arc::new(Tap::create("bl-worker", false).unwrap());
+    let stats = Arc::<QueueStats>::default();
+    let job = Job {
+        path: Box::new(Given { prefix: vec![0; 12 + 60], tail: mem.resolve(4096, 1000).unwrap() }),
+        mem: mem.clone(),
+        engine_mem: mem,
+        port: Port::Tap(tap.clone()),
+        doorbells: vec![Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap())],
+        peers: [None, None],
+        stats: stats.clone(),
+        heartbeat: Duration::from_millis(250),
+        engine: EngineModel::default(),
+        settings: None,
+        limits: Limits::default(),
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    let broken = move |why, netdev_lost| tell.send((why, netdev_lost)).unwrap();
+    let worker = Worker::start("bl-worker", job, broken).unwrap();
+    let since = Instant::now();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    // The netdev is down, so frames that the kernel has taken are dropped.
+    while count(&stats.rx.drops[FrameDrop::NetdevDown as usize]) == 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "no frame came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ftruncate(&file, 4096).unwrap();
+    let (why, netdev_lost) = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!((why.as_str(), netdev_lost), ("memory of the other end is gone", false));
+    assert!(worker.stop().is_none(), "its data path is no good any more");
+    assert_eq!(tap.current_name().unwrap(), "bl-worker");
+}
+
 /// A namespace for one case, which goes with it.
 struct Scratch {
     name: String,
@@ -446,6 +524,7 @@ fn main() {
         case!(5, a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring),
         case!(6, an_echo_that_rests_publishes_what_is_finished_meanwhile),
         case!(7, a_notification_goes_to_the_doorbell_of_its_queue),
+        case!(8, memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

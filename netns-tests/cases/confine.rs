@@ -17,7 +17,8 @@ const NET_RAW: u64 = 1 << 13;
 const SYS_PTRACE: u64 = 1 << 19;
 const SYS_ADMIN: u64 = 1 << 21;
 const DAC_OVERRIDE: u64 = 1 << 1;
-const BROKERS: u64 = NET_ADMIN | NET_RAW | SYS_PTRACE | SYS_ADMIN | DAC_OVERRIDE;
+const CHOWN: u64 = 1;
+const BROKERS: u64 = NET_ADMIN | NET_RAW | SYS_PTRACE | SYS_ADMIN | DAC_OVERRIDE | CHOWN;
 
 /// What /proc says of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod demo;
 mod engine;
 mod features;
 mod flood;
+mod front_end;
 pub(crate) mod hostile;
 mod life;
 mod limits;
@@ -22,6 +23,7 @@ mod netdev_state;
 mod ports;
 mod reload;
 mod stock;
+pub(crate) mod vhost_net;
 
 /// A claim and what it needs beyond `ip`.
 pub(crate) struct Case {
@@ -65,6 +67,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(moves::a_link_whose_slot_is_no_more_goes_on_until_an_end_is_lost),
     case!(moves::an_end_that_finds_the_next_backplane_first_waits_for_the_other),
     case!(moves::ends_find_the_last_of_several_backplanes),
+    case!(front_end::a_master_and_an_agent_carry_v4_and_v6_whoever_listens),
+    case!(front_end::an_end_that_was_killed_or_stopped_is_back_whoever_listens),
+    case!(front_end::a_board_that_is_set_down_takes_the_masters_carrier),
+    case!(front_end::a_master_takes_the_address_that_the_device_gives_unless_its_config_has_one),
+    case!(
+        front_end::a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_one_then_taken
+    ),
+    case!(front_end::a_back_end_that_hangs_is_given_up),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
@@ -135,6 +145,33 @@ pub(crate) const ALL: &[Case] = &[
     case!(ports::an_end_without_a_netdev_makes_none_and_says_so_in_status),
     case!(ports::an_echo_that_is_killed_echoes_again_after_its_restart),
     case!(ports::a_frame_whose_offload_may_not_go_back_is_counted),
+    case!(
+        vhost_net::a_board_whose_kernel_has_no_vhost_net_says_so_and_moves_frames_itself,
+        "unshare"
+    ),
+    case!(
+        vhost_net::the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted,
+        "/dev/vhost-net"
+    ),
+    case!(vhost_net::each_feature_may_be_missing, "/dev/vhost-net"),
+    case!(vhost_net::two_queue_pairs_are_served_at_once, "/dev/vhost-net"),
+    case!(vhost_net::ends_that_are_killed_and_stopped_are_back, "/dev/vhost-net"),
+    case!(vhost_net::a_netdev_that_is_set_down_and_up_is_back, "/dev/vhost-net"),
+    case!(vhost_net::an_mtu_of_9000_carries_frames_of_that_size, "/dev/vhost-net"),
+    case!(
+        vhost_net::a_ring_that_the_kernel_finds_broken_stops_the_link_until_it_is_reset,
+        "/dev/vhost-net"
+    ),
+    case!(
+        stock::offloads::no_offload_comes_by_vhost_net_that_the_driver_has_turned_off,
+        "/dev/vhost-net",
+        "ethtool"
+    ),
+    case!(stock::queues::pairs_come_and_go_under_traffic_by_vhost_net, "/dev/vhost-net"),
+    case!(
+        stock::queues::a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other,
+        "/dev/vhost-net"
+    ),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

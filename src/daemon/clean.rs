@@ -14,14 +14,15 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::config::{Config, LinkConfig, RUN_DIR, Transport};
-use super::control::{ControlError, ControlSocket, lock_of};
+use super::config::{Config, LinkConfig, RUN_DIR, SocketSide, Transport};
+use super::control::{ControlError, ControlSocket};
 use super::demo;
 use super::netdev::{self, NOTE_END};
 use crate::os::access::Access;
 use crate::os::fabric::backplane::{self, BackplaneError};
 use crate::os::lock::LockFile;
 use crate::os::netns::Namespace;
+use crate::os::socket_file::lock_of;
 use crate::os::tap::Existing;
 
 /// What a cleaning came to.
@@ -109,9 +110,10 @@ impl Cleaning {
         }
     }
 
-    /// Control sockets, and the notes beside them.
+    /// Control sockets, and the notes beside them; the sockets of links, which have none.
     fn controls(&mut self, configs: &[Config], machine: bool) {
         let mut all: BTreeSet<PathBuf> = configs.iter().map(|c| c.control.clone()).collect();
+        all.extend(configs.iter().flat_map(|config| &config.links).filter_map(listens_at));
         if machine {
             match names_in(Path::new(RUN_DIR)) {
                 Ok(names) => all.extend(names.iter().filter_map(|name| control_in_run_dir(name))),
@@ -174,6 +176,14 @@ impl Cleaning {
             Err(BackplaneError::Running { .. }) => {}
             Err(e) => self.problem(e.to_string()),
         }
+    }
+}
+
+/// The socket that a link listens on, if it does.
+fn listens_at(link: &LinkConfig) -> Option<PathBuf> {
+    match &link.transport {
+        Transport::VhostUser { path, how: SocketSide::Server } => Some(path.clone()),
+        _ => None,
     }
 }
 

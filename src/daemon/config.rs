@@ -13,9 +13,11 @@ mod ip;
 mod limits;
 mod link;
 mod problem;
+mod pump;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::fmt;
 use std::io::Read;
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::Role;
-use crate::os::access::{self, Access, Owner};
+use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 pub use problem::{ConfigError, Problem};
@@ -62,6 +64,8 @@ pub struct LinkConfig {
     pub name: String,
     /// How the other end is reached; unique in the file.
     pub transport: Transport,
+    /// Who may connect to the socket that the transport has this end make.
+    pub socket: Access,
     /// The netdev's addresses; unique within a network namespace.
     pub addresses: Vec<IpPrefix>,
     /// Routes through the netdev.
@@ -80,6 +84,8 @@ pub struct LinkConfig {
     pub port: Port,
     /// Who copies the payload.
     pub dma: Dma,
+    /// Who moves frames between rings and netdev.
+    pub pump: Pump,
     /// What the engine is like, where one copies.
     pub engine: EngineConfig,
     /// What the two ends of the link speak.
@@ -137,8 +143,31 @@ pub enum Transport {
     Pci(String),
     /// A UIO device.
     Uio(PathBuf),
-    /// A vhost-user socket.
-    VhostUser(PathBuf),
+    /// A vhost-user socket: an agent is the back-end, a master the front-end.
+    VhostUser {
+        /// The socket's path.
+        path: PathBuf,
+        /// What this end does with it.
+        how: SocketSide,
+    },
+}
+
+/// What an end of a connection does with the socket by which both meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketSide {
+    /// It makes the socket, and waits for one who connects; a second one waits until that one is gone.
+    Server,
+    /// It connects.
+    Client,
+}
+
+impl fmt::Display for SocketSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        })
+    }
 }
 
 impl fmt::Display for Transport {
@@ -147,7 +176,7 @@ impl fmt::Display for Transport {
             Self::Shm(path) => write!(f, "shm:{}", path.display()),
             Self::Pci(function) => write!(f, "pci:{function}"),
             Self::Uio(path) => write!(f, "uio:{}", path.display()),
-            Self::VhostUser(path) => write!(f, "vhost-user:{}", path.display()),
+            Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
         }
     }
 }
@@ -213,6 +242,25 @@ impl fmt::Display for Dma {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Engine => "engine",
+        })
+    }
+}
+
+/// Who moves a link's frames between its rings and its netdev.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pump {
+    /// A thread of this program.
+    #[default]
+    Builtin,
+    /// The kernel's vhost-net, where it is there; at an agent.
+    VhostNet,
+}
+
+impl fmt::Display for Pump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Builtin => "builtin",
+            Self::VhostNet => "vhost-net",
         })
     }
 }
@@ -316,8 +364,8 @@ impl Config {
             let path = PathBuf::from(value);
             reader.socket_path(&path, &span).then_some(path)
         });
-        let access = read_access(&mut reader, root);
-        let links = read_links(&mut reader, root);
+        let access = transport::read_access(&mut reader, root, "control_mode", "control_owner");
+        let links = read_links(&mut reader, root, role);
         if reader.has_problems() {
             return Err(reader.into_error(file));
         }
@@ -326,30 +374,7 @@ impl Config {
     }
 }
 
-fn read_access(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Access {
-    let mut access = Access::default();
-    if let Some((text, place)) = reader.string(root, "control_mode") {
-        match access::parse_mode(text) {
-            Some(mode) => access.mode = mode,
-            None => {
-                let what = format!("{} is not a socket's mode", problem::quoted(text));
-                reader.problem(place, what, r#"write three octal digits, as "0660""#);
-            }
-        }
-    }
-    if let Some((text, place)) = reader.string(root, "control_owner") {
-        match Owner::parse(text) {
-            Ok(owner) => access.owner = owner,
-            Err(what) => {
-                let remedy = r#"write "USER:GROUP", "USER" or ":GROUP", by name or number"#;
-                reader.problem(place, what, remedy);
-            }
-        }
-    }
-    access
-}
-
-fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {
+fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>, role: Role) -> Vec<LinkConfig> {
     let end = reader.end();
     let Some((key, value)) = root.get_key_value("link") else {
         reader.problem(end, "there is no link", "add a [[link]] with name and transport");
@@ -366,7 +391,7 @@ fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LinkConfig> {
     let mut links = Vec::new();
     for item in tables {
         match item.get_ref() {
-            DeValue::Table(table) => links.extend(link::read(reader, table, item.span())),
+            DeValue::Table(table) => links.extend(link::read(reader, table, item.span(), role)),
             other => {
                 let what = format!("this link is {}", reader::kind(other));
                 reader.problem(item.span(), what, "write [[link]] above the keys of each link");

@@ -14,7 +14,7 @@ pub mod client;
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +23,6 @@ use futures::{FutureExt, StreamExt};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinError;
@@ -31,9 +30,9 @@ use tokio::time::timeout;
 
 use super::reload::{ReloadError, Report};
 use super::status::Status;
-use crate::os::access::{self, Access};
-use crate::os::lock::{LockError, LockFile};
+use crate::os::access::Access;
 use crate::os::log::Log;
+use crate::os::socket_file::{SocketError, SocketFile};
 
 /// Longest request, in bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -87,13 +86,10 @@ impl std::error::Error for ControlError {}
 /// A control socket that is listened on; dropping it removes the file.
 #[derive(Debug)]
 pub struct ControlSocket {
+    _file: SocketFile,
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file, so that only our own is removed.
-    file: (u64, u64),
     /// To whom it was given.
     owner: Option<u32>,
-    _lock: LockFile,
 }
 
 impl ControlSocket {
@@ -109,15 +105,13 @@ impl ControlSocket {
             _ => Path::new("."),
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
-        let lock = LockFile::take(&lock_of(path)).map_err(|error| match error {
-            LockError::Held { .. } => ControlError::Held(path.into()),
-            LockError::Os { error, .. } => ControlError::Io { path: lock_of(path), error },
+        let (file, listener) = SocketFile::bind(path, access).map_err(|error| match error {
+            SocketError::Held => ControlError::Held(path.into()),
+            SocketError::NotASocket => ControlError::NotASocket(path.into()),
+            SocketError::Io { path, error } => ControlError::Io { path, error },
         })?;
-        remove_stale(path)?;
-        let listener = access::listen(path, access).map_err(failed)?;
-        let file = identity(path).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { listener, path: path.into(), file, owner: access.owner.uid, _lock: lock })
+        Ok(Self { _file: file, listener, owner: access.owner.uid })
     }
 
     /// Answers clients until the future is dropped: with what `status` says, and, for those who may,
@@ -174,57 +168,6 @@ impl ControlSocket {
 
 /// What comes of the task that reloads.
 type Reload = Result<Result<Report, ReloadError>, JoinError>;
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
-            // Nobody is left to tell; the next daemon replaces the file.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Removes the socket of a dead daemon; the lock says that none of ours lives, but not that nobody
-/// else listens.
-fn remove_stale(path: &Path) -> Result<(), ControlError> {
-    let failed = |error| ControlError::Io { path: path.into(), error };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(file) if !file.file_type().is_socket() => {
-            return Err(ControlError::NotASocket(path.into()));
-        }
-        Ok(_) => {}
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    probe.set_nonblocking(true).map_err(failed)?;
-    match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
-        // One that a dead daemon gave to somebody else may be closed even to root, with few rights.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            std::fs::remove_file(path).map_err(failed)
-        }
-        // A full backlog means that somebody listens, too.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-        _ => Err(ControlError::Held(path.into())),
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let file = std::fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino()))
-}
-
-/// The file whose lock tells a live daemon from what a dead one left.
-pub fn lock_of(control: &Path) -> PathBuf {
-    let mut lock = control.as_os_str().to_owned();
-    lock.push(".lock");
-    lock.into()
-}
 
 /// What a client may ask.
 #[derive(Deserialize)]

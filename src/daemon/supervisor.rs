@@ -100,6 +100,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
     }
     daemon.stop().await;
+    broker.close().await;
     Ok(done?)
 }
 

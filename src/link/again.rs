@@ -14,8 +14,8 @@ pub(super) const QUARANTINE: [Duration; 2] = [Duration::from_secs(1), Duration::
 const MOST_EXCUSED: u32 = 3;
 
 /// Sessions begin no faster than this, in the long run, and so many at once.
-const SESSION_PERIOD: Duration = Duration::from_millis(250);
-const SESSIONS_AT_ONCE: u32 = 16;
+pub(super) const SESSION_PERIOD: Duration = Duration::from_millis(250);
+pub(super) const SESSIONS_AT_ONCE: u32 = 16;
 
 /// Tries of a driver in a row that may come to nothing, in a session.
 const MOST_FUTILE: u32 = 16;

@@ -325,6 +325,7 @@ pub(super) fn config_from(queue: &model::QueueSetup, features: Features) -> Queu
     }
 }
 
+/// What a device's config space says, as far as it was read.
 pub(super) fn config_of(bytes: &[u8]) -> net::Config {
     let mut octets = [0; size_of::<net::Config>()];
     let len = bytes.len().min(octets.len());

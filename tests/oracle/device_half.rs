@@ -10,7 +10,7 @@
 //! * so where virtio-queue's chain ends early, our half refuses.
 //!
 //! Both halves use the chains in the same order, each into a used ring of its own, and these are equal,
-//! as are the decisions to notify.
+//! as are the decisions to notify. Now and then our half is replaced by one that starts where both stand.
 //!
 //! `BOARDLANE_ORACLE_CHAINS` says how many chains, `BOARDLANE_ORACLE_SEED` repeats a run.
 
@@ -19,7 +19,7 @@ use std::fmt::Debug;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use boardlane::virtqueue::{Chain, DeviceQueue, QueueConfig};
+use boardlane::virtqueue::{At, Chain, DeviceQueue, Position, QueueConfig, Start};
 use virtio_queue::{Queue as Theirs, QueueT};
 use vm_memory::GuestAddress;
 
@@ -55,11 +55,14 @@ struct Counts {
     refused: BTreeMap<Rule, [u64; 2]>,
     wraps: u64,
     notifications: [u64; 2],
+    /// Halves of ours that another one has followed.
+    replaced: u64,
 }
 
 /// What the two halves run on.
 struct Pair<'i> {
     image: &'i Image,
+    config: QueueConfig,
     driver: Driver,
     ours: DeviceQueue,
     theirs: Theirs,
@@ -106,6 +109,7 @@ impl<'i> Pair<'i> {
         let table_len = 16 * (u32::from(size) + 8);
         Self {
             image,
+            config,
             driver: Driver::new(queue, AVAIL, TABLES..TABLES_END, table_len),
             ours: config.activate_device(&image.mem).unwrap(),
             theirs,
@@ -310,6 +314,20 @@ impl<'i> Pair<'i> {
     }
 }
 
+impl Pair<'_> {
+    /// Another half of ours goes on where this one stands, which is where virtio-queue's does.
+    fn replace_ours(&mut self) {
+        assert!(self.held.is_empty());
+        let position = self.ours.position();
+        let (avail, used) = (self.theirs.next_avail(), self.theirs.next_used());
+        assert_eq!(position, Position::Split { avail, used });
+        let start = Start::at(At::Base(position.base()));
+        self.ours = self.config.activate_device_at(&self.image.mem, start).unwrap();
+        assert_eq!(self.ours.position(), position);
+        assert!(self.ours.publish(&self.image.mem), "the driver may not know");
+    }
+}
+
 /// One life of a queue: until our half refuses a chain, or `most` were made.
 fn life(
     image: &Image,
@@ -334,6 +352,10 @@ fn life(
             pair.disarm();
         }
         pair.use_some(random, counts);
+        if pair.held.is_empty() && random.one_in(2) {
+            pair.replace_ours();
+            counts.replaced += 1;
+        }
     }
 }
 
@@ -358,7 +380,7 @@ fn our_device_half_takes_and_refuses_what_the_standard_and_virtio_queue_do() {
         let most = 1 + random.below(50);
         life(&image, &mut random, most, fault_in, &mut counts);
     }
-    let Counts { chains, taken, refused, wraps, notifications } = &counts;
+    let Counts { chains, taken, refused, wraps, notifications, replaced } = &counts;
     let [no, yes] = notifications;
     println!(
         "{chains} chains, {wraps} wraps of the index, {yes} notifications and {no} suppressed"
@@ -374,5 +396,5 @@ fn our_device_half_takes_and_refuses_what_the_standard_and_virtio_queue_do() {
     assert_eq!(taken.len(), 5, "chains of each kind were taken");
     let missing: Vec<_> = Rule::ALL.iter().filter(|rule| !refused.contains_key(rule)).collect();
     assert!(missing.is_empty(), "never refused: {missing:?}");
-    assert!(*wraps > 0 && notifications.iter().all(|n| *n > 0));
+    assert!(*wraps > 0 && *replaced > 0 && notifications.iter().all(|n| *n > 0));
 }

@@ -136,6 +136,12 @@ impl Worker {
         ring
     }
 
+    /// The worker goes on with another path.
+    pub(super) fn replace(&mut self, by: impl FnOnce(&mut dyn Path) -> Box<dyn Path>) {
+        self.path = by(&mut *self.path);
+        self.asleep = false;
+    }
+
     pub(super) fn is_asleep(&self) -> bool {
         self.asleep
     }

@@ -124,6 +124,33 @@ fn virtio_drivers_comes_back_after_a_reset_and_finds_a_device_that_works() {
 }
 
 #[test]
+fn virtio_drivers_does_not_notice_that_its_device_is_another_one_each_time() {
+    for (seed, offer) in (20..).zip(offers()) {
+        let bus = Bus::new(Arena::install(seed), offer);
+        let mut net = Net::new(bus.clone(), BUFFER).unwrap();
+        bus.replace_path();
+        let mut random = Random(11);
+        bus.not_for_ever(|| {
+            for number in 0..66_000 {
+                let [there, back] = [(); 2].map(|()| match number {
+                    ..1000 => frame_len(&mut random),
+                    _ => 14 + number % 50,
+                });
+                net.send(TxBuffer::from(frame(number, there))).unwrap();
+                is_frame(&bus.received().unwrap(), number, there);
+                assert!(bus.send(frame(number + 1, back)), "the driver is told");
+                let got = net.receive().unwrap();
+                is_frame(got.packet(), number + 1, back);
+                net.recycle_rx_buffer(got).unwrap();
+            }
+        });
+        assert!(bus.replaced() >= 132_000 && bus.drops().is_empty());
+        drop(net);
+        Arena::holds_buffers(SIZE, BUFFER);
+    }
+}
+
+#[test]
 fn the_two_run_in_threads_of_their_own() {
     for offer in offers() {
         let bus = Bus::new(Arena::install(4), offer);

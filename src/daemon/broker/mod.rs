@@ -3,7 +3,7 @@
 //! Theory of operation. Before a daemon has a second thread or has seen an octet of a peer, it starts
 //! this program again as its broker, at the other end of a socket pair. Then it confines itself
 //! ([`crate::os::confine`]) to what a taken-over daemon may have. What it cannot do any more, the
-//! broker does: open TAPs and sockets in network namespaces, connect to slots, read the config file.
+//! broker does: open TAPs and sockets in network namespaces, vhost-net, and the config file, connect to slots.
 //! Results come back as descriptors.
 //!
 //! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
@@ -189,10 +189,29 @@ impl Broker {
         one(self.ask(What::Slot, link, &[]).await?)
     }
 
+    /// The socket of a vhost-user link: one that listens
+    /// ([`Listener`](crate::os::fabric::vhost_user::connection::Listener)), or is connected
+    /// ([`Connection`](crate::os::fabric::vhost_user::connection::Connection)), as the config has it.
+    pub async fn vhost_user(&self, link: &str) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::VhostUser, link, &[]).await?)
+    }
+
+    /// Removes the sockets that links listen on, as the daemon stops in an orderly way. Those of a daemon
+    /// that was killed are replaced by the next one.
+    pub async fn close(&self) {
+        // Without a broker nobody is left to do it.
+        let _ = self.ask(What::Close, "", &[]).await;
+    }
+
     /// A socket that sends by netdevs of a link's network namespace.
     pub async fn announcer(&self, link: &str) -> Result<socket2::Socket, String> {
         let granted = self.ask(What::Announcer, link, &[]).await.and_then(one);
         granted.map(Into::into).map_err(|e| e.text)
+    }
+
+    /// Opens a device of the kernel's vhost-net for a queue pair of a link.
+    pub async fn vhost_net(&self, link: &str) -> Result<OwnedFd, String> {
+        self.ask(What::VhostNet, link, &[]).await.and_then(one).map_err(|e| e.text)
     }
 
     /// Waits until there is no broker any more.

@@ -31,22 +31,42 @@ pub(super) enum What {
     Slot,
     /// A packet socket in a link's network namespace.
     Announcer,
+    /// The socket of a vhost-user link: one that listens, or is connected, as the config has it.
+    VhostUser,
+    /// A device of the kernel's vhost-net, for a link that the config has pumped by it.
+    VhostNet,
+    /// To remove the sockets that are listened on: the daemon stops.
+    Close,
 }
 
 impl What {
-    const ALL: [Self; 6] =
-        [Self::Config, Self::Adopt, Self::Netdev, Self::Queue, Self::Slot, Self::Announcer];
+    const ALL: [Self; 9] = [
+        Self::Config,
+        Self::Adopt,
+        Self::Netdev,
+        Self::Queue,
+        Self::Slot,
+        Self::Announcer,
+        Self::VhostUser,
+        Self::VhostNet,
+        Self::Close,
+    ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        !matches!(self, Self::Config | Self::Adopt)
+        !matches!(self, Self::Config | Self::Adopt | Self::Close)
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt => 0..=0,
-            Self::Config | Self::Queue | Self::Slot | Self::Announcer => 1..=1,
+            Self::Adopt | Self::Close => 0..=0,
+            Self::Config
+            | Self::Queue
+            | Self::Slot
+            | Self::Announcer
+            | Self::VhostUser
+            | Self::VhostNet => 1..=1,
             Self::Netdev => 3..=4,
         }
     }
@@ -183,7 +203,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x06",
+            b"1234\x09",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

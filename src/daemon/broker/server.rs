@@ -1,21 +1,25 @@
 //! The broker's end: does what the config says, for links that it names, and nothing else.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::MemfdFlags;
 
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
-use crate::daemon::config::{Config, LinkConfig, Transport};
+use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
-use crate::os::fabric::shm;
+use crate::os::fabric::{shm, vhost_user};
 use crate::os::netlink::{route_socket, watch_socket};
+use crate::os::socket_file::SocketFile;
 use crate::os::tap::Tap;
+use crate::os::vhost_net;
 
 /// What a request brought.
 #[derive(Debug)]
@@ -50,6 +54,15 @@ struct Served {
     config: LinkConfig,
     /// The index of its TAP, once that has been opened.
     index: Option<u32>,
+    listening: Option<Listening>,
+}
+
+/// A socket that a link listens on. It is here as long as the link is in the config: the daemon's end of a
+/// link may begin anew, and whoever has connected meanwhile still waits.
+#[derive(Debug)]
+struct Listening {
+    file: SocketFile,
+    listener: UnixListener,
 }
 
 impl Server {
@@ -113,6 +126,7 @@ impl Server {
         match request.what {
             What::Config => return self.config(),
             What::Adopt => return self.adopt(),
+            What::Close => return Ok(self.close()),
             _ => {}
         }
         let name = &request.link;
@@ -123,7 +137,9 @@ impl Server {
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
-            What::Config | What::Adopt => Err("it is for no link".into()),
+            What::VhostUser => link.vhost_user(),
+            What::VhostNet => link.vhost_net(),
+            What::Config | What::Adopt | What::Close => Err("it is for no link".into()),
         }
     }
 
@@ -155,12 +171,16 @@ impl Server {
         }
         let mut before = std::mem::take(&mut self.links);
         for config in config.links {
-            // The TAP of a link that stays where it is stays open.
-            let same = before.remove(&config.name).filter(|b| b.config.netns == config.netns);
-            let index = same.and_then(|before| before.index);
-            self.links.insert(config.name.clone(), Served { config, index });
+            let served = Served::after(before.remove(&config.name), config);
+            self.links.insert(served.config.name.clone(), served);
         }
         Ok(Granted { index: 0, fds: Vec::new() })
+    }
+
+    /// Removes the sockets that are listened on.
+    fn close(&mut self) -> Granted {
+        self.links.values_mut().for_each(|link| link.listening = None);
+        Granted { index: 0, fds: Vec::new() }
     }
 }
 
@@ -175,6 +195,16 @@ fn lies_in(file: &Path, dir: Option<&Path>) -> bool {
 }
 
 impl Served {
+    /// The link by a new config: a TAP that stays where it is stays open, and so does a socket.
+    fn after(before: Option<Self>, config: LinkConfig) -> Self {
+        let Some(Self { config: was, index, listening }) = before else {
+            return Self { config, index: None, listening: None };
+        };
+        let index = index.filter(|_| was.netns == config.netns);
+        let same = was.transport == config.transport && was.socket == config.socket;
+        Self { config, index, listening: listening.filter(|_| same) }
+    }
+
     fn netdev(&mut self) -> Result<Granted, Refused> {
         let name = self.config.name.clone();
         let opened = self.inside(|| -> Result<_, String> {
@@ -204,13 +234,50 @@ impl Served {
                 Ok(socket) => Ok(socket.into()),
                 Err(e) => Err(Refused { text: e.to_string(), absent: e.is_absence() }),
             },
-            other => Err(format!("transport {other} is not in this version").into()),
+            other => Err(format!("transport {other} has no slot").into()),
+        }
+    }
+
+    fn vhost_user(&mut self) -> Result<Granted, Refused> {
+        let Transport::VhostUser { path, how } = &self.config.transport else {
+            return Err(format!("transport {} is not vhost-user", self.config.transport).into());
+        };
+        match how {
+            SocketSide::Client => match vhost_user::dial(path) {
+                Ok(socket) => Ok(socket.into()),
+                Err(e) => Err(Refused { text: e.to_string(), absent: e.is_absence() }),
+            },
+            SocketSide::Server => {
+                let failed = |e: &dyn Display| format!("listening on {}: {e}", path.display());
+                // Somebody may have removed it, or put another in its place.
+                let there = self.listening.take_if(|listening| listening.file.is_there());
+                // The lock of one that is gone must not keep this one out.
+                self.listening = None;
+                let listening = match there {
+                    Some(listening) => listening,
+                    None => {
+                        let bound = SocketFile::bind(path, &self.config.socket);
+                        let (file, listener) = bound.map_err(|e| failed(&e))?;
+                        Listening { file, listener }
+                    }
+                };
+                let Listening { listener, .. } = self.listening.insert(listening);
+                let socket = listener.as_fd().try_clone_to_owned();
+                Ok(socket.map_err(|e| failed(&e))?.into())
+            }
         }
     }
 
     fn announcer(&self) -> Result<Granted, Refused> {
         let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
         Ok(OwnedFd::from(socket).into())
+    }
+
+    fn vhost_net(&self) -> Result<Granted, Refused> {
+        if self.config.pump != Pump::VhostNet {
+            return Err("the config does not have this link pumped by vhost-net".into());
+        }
+        Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
     }
 
     /// Does something in the link's network namespace, which is looked up each time.

@@ -1,5 +1,6 @@
 use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -91,7 +92,14 @@ fn a_link_that_the_config_does_not_have_is_refused() {
             assert!(served.ask(What::Config, "").0.is_ok());
             assert!(served.ask(What::Adopt, "").0.is_ok());
         }
-        for what in [What::Netdev, What::Queue, What::Slot, What::Announcer] {
+        for what in [
+            What::Netdev,
+            What::Queue,
+            What::Slot,
+            What::Announcer,
+            What::VhostUser,
+            What::VhostNet,
+        ] {
             for link in ["bl1", "/etc/passwd", "../bl0", "slot0.sock"] {
                 let (outcome, fds) = served.ask(what, link);
                 assert!(outcome.is_err() && fds.is_empty(), "{what:?} {link}");
@@ -153,7 +161,7 @@ fn whatever_is_said_is_answered_and_the_next_request_too() {
     let octets = prop_oneof![
         proptest::collection::vec(any::<u8>(), 1..crate::os::broker::MESSAGE_MAX),
         // Nearly right: a number, something to ask for, and any name.
-        (any::<u32>(), 0..8_u8, proptest::collection::vec(any::<u8>(), 0..20))
+        (any::<u32>(), 0..10_u8, proptest::collection::vec(any::<u8>(), 0..20))
             .prop_map(|(number, what, link)| [&number.to_le_bytes()[..], &[what], &link].concat()),
     ];
     let mut runner = TestRunner::new(Runs { failure_persistence: None, ..Runs::default() });
@@ -256,4 +264,103 @@ fn a_config_is_the_same_with_a_process_and_without() {
         let usual = Config::load(&file, Role::Master).unwrap_err().to_string();
         assert_eq!(told, usual);
     });
+}
+
+/// A broker that has adopted a config of these links, each with its transport and further lines.
+fn adopted(name: &str, links: &[(&str, &str)]) -> Served {
+    let served = Served::new(name);
+    configure(&served, links);
+    served
+}
+
+fn configure(served: &Served, links: &[(&str, &str)]) {
+    let dir = served.dir.display();
+    let link = |(name, how): &(&str, &str)| {
+        let how = how.replace("DIR", &dir.to_string());
+        format!("[[link]]\nname = \"{name}\"\ntransport = \"vhost-user:{how}\n")
+    };
+    let text: String = links.iter().map(link).collect();
+    std::fs::write(served.dir.join("master.toml"), text).unwrap();
+    served.ask(What::Config, "").0.unwrap();
+    served.ask(What::Adopt, "").0.unwrap();
+}
+
+impl Served {
+    fn vhost_user(&self, link: &str) -> Result<OwnedFd, Refused> {
+        let (outcome, mut fds) = self.ask(What::VhostUser, link);
+        outcome.map(|_| fds.pop().expect("its descriptor"))
+    }
+}
+
+#[test]
+fn a_vhost_user_link_listens_or_connects_as_the_config_has_it() {
+    let served = adopted("vhost-user", &[("a", "DIR/a?server\""), ("b", "DIR/b\"")]);
+    let absent = served.vhost_user("b").unwrap_err();
+    assert!(absent.absent && absent.text.contains("does not exist"), "{absent}");
+    let listener = UnixListener::bind(served.dir.join("b")).unwrap();
+    let connected = UnixStream::from(served.vhost_user("b").unwrap());
+    let listens = UnixListener::from(served.vhost_user("a").unwrap());
+    listens.set_nonblocking(false).unwrap();
+    let other = UnixStream::connect(served.dir.join("a")).unwrap();
+    for (accepted, peer) in [(listener.accept(), connected), (listens.accept(), other)] {
+        accepted.unwrap().0.write_all(b"x").unwrap();
+        peer.set_nonblocking(false).unwrap();
+        assert_eq!((&peer).read(&mut [0; 2]).unwrap(), 1);
+    }
+    let mode = std::fs::metadata(served.dir.join("a")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Neither has a slot.
+    assert!(served.ask(What::Slot, "a").0.is_err() && served.ask(What::Slot, "b").0.is_err());
+}
+
+#[test]
+fn who_connects_while_a_link_begins_anew_still_waits() {
+    let served = adopted("anew", &[("a", "DIR/a?server\"")]);
+    drop(served.vhost_user("a").unwrap());
+    let mut early = UnixStream::connect(served.dir.join("a")).unwrap();
+    early.write_all(b"early").unwrap();
+    // Nor does another config that says the same of it, or the mode of another, change this.
+    configure(&served, &[("b", "DIR/b?server\"\nsocket_mode = \"0660\""), ("a", "DIR/a?server\"")]);
+    let listener = UnixListener::from(served.vhost_user("a").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let mut octets = [0; 5];
+    (&accepted).read_exact(&mut octets).unwrap();
+    assert_eq!(&octets, b"early");
+}
+
+#[test]
+fn the_socket_of_a_live_process_is_not_taken_and_a_dead_ones_is_replaced() {
+    let served = adopted("taken", &[("a", "DIR/a?server\"")]);
+    let other = UnixListener::bind(served.dir.join("a")).unwrap();
+    let error = served.vhost_user("a").unwrap_err();
+    assert!(error.text.ends_with("a: another process listens there"), "{error}");
+    assert!(!error.absent);
+    drop(other);
+    let listener = served.vhost_user("a").unwrap();
+    // One that somebody has removed is made again.
+    std::fs::remove_file(served.dir.join("a")).unwrap();
+    drop(listener);
+    let _listener = served.vhost_user("a").unwrap();
+    assert!(UnixStream::connect(served.dir.join("a")).is_ok());
+}
+
+#[test]
+fn sockets_go_with_their_links_and_with_the_daemon() {
+    let files = |served: &Served| {
+        let names = std::fs::read_dir(&served.dir).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.ends_with(".toml")).collect();
+        names.sort();
+        names
+    };
+    let served = adopted("gone", &[("a", "DIR/a?server\""), ("b", "DIR/b?server\"")]);
+    let _listeners = ["a", "b"].map(|link| served.vhost_user(link).unwrap());
+    assert_eq!(files(&served), ["a", "a.lock", "b", "b.lock"]);
+    configure(&served, &[("b", "DIR/c?server\"")]);
+    assert_eq!(files(&served), [""; 0]);
+    let _listener = served.vhost_user("b").unwrap();
+    assert_eq!(files(&served), ["c", "c.lock"]);
+    assert!(served.ask(What::Close, "").0.is_ok());
+    assert_eq!(files(&served), [""; 0]);
 }

@@ -4,19 +4,18 @@ use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
 use super::link::{FIXED, OF_NETDEV};
-use super::{Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route};
+use super::transport::{OF_SOCKET, OF_TUNNEL};
+use super::{
+    Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide, Transport,
+};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
     /// system decides stands in a comment.
     pub fn expand(&self) -> String {
         let mut text = format!("control = {}\n", string(self.control.display()));
-        let Access { mode, owner } = &self.access;
-        text.push_str(&format!("control_mode = \"{mode:04o}\"\n"));
-        text.push_str(&match owner.to_string() {
-            owner if owner.is_empty() => "# control_owner = the daemon's user and group\n".into(),
-            owner => format!("control_owner = {}\n", string(owner)),
-        });
+        let [mode, owner] = access("control", &self.access);
+        text.push_str(&format!("{} = {}\n{} = {}\n", mode.0, mode.1, owner.0, owner.1));
         for link in &self.links {
             text.push_str("\n[[link]]\n");
             expand_link(link, &mut text);
@@ -37,6 +36,16 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
     };
     line("name", string(&link.name));
     line("transport", string(&link.transport));
+    match &link.transport {
+        Transport::VhostUser { how: SocketSide::Server, .. } => {
+            for (key, value) in access("socket", &link.socket) {
+                line(&key, value);
+            }
+        }
+        _ => OF_SOCKET.iter().for_each(|key| {
+            line(&format!("# {key}"), "none, as this end makes no socket".into());
+        }),
+    }
     line("address", list(link.addresses.iter().map(string)));
     line("route", list(link.routes.iter().map(route)));
     match link.slot {
@@ -58,14 +67,22 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# netns", "the daemon's".into()),
     }
     line("port", string(link.port));
+    line("pump", string(link.pump));
     line("dma", string(link.dma));
     match link.dma {
         Dma::Engine => line("engine", engine(&link.engine)),
         Dma::Auto | Dma::Direct => line("# engine", "none".into()),
     }
-    line("dialect", string(link.dialect));
-    for choice in FIXED {
-        line(choice.key, string(choice.now[0]));
+    match &link.transport {
+        Transport::VhostUser { .. } => OF_TUNNEL.iter().for_each(|key| {
+            line(&format!("# {key}"), "none with vhost-user".into());
+        }),
+        _ => {
+            line("dialect", string(link.dialect));
+            for choice in FIXED {
+                line(choice.key, string(choice.now[0]));
+            }
+        }
     }
     line("features_off", list(link.features_off.iter().map(string)));
     line("keep", link.keep.to_string());
@@ -82,6 +99,18 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# rate", "no limit".into()),
         Some(rate) => line("rate", rate_text(rate)),
     }
+}
+
+/// The keys of a socket's mode and owner, and their values.
+fn access(socket: &str, Access { mode, owner }: &Access) -> [(String, String); 2] {
+    let mode = (format!("{socket}_mode"), string(format!("{mode:04o}")));
+    let owner = match owner.to_string() {
+        owner if owner.is_empty() => {
+            (format!("# {socket}_owner"), "the daemon's user and group".into())
+        }
+        owner => (format!("{socket}_owner"), string(owner)),
+    };
+    [mode, owner]
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

@@ -1,16 +1,14 @@
 //! Reads and checks one `[[link]]`.
 
-use std::path::PathBuf;
-
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
-    Netns, Port, QUEUES_MAX, Route, Transport,
+    Netns, Port, QUEUES_MAX, Role, Route,
 };
-use super::{ip, limits};
+use super::{ip, limits, pump, transport};
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
@@ -21,7 +19,7 @@ pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "busy_poll_us", "cp
 pub(super) struct Choice {
     pub(super) key: &'static str,
     pub(super) now: &'static [&'static str],
-    later: &'static [&'static str],
+    pub(super) later: &'static [&'static str],
 }
 
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
@@ -43,6 +41,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     place: Place,
+    role: Role,
 ) -> Option<LinkConfig> {
     reader.known_keys(table, reader::LINK);
     refuse_later(reader, table);
@@ -53,7 +52,8 @@ pub(super) fn read(
         require(reader, table, key, place.clone());
     }
     let name = read_name(reader, table);
-    let transport = read_transport(reader, table);
+    let transport = transport::read(reader, table, role);
+    let socket = transport::read_access(reader, table, "socket_mode", "socket_owner");
     let netns = read_netns(reader, table);
     let home = netns.as_ref().map(Netns::to_string).unwrap_or_default();
     let mtu = reader.number(table, "mtu", u32::from(MTU_MIN)..=u32::from(MTU_MAX));
@@ -71,6 +71,7 @@ pub(super) fn read(
         Some("engine") => Dma::Engine,
         _ => Dma::Auto,
     };
+    let pump = pump::read(reader, table, role, transport.as_ref(), port, dma);
     let engine = read_engine(reader, table, dma);
     let dialect = match read_choice(reader, table, &DIALECT) {
         Some("v1") => Dialect::V1,
@@ -84,9 +85,10 @@ pub(super) fn read(
     let allow_mac = limits::read_allow_mac(reader, table);
     let allow_ip = limits::read_allow_ip(reader, table);
     let rate = limits::read_rate(reader, table);
-    Some(LinkConfig {
+    let link = LinkConfig {
         name: name?,
         transport: transport?,
+        socket,
         addresses: addresses.unwrap_or_default(),
         routes,
         slot,
@@ -96,6 +98,7 @@ pub(super) fn read(
         netns,
         port,
         dma,
+        pump,
         engine,
         dialect,
         features_off,
@@ -104,7 +107,9 @@ pub(super) fn read(
         allow_mac,
         allow_ip,
         rate,
-    })
+    };
+    transport::check(reader, table, &link);
+    Some(link)
 }
 
 /// Notes that the link lacks `key`, unless a misspelt key is all that is wrong.
@@ -127,7 +132,7 @@ fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
 }
 
 /// The choice that stands in the file, if it is one of this version.
-fn read_choice(
+pub(super) fn read_choice(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     choice: &Choice,
@@ -205,43 +210,6 @@ fn read_name(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<String> {
     };
     reader.problem(place, what, remedy);
     None
-}
-
-fn read_transport(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<Transport> {
-    let (text, place) = reader.string(table, "transport")?;
-    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-    let transport = match kind {
-        "shm" => Transport::Shm(PathBuf::from(rest)),
-        "pci" => Transport::Pci(rest.into()),
-        "uio" => Transport::Uio(PathBuf::from(rest)),
-        "vhost-user" => Transport::VhostUser(PathBuf::from(rest)),
-        _ => {
-            let what = format!("there is no transport {}", quoted(text));
-            let remedy = if text.starts_with('/') {
-                format!("write {}", quoted(&format!("shm:{text}")))
-            } else {
-                r#"write it as "shm:/run/boardlane/slot0.sock""#.into()
-            };
-            reader.problem(place, what, remedy);
-            return None;
-        }
-    };
-    match &transport {
-        Transport::Shm(path) => {
-            if !reader.socket_path(path, &place) {
-                return None;
-            }
-        }
-        Transport::Pci(_) | Transport::Uio(_) | Transport::VhostUser(_) => {
-            let what = format!("transport {kind}: is not in this version");
-            reader.problem(place, what, "use shm:PATH, the socket of a backplane's slot");
-            return None;
-        }
-    }
-    // A path compares without doubled slashes and single dots.
-    let same = PathBuf::from(transport.to_string()).components().collect::<PathBuf>();
-    reader.once("transport", same.display(), &place, "give each link its own slot's socket");
-    Some(transport)
 }
 
 fn read_netns(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<Netns> {

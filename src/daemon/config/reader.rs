@@ -24,6 +24,8 @@ pub(super) const TOP: Keys = &[
 pub(super) const LINK: Keys = &[
     ("name", r#"name = "bl0""#),
     ("transport", r#"transport = "shm:/run/boardlane/slot0.sock""#),
+    ("socket_mode", r#"socket_mode = "0660""#),
+    ("socket_owner", r#"socket_owner = ":kvm""#),
     ("address", r#"address = ["10.77.0.1/30", "fd77::1/64"]"#),
     ("route", r#"route = [{ to = "10.80.0.0/24", via = "10.77.0.2" }]"#),
     ("slot", "slot = 0"),
@@ -37,6 +39,7 @@ pub(super) const LINK: Keys = &[
     ("dma", r#"dma = "auto""#),
     ("engine", "engine = { depth = 32, latency_us = 0 }"),
     ("port", r#"port = "tap""#),
+    ("pump", r#"pump = "builtin""#),
     ("features_off", r#"features_off = ["MRG_RXBUF"]"#),
     ("keep", "keep = true"),
     ("dialect", r#"dialect = "v2""#),

@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
             owner: slot.id.into(),
             vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
-            features_off: task.features_off.union(unfit),
+            features_off: task.features_off.union(unfit).union(task.unfit_for_vhost(&mem)),
             mac: task.other_mac,
             pairs: task.config.queues,
             mtu: task.config.mtu.unwrap_or(MTU_MAX),
@@ -177,7 +177,7 @@ impl<'a> Running<'a> {
                     self.link.handle_doorbell(now());
                     // With one vector there is one doorbell for everything.
                     if self.slot.doorbells.len() == 1 {
-                        self.workers.wake();
+                        self.workers.wake_threads();
                     }
                 }
                 Input::Deaf(e) => {
@@ -300,7 +300,10 @@ impl<'a> Running<'a> {
                 Event::Ring { owner, vector } => self.ring(owner, vector),
                 Event::Peer(hello) => {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
-                    self.workers.take_mac(hello.mac).await;
+                    // The master says which one the board has, and not the other way about.
+                    if self.task.role == Role::Agent {
+                        self.workers.take_mac(hello.mac).await;
+                    }
                 }
                 Event::PeerLink(said) => {
                     self.workers.take_peer_link(said, self.link.peer_link()).await;

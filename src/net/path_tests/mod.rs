@@ -3,6 +3,7 @@
 
 mod echo;
 mod engine;
+mod halts;
 mod hostile_device;
 mod hostile_driver;
 mod pairs;

@@ -60,7 +60,8 @@ pub enum Part {
     /// The backplane: it needs no capability.
     Backplane,
     /// The broker of an agent or master: what opens TAPs, enters network namespaces (also of a process
-    /// that is another user's), connects to sockets and reads configs wherever they are. Landlock is
+    /// that is another user's), connects to sockets, makes them and gives them away, and reads configs
+    /// wherever they are. Landlock is
     /// not for it: a process under it may not look at one that is not, as entering that one's network
     /// namespace asks for.
     Broker,
@@ -79,6 +80,7 @@ impl Part {
                     | CapabilitySet::SYS_ADMIN
                     | CapabilitySet::SYS_PTRACE
                     | CapabilitySet::DAC_OVERRIDE
+                    | CapabilitySet::CHOWN
             }
         }
     }

@@ -14,6 +14,7 @@ use seccompiler::{
 };
 
 use super::Part;
+use crate::os::vhost_net;
 
 /// For all: memory, waiting, clocks, threads that end, descriptors at hand, and what a panic does.
 const ALWAYS: &[c_long] = &[
@@ -94,9 +95,20 @@ const PROCESS: &[c_long] = &[
 /// What lets a thread become a worker.
 const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_capset];
 
+/// What makes memory for a vhost-user peer.
+const MEMORY: &[c_long] = &[libc::SYS_memfd_create];
+
 /// What opens things for others.
-const BROKER: &[c_long] =
-    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_setns, libc::SYS_memfd_create];
+const BROKER: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_setns,
+    libc::SYS_memfd_create,
+    // For a socket's mode and owner.
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+];
 
 /// Older forms of calls above, which libraries still make where there are both.
 #[cfg(target_arch = "x86_64")]
@@ -114,6 +126,7 @@ mod older {
         libc::SYS_renameat,
         libc::SYS_readlink,
     ];
+    pub(super) const BROKER: &[c_long] = &[libc::SYS_chmod];
 }
 #[cfg(target_arch = "aarch64")]
 mod older {
@@ -121,6 +134,7 @@ mod older {
 
     pub(super) const ALWAYS: &[c_long] = &[];
     pub(super) const PROCESS: &[c_long] = &[libc::SYS_renameat];
+    pub(super) const BROKER: &[c_long] = &[];
 }
 #[cfg(target_arch = "riscv64")]
 mod older {
@@ -128,6 +142,7 @@ mod older {
 
     pub(super) const ALWAYS: &[c_long] = &[];
     pub(super) const PROCESS: &[c_long] = &[];
+    pub(super) const BROKER: &[c_long] = &[];
 }
 
 /// A TAP's requests (linux/if_tun.h): TUNSETPERSIST, TUNSETOFFLOAD, TUNGETIFF, TUNGETVNETHDRSZ,
@@ -203,8 +218,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     match part {
         Part::Worker => {}
         Part::Backplane => lists.extend([PROCESS, older::PROCESS]),
-        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL]),
-        Part::Broker => lists.extend([PROCESS, older::PROCESS, BROKER]),
+        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL, MEMORY]),
+        Part::Broker => lists.extend([PROCESS, older::PROCESS, BROKER, older::BROKER]),
     }
     for call in lists.into_iter().flatten() {
         rules.insert(*call, Vec::new());
@@ -228,6 +243,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     let requests = ANY_REQUESTS.into_iter().chain(TAP_REQUESTS);
     let brokers = TAP_MAKING.into_iter().chain([NS_GET_NSTYPE]);
     let requests = requests.chain(brokers.filter(|_| part == Part::Broker));
+    let control = vhost_net::REQUESTS.into_iter().filter(|_| part == Part::Control);
+    let requests = requests.chain(control);
     rules.insert(libc::SYS_ioctl, one_of(1, requests.map(u64::from))?);
     // Its own limits.
     rules.insert(libc::SYS_prlimit64, one_of(0, [0])?);
@@ -243,6 +260,11 @@ fn rules(part: Part) -> io::Result<Rules> {
         let netlink = (0, Len::Dword, Is::Eq, number(libc::AF_NETLINK));
         let route = (2, Len::Dword, Is::Eq, number(libc::NETLINK_ROUTE));
         rules.insert(libc::SYS_socket, vec![rule(&[netlink, route])?]);
+        // A vhost-user back-end gets one end, to ask by.
+        let unix = (0, Len::Dword, Is::Eq, number(libc::AF_UNIX));
+        let stream = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let stream = (1, Len::Dword, Is::Eq, number(stream));
+        rules.insert(libc::SYS_socketpair, vec![rule(&[unix, stream])?]);
     }
     Ok(rules)
 }

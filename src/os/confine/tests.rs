@@ -122,6 +122,23 @@ mod seccomp {
     }
 
     #[test]
+    fn vhost_net_is_spoken_to_by_daemons_of_links_only() {
+        use crate::os::vhost_net::{VhostError, features};
+        for (part, errno) in [
+            (Part::Control, Errno::NOTTY),
+            (Part::Backplane, Errno::NOSYS),
+            (Part::Broker, Errno::NOSYS),
+        ] {
+            on_a_thread(|| {
+                let null = fs::File::open("/dev/null").unwrap();
+                process(part, None, WALLS);
+                let refused = Err(VhostError::Os { doing: "VHOST_GET_FEATURES", errno });
+                assert_eq!(features(&null), refused, "{part:?}");
+            });
+        }
+    }
+
+    #[test]
     fn no_other_process_gets_a_signal() {
         use rustix::process::{Pid, Signal, kill_process};
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -174,5 +191,70 @@ mod seccomp {
             assert_eq!((executable_memory(), tcp()), (Err(Errno::NOSYS), Err(Errno::NOSYS)));
             assert!(std::process::Command::new("true").status().is_err());
         });
+    }
+
+    #[test]
+    fn a_daemon_may_map_what_a_peer_gives_and_make_memory_and_its_loss_ends_no_worker() {
+        use crate::os::fabric::vhost_user::connection::Connection;
+        use crate::os::fabric::vhost_user::memory::{Loss, create, map};
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+        use std::os::fd::AsFd;
+
+        let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let region = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&region, 1 << 20).unwrap();
+        // As a daemon's, it is there first.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        on_a_thread(|| {
+            let confined = process(Part::Control, None, WALLS);
+            assert_eq!(confined.holds, ["seccomp"], "{confined}");
+            workers(WALLS);
+            let _guard = runtime.enter();
+            let mut theirs = Connection::over(theirs.into()).unwrap();
+            let mut ours = Connection::over(ours.into()).unwrap();
+            let (inflight, _mapping) = create(4096).unwrap();
+            // What a back-end asks by, and no other kind of pair.
+            let (_requests, _asks) = crate::os::fabric::vhost_user::pair().unwrap();
+            assert!(std::os::unix::net::UnixDatagram::pair().is_err());
+            let fds = [region.as_fd(), inflight.as_fd()];
+            theirs.send(&[0; 12], &fds).unwrap();
+            let fds = runtime.block_on(ours.next()).unwrap().fds;
+            let loss = Loss::new();
+            let [region, inflight] =
+                [&fds[0], &fds[1]].map(|fd| map(fd.as_fd(), 0, 4096, &loss).unwrap());
+            ftruncate(&fds[0], 0).unwrap();
+            on_a_thread(|| {
+                worker();
+                assert_eq!(tcp(), Err(Errno::NOSYS));
+                region.view(0, 4096).store_le64(0, 1);
+                inflight.view(0, 4096).store_le64(0, 1);
+            });
+            assert!(loss.is_lost());
+            workers(Walls::NONE);
+        });
+    }
+
+    #[test]
+    fn the_broker_makes_sockets_with_their_mode_and_owner() {
+        use crate::os::access::{Access, Owner};
+        use crate::os::socket_file::SocketFile;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+        let dir = directory("broker-socket");
+        let path = dir.join("socket");
+        let root = rustix::process::geteuid().is_root();
+        on_a_thread(|| {
+            let walls = Walls { caps: true, ..WALLS };
+            process(Part::Broker, None, walls);
+            // Who is not root may not give it away.
+            let owner = if root { Owner::parse("65534:65534").unwrap() } else { Owner::default() };
+            let access = Access { mode: 0o666, owner };
+            let (_file, _listener) = SocketFile::bind(&path, &access).unwrap();
+            let file = fs::symlink_metadata(&path).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, 0o666);
+            assert!(!root || (file.uid(), file.gid()) == (65534, 65534));
+        });
+        assert!(!path.exists(), "it goes with its holder");
+        fs::remove_dir_all(dir).unwrap();
     }
 }

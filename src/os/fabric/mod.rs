@@ -20,7 +20,13 @@ mod tests;
 pub mod vhost_user;
 mod wire;
 
+use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, fstat};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use error::{FabricError, Fault, MemoryFault};
 
@@ -37,6 +43,21 @@ pub const MAX_VECTORS: u16 = 32;
 /// this transport are offsets in it: the first quarter, and the rest.
 pub fn regions(len: u64) -> (Range<u64>, Range<u64>) {
     (0..len / 4, len / 4..len)
+}
+
+/// Connects to a stream socket, without waiting. What is given does not block.
+fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+/// Whether a descriptor that came from another process may be an eventfd: those are anonymous inodes,
+/// without a file type. Other kinds of them refuse to be written to; files, pipes and sockets might take
+/// what was meant to ring.
+pub fn is_doorbell(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
 }
 
 /// Whether a slot's memory may have this length: a BAR is a power of two.

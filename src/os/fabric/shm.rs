@@ -21,15 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wire::{Inbox, Message, ReceiveError};
-use super::{FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, memfd};
+use super::{FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, connect, is_doorbell, memfd};
 use crate::memory::Mapping;
 use crate::spec::ivshmem::{SHARED_MEMORY, VERSION};
 
@@ -238,13 +236,7 @@ async fn receive(
 
 /// Connects to the slot whose socket is at `path`, without waiting: a server that is busy is an error.
 pub fn dial(path: &Path) -> Result<OwnedFd, FabricError> {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)?;
-        Ok(socket.into())
-    };
-    connect().map_err(|e| connect_error(path, e))
+    connect(path).map_err(|e| connect_error(path, e))
 }
 
 /// Tells apart why a connection cannot be made.
@@ -362,12 +354,6 @@ fn push_vector(id: u16, vectors: &mut Vec<Arc<OwnedFd>>, fd: OwnedFd) -> Result<
     }
     vectors.push(Arc::new(fd));
     Ok(())
-}
-
-/// Whether a descriptor may be an eventfd: those are anonymous inodes, without a file type. Other
-/// kinds of them refuse to be written to; files, pipes and sockets might take what was meant to ring.
-pub(crate) fn is_doorbell(fd: &OwnedFd) -> bool {
-    fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
 }
 
 #[cfg(test)]

@@ -125,12 +125,13 @@ pub enum Write {
     Down,
 }
 
-/// The TAP cannot be used any more.
+/// Why no frame can be moved any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostTap {
     /// Somebody deleted the netdev.
     Deleted,
-    /// The memory behind a span has gone away.
+    /// The memory behind a span has gone away: the TAP itself is as good as before. Only memory that
+    /// another process gave can go.
     BadMemory,
     /// A failure that a TAP is not known for.
     Os(Errno),
@@ -140,7 +141,7 @@ impl fmt::Display for LostTap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deleted => write!(f, "the netdev has been deleted"),
-            Self::BadMemory => write!(f, "the memory of a frame has gone away"),
+            Self::BadMemory => write!(f, "memory of the other end is gone"),
             Self::Os(errno) => write!(f, "reading or writing the TAP: {errno}"),
         }
     }

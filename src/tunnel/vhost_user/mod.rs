@@ -2,6 +2,7 @@
 //! one that is the device (back-end), over a Unix socket.
 
 pub mod back_end;
+pub mod front_end;
 mod message;
 mod refusal;
 mod reply;

@@ -2,9 +2,12 @@
 //! and raw octets.
 
 mod batches;
+#[cfg(feature = "sim")]
+mod cuts;
 mod pairs;
 mod races;
 mod restarts;
+mod starts;
 mod suppression;
 
 use std::collections::VecDeque;

@@ -34,8 +34,8 @@ pub(super) struct World {
     pub(super) journal: Option<Journal>,
     pub(super) random: Random,
     chain: Chain,
-    /// Heads that the device holds, oldest first.
-    pub(super) held: VecDeque<u16>,
+    /// Heads of what the device holds, oldest first, and what was written there.
+    held: VecDeque<(u16, u32)>,
     /// Numbers of the next chain to be added, shown, popped, shown as used, and taken back.
     added: u64,
     pub(super) shown: u64,
@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) pushed: u64,
     pub(super) used: u64,
     pub(super) taken: u64,
+    /// Which of the chains that are not taken back are answered.
+    answered: VecDeque<bool>,
     driver_sleeps: bool,
     device_sleeps: bool,
 }
@@ -73,6 +75,7 @@ impl World {
             pushed: 0,
             used: 0,
             taken: 0,
+            answered: VecDeque::new(),
             driver_sleeps: false,
             device_sleeps: false,
         }
@@ -92,14 +95,17 @@ impl World {
         let (mem, driver) = (&self.mem, &mut self.driver);
         poke(mem, question.addr, &self.added.to_le_bytes());
         let most = usize::from(self.config.size.min(3));
-        let added = match self.random.below(most) {
-            0 if self.config.size == 1 || self.random.below(2) == 0 => {
-                driver.add(mem, &[question], &[], token)
-            }
-            0 | 1 => driver.add(mem, &[question], &[answer], token),
+        let kind = if self.config.size == 1 { 0 } else { self.random.below(most) };
+        let added = match kind {
+            0 => driver.add(mem, &[question], &[], token),
+            1 => driver.add(mem, &[question], &[answer], token),
             _ => driver.add(mem, &[short, half], &[answer], token),
         };
-        self.added += u64::from(added.is_ok());
+        if added.is_ok() {
+            poke(mem, answer.addr, &[0; LEN as usize]);
+            self.answered.push_back(kind > 0);
+            self.added += 1;
+        }
         added.is_ok()
     }
 
@@ -128,14 +134,14 @@ impl World {
         if let Some(span) = self.chain.writable.first() {
             self.mem.view(*span).unwrap().copy_from(0, &(!self.popped).to_le_bytes());
         }
-        self.held.push_back(self.chain.head);
+        self.held.push_back((self.chain.head, self.chain.writable_len()));
         self.popped += 1;
         true
     }
 
     pub(super) fn push(&mut self) -> bool {
-        let Some(head) = self.held.pop_front() else { return false };
-        self.device.push(&self.mem, head, 0);
+        let Some((head, len)) = self.held.pop_front() else { return false };
+        self.device.push(&self.mem, head, len);
         self.pushed += 1;
         true
     }
@@ -155,7 +161,11 @@ impl World {
             return false;
         }
         let used = self.driver.pop_used(&self.mem);
-        assert_eq!(used, Ok(Some(Used { token: self.taken as u16, len: 0 })));
+        let answered = self.answered.pop_front().unwrap();
+        let len = if answered { LEN } else { 0 };
+        assert_eq!(used, Ok(Some(Used { token: self.taken as u16, len })));
+        let answer = peek(&self.mem, Self::places(self.taken)[1]);
+        assert_eq!(u64::from_le_bytes(answer), if answered { !self.taken } else { 0 });
         self.taken += 1;
         true
     }

@@ -12,7 +12,7 @@ use boardlane::net::frame::Drop;
 use boardlane::net::model::{Event, NetDevice, Offer, QueueSetup};
 use boardlane::spec::{net, virtio};
 use boardlane::tunnel::model::{Device, QueueOperation, QueueUpdate};
-use boardlane::virtqueue::QueueConfig;
+use boardlane::virtqueue::{At, QueueConfig, Start};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -28,6 +28,10 @@ struct Board {
     device: NetDevice,
     /// While the driver's queues run.
     worker: Option<Worker>,
+    /// What the worker's path was made for.
+    queues: Option<(Features, [QueueConfig; 2])>,
+    /// The path is replaced each time the worker runs; so many times it was.
+    replaced: Option<usize>,
     /// The driver, or the netdev, has something new.
     kicked: bool,
     /// Whoever drives the test runs the worker; else a notification does.
@@ -67,6 +71,7 @@ impl Board {
                     let (rx, tx) = (queue(net::RECEIVEQ), queue(net::TRANSMITQ));
                     let path = DevicePath::new(&self.image.mem, features, &rx, &tx).unwrap();
                     self.worker = Some(Worker::new(path));
+                    self.queues = Some((features, [rx, tx]));
                     self.kicked = true;
                 }
                 Event::Reset => {
@@ -82,8 +87,31 @@ impl Board {
         }
     }
 
+    /// Another path goes on where the worker's one halts, or as if it had crashed.
+    fn replace_path(&mut self) {
+        let (Some(worker), Some(n), Some((features, [rx, tx]))) =
+            (&mut self.worker, &mut self.replaced, &self.queues)
+        else {
+            return;
+        };
+        *n += 1;
+        let mem = &self.image.mem;
+        worker.replace(|old| {
+            let starts = if *n % 3 == 0 {
+                [At::Crash { base: 0 }; 2]
+            } else {
+                let positions = old.halt(mem).map(|position| position.unwrap());
+                assert_eq!(old.tick(), None, "no frame waits: each buffer holds any");
+                positions.map(|position| At::Base(position.base()))
+            };
+            let starts = starts.map(Start::at);
+            Box::new(DevicePath::new_at(mem, *features, [rx, tx], starts).unwrap())
+        });
+    }
+
     /// Runs the worker until it sleeps. `true`: it rang the driver.
     fn run(&mut self) -> bool {
+        self.replace_path();
         self.kicked = false;
         self.worker.as_mut().is_some_and(|worker| worker.run(&self.image.mem))
     }
@@ -97,6 +125,8 @@ impl Bus {
             image,
             device: NetDevice::new(offer),
             worker: None,
+            queues: None,
+            replaced: None,
             kicked: false,
             by_hand: false,
             notifications: 0,
@@ -112,6 +142,16 @@ impl Bus {
     /// From now on notifications do not run the worker: [`turn`](Self::turn) does.
     pub(super) fn run_when_kicked_only(&self) {
         self.board().by_hand = true;
+    }
+
+    /// From now on another path goes on with the rings each time the worker runs.
+    pub(super) fn replace_path(&self) {
+        self.board().replaced = Some(0);
+    }
+
+    /// How many paths have come and gone.
+    pub(super) fn replaced(&self) -> usize {
+        self.board().replaced.unwrap_or(0)
     }
 
     pub(super) fn negotiated(&self) -> Option<Features> {

@@ -96,7 +96,8 @@ impl Workers<'_> {
     }
 
     /// The other end takes other offloads from now on.
-    pub(in crate::daemon::link_task) fn change_offloads(&self, offloads: Offloads) {
+    pub(in crate::daemon::link_task) fn change_offloads(&mut self, offloads: Offloads) {
+        self.stale.extend(self.workers.keys().chain(self.leaving.keys()));
         if let Err(e) = self.set_offloads(offloads) {
             self.task.log.warn(format_args!("offloads: {e}"));
         }
@@ -107,11 +108,11 @@ impl Workers<'_> {
         self.netdev.as_ref().map_or(Ok(()), |netdev| netdev.set_offloads(offloads))
     }
 
-    /// The master says which MAC address the board's netdev has, unless the config does.
+    /// The other end says which MAC address the netdev has, unless the config does.
     pub(in crate::daemon::link_task) async fn take_mac(&mut self, mac: [u8; 6]) {
         let Some(netdev) = &mut self.netdev else { return };
         let unicast = mac[0] & 1 == 0 && mac != [0; 6];
-        if self.task.role != Role::Agent || !unicast {
+        if !unicast {
             return;
         }
         if let Err(e) = netdev.set_mac(mac).await {

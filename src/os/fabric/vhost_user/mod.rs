@@ -2,7 +2,7 @@
 //! back-end, which is the device (QEMU's "Vhost-user Protocol"). Either may be the one that listens.
 //!
 //! Here is what touches the OS: [`connection`] takes messages apart and puts them together, with the
-//! descriptors that come beside them; [`memory`] maps what the other end gives. What a message means is
+//! descriptors that come beside them, and [`dial()`] connects; [`memory`] maps what the other end gives. What a message means is
 //! no matter of this module.
 //!
 //! Bounds of what the other end may bring about: a message has a payload of at most
@@ -12,4 +12,9 @@
 //! bytes together, and those that it takes away are zeros.
 
 pub mod connection;
+mod dial;
 pub mod memory;
+mod pair;
+
+pub use dial::{DialError, dial};
+pub use pair::pair;

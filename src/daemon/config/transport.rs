@@ -1,0 +1,148 @@
+//! Reads how the other end of a link is reached: `transport`, and what goes with one kind of it.
+
+use std::path::PathBuf;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{nearest, quoted};
+use super::reader::{Place, Reader};
+use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport};
+use crate::os::access;
+
+/// Keys that speak of what only a boardlane program has at the other end.
+pub(super) const OF_TUNNEL: &[&str] = &["dialect", "layout"];
+
+/// Keys that speak of a socket that the link itself makes.
+pub(super) const OF_SOCKET: &[&str] = &["socket_mode", "socket_owner"];
+
+/// The transport, if it is right and no other link has it.
+pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, role: Role) -> Option<Transport> {
+    let (text, place) = reader.string(table, "transport")?;
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    let (transport, remedy) = match kind {
+        "shm" => {
+            let path = PathBuf::from(rest);
+            if !reader.socket_path(&path, &place) {
+                return None;
+            }
+            (Transport::Shm(path), "give each link its own slot's socket")
+        }
+        "vhost-user" => {
+            (read_vhost_user(reader, rest, &place, role)?, "give each link its own socket")
+        }
+        "pci" | "uio" => {
+            let what = format!("transport {kind}: is not in this version");
+            reader.problem(place, what, "use shm:PATH, the socket of a backplane's slot");
+            return None;
+        }
+        _ => {
+            let what = format!("there is no transport {}", quoted(text));
+            let remedy = if text.starts_with('/') {
+                format!("write {}", quoted(&format!("shm:{text}")))
+            } else {
+                r#"write it as "shm:/run/boardlane/slot0.sock""#.into()
+            };
+            reader.problem(place, what, remedy);
+            return None;
+        }
+    };
+    // A path compares without doubled slashes and single dots, and whoever makes the socket.
+    let same = match &transport {
+        Transport::VhostUser { path, .. } => format!("vhost-user:{}", path.display()),
+        other => other.to_string(),
+    };
+    let same = PathBuf::from(same).components().collect::<PathBuf>();
+    reader.once("transport", same.display(), &place, remedy);
+    Some(transport)
+}
+
+/// `PATH`, `PATH?client` or `PATH?server`.
+fn read_vhost_user(
+    reader: &mut Reader<'_>,
+    text: &str,
+    place: &Place,
+    role: Role,
+) -> Option<Transport> {
+    const SIDES: [&str; 2] = ["client", "server"];
+    let (path, how) = match text.rsplit_once('?') {
+        Some((path, "client")) => (path, SocketSide::Client),
+        Some((path, "server")) => (path, SocketSide::Server),
+        Some((_, word)) => {
+            let what = format!("vhost-user: has no {}", quoted(&format!("?{word}")));
+            let remedy = match nearest(word, &SIDES) {
+                Some(meant) => format!("did you mean ?{meant}?"),
+                None => "write ?client or ?server behind the path, or nothing".to_owned(),
+            };
+            reader.problem(place.clone(), what, remedy);
+            return None;
+        }
+        // A device waits for its driver.
+        None if role == Role::Agent => (text, SocketSide::Server),
+        None => (text, SocketSide::Client),
+    };
+    let path = PathBuf::from(path);
+    reader.socket_path(&path, place).then_some(Transport::VhostUser { path, how })
+}
+
+/// Notes what stands beside a transport and does not go with it.
+pub(super) fn check(reader: &mut Reader<'_>, table: &DeTable<'_>, link: &LinkConfig) {
+    let Transport::VhostUser { how, .. } = &link.transport else {
+        return refuse(
+            reader,
+            table,
+            OF_SOCKET,
+            "speaks of a socket that a vhost-user: link makes",
+        );
+    };
+    if *how == SocketSide::Client {
+        refuse(reader, table, OF_SOCKET, "speaks of a socket, and the other end makes this one");
+    }
+    let what = "speaks of a boardlane program at the other end, and vhost-user: need not have one";
+    refuse(reader, table, OF_TUNNEL, what);
+    let engine = table.get("engine").and_then(|value| match value.get_ref() {
+        DeValue::Table(engine) => engine.get("dma_only"),
+        _ => None,
+    });
+    if let Some(value) = engine.filter(|_| link.engine.dma_only) {
+        let what = "dma_only puts rings into a window, and vhost-user: has none";
+        reader.problem(value.span(), what, "take dma_only out");
+    }
+}
+
+fn refuse(reader: &mut Reader<'_>, table: &DeTable<'_>, keys: &[&str], why: &str) {
+    for (key, _) in table {
+        let word = key.get_ref().as_ref();
+        if keys.contains(&word) {
+            reader.problem(key.span(), format!("{word} {why}"), "take this line out");
+        }
+    }
+}
+
+/// Who may connect to a socket, by the keys of its mode and owner.
+pub(super) fn read_access(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    mode: &str,
+    owner: &str,
+) -> Access {
+    let mut access = Access::default();
+    if let Some((text, place)) = reader.string(table, mode) {
+        match access::parse_mode(text) {
+            Some(mode) => access.mode = mode,
+            None => {
+                let what = format!("{} is not a socket's mode", quoted(text));
+                reader.problem(place, what, r#"write three octal digits, as "0660""#);
+            }
+        }
+    }
+    if let Some((text, place)) = reader.string(table, owner) {
+        match Owner::parse(text) {
+            Ok(owner) => access.owner = owner,
+            Err(what) => {
+                let remedy = r#"write "USER:GROUP", "USER" or ":GROUP", by name or number"#;
+                reader.problem(place, what, remedy);
+            }
+        }
+    }
+    access
+}

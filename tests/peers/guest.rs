@@ -1,0 +1,262 @@
+//! A guest of QEMU with a stock Linux, emulated, so that it runs wherever QEMU does; a shell in it
+//! takes commands.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use boardlane::net::features::Features;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::image::Image;
+use crate::place;
+use crate::talk::Talk;
+use crate::world::{PATIENCE, World};
+
+/// How long Linux may take to a shell: 2 to 4 s where the processors are idle.
+const BOOT: Duration = Duration::from_secs(40);
+
+/// A shell reads commands from a port of virtio's console; the kernel logs to a serial line, which
+/// under emulation is too slow in telling of what came.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in $(cat /modules); do insmod /$module || echo \"insmod $module failed\"; done
+ip link set lo up
+exec 3<>$(echo /dev/vport*)
+echo READY >&3
+cat <&3 | sh >&3 2>&3
+";
+
+/// Which QEMU: Debian 12's crashes when a guest sets up MSI-X of a vhost-user device, so it needs
+/// `vectors=0` there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Qemu {
+    System,
+    Later,
+}
+
+/// How to start one.
+pub(crate) struct Plan {
+    pub(crate) qemu: Qemu,
+    pub(crate) processors: u16,
+    /// QEMU's arguments for the network; see [`vhost_user`] and [`own_tap`].
+    pub(crate) network: Vec<String>,
+    /// Modules beyond the driver's.
+    pub(crate) modules: &'static [&'static str],
+    /// Programs of this machine beyond busybox, iperf3 and ethtool.
+    pub(crate) programs: &'static [&'static str],
+    /// More programs: where they are, and where in the guest.
+    pub(crate) files: Vec<(PathBuf, &'static str)>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let (network, files) = (Vec::new(), Vec::new());
+        Self { qemu: Qemu::Later, processors: 1, network, modules: &[], programs: &[], files }
+    }
+}
+
+/// A device that a back-end at `socket` plays, with these further properties.
+pub(crate) fn vhost_user(socket: &Path, queues: u16, properties: &str) -> Vec<String> {
+    let chardev = format!("socket,path={},id=chardev", socket.display());
+    let netdev = format!("vhost-user,id=vhost,chardev=chardev,queues={queues}");
+    let mut words = vec!["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev];
+    words.extend(device("vhost", queues, properties));
+    words
+}
+
+/// A device that QEMU plays itself, before a TAP of this name that it makes.
+pub(crate) fn own_tap(name: &str, properties: &str) -> Vec<String> {
+    let netdev = format!("tap,id=tap,ifname={name},script=no,downscript=no,vhost=off");
+    let mut words = vec!["-netdev".to_owned(), netdev];
+    words.extend(device("tap", 1, properties));
+    words
+}
+
+fn device(netdev: &str, queues: u16, properties: &str) -> [String; 2] {
+    let comma = if properties.is_empty() { "" } else { "," };
+    // For each queue, for the control queue, and for changes of the configuration.
+    let vectors = queues * 2 + 2;
+    let mq = if queues > 1 { format!(",mq=on,vectors={vectors}") } else { String::new() };
+    let device = format!("virtio-net-pci,netdev={netdev},romfile={mq}{comma}{properties}");
+    ["-device".to_owned(), device]
+}
+
+/// A running guest.
+pub(crate) struct Guest {
+    talk: Talk,
+    kernel_log: PathBuf,
+    qemu: Qemu,
+    commands: u64,
+}
+
+impl Guest {
+    /// Starts one on a machine, and waits until its shell takes commands.
+    pub(crate) fn start(world: &mut World, name: &str, machine: &str, plan: &Plan) -> Self {
+        let image_file = world.directory(machine).join(format!("{name}.cpio"));
+        let kernel_log = image_file.with_extension("kernel.log");
+        let mut image = Image::new(INIT);
+        let modules = [&["virtio_pci", "virtio_net", "virtio_console"], plan.modules].concat();
+        image.add_modules(&place::kernel(), &modules);
+        for program in ["iperf3", "ethtool"].iter().chain(plan.programs) {
+            image.add_program(program);
+        }
+        for (from, to) in &plan.files {
+            image.add_linked(from, Path::new(to.trim_start_matches('/')));
+        }
+        image.write(&image_file);
+        let words = words(plan, &image_file, &kernel_log);
+        let talk = Talk::start(world, name, machine, &words);
+        let mut guest = Self { talk, kernel_log, qemu: plan.qemu, commands: 0 };
+        guest.wait_for_shell();
+        guest
+    }
+
+    fn wait_for_shell(&mut self) {
+        self.talk.hear("its shell is there", BOOT, |text| text.contains("READY\n").then_some(()));
+    }
+
+    /// Runs a command: its exit status, and what it wrote.
+    pub(crate) fn run(&mut self, command: &str) -> (u8, String) {
+        self.run_within(command, PATIENCE)
+    }
+
+    /// As [`Guest::run`], for one that takes longer.
+    pub(crate) fn run_within(&mut self, command: &str, limit: Duration) -> (u8, String) {
+        self.commands += 1;
+        let end = format!("\nEND {} ", self.commands);
+        let [_, mark, number, _] = *end.split([' ', '\n']).collect::<Vec<_>>() else { panic!() };
+        self.talk.say(&format!(
+            "{{ {command}\n}} </dev/null 2>&1; printf '\\n{mark} {number} %d\\n' $?"
+        ));
+        self.talk.hear(command, limit, |text| {
+            let (output, status) = text.split_once(&end)?;
+            let status = status.strip_suffix('\n')?.parse().expect("an exit status");
+            Some((status, output.to_owned()))
+        })
+    }
+
+    /// As [`Guest::run`]; it must succeed.
+    pub(crate) fn run_well(&mut self, command: &str) -> String {
+        let (status, output) = self.run(command);
+        assert_eq!(status, 0, "{command}: {output}");
+        output
+    }
+
+    /// Gives a netdev an address with a prefix length, and sets it up.
+    pub(crate) fn set_up(&mut self, netdev: &str, address: &str) {
+        self.run_well(&format!("ip addr add {address} dev {netdev} && ip link set {netdev} up"));
+    }
+
+    /// Echoes come back from an address: one to find the way, then each.
+    pub(crate) fn pings(&mut self, address: &str) {
+        self.run_well(&format!(
+            "for i in 1 2 3 4 5 6 7 8; do ping -c 1 -W 1 {address} && break; done"
+        ));
+        let text = self.run_well(&format!("ping -c 5 -i 0.1 -W 2 -q {address}"));
+        assert!(text.contains("5 packets received"), "{text}");
+    }
+
+    /// Throughput of TCP to the server at `address`, in Gbit/s; `words` are more of iperf3's arguments.
+    pub(crate) fn iperf3(&mut self, address: &str, seconds: u64, words: &str) -> f64 {
+        let command = format!("iperf3 -J -c {address} -t {seconds} {words}");
+        let limit = PATIENCE + Duration::from_secs(seconds);
+        let (status, text) = self.run_within(&command, limit);
+        assert_eq!(status, 0, "{command}: {text}");
+        let report: Value = serde_json::from_str(&text).expect("what iperf3 says");
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        rate.expect("a rate of iperf3's") / 1e9
+    }
+
+    /// The features that the driver has negotiated.
+    pub(crate) fn features(&mut self) -> Features {
+        let text = self.run_well("cat /sys/class/net/eth0/device/features");
+        let digits: String = text.trim().chars().rev().collect();
+        Features::from_bits(u128::from_str_radix(&digits, 2).expect("a digit for each bit"))
+    }
+
+    /// Says who it is and what it has negotiated.
+    pub(crate) fn introduce(&mut self) {
+        let version = self.run_well("uname -r");
+        let (name, qemu, features) = (self.talk.name().to_owned(), self.qemu, self.features());
+        let (qemu, version) = (version_of(qemu), version.trim());
+        eprintln!("{name}: {qemu}, Linux {version}, negotiated {features}");
+    }
+
+    /// Boots it again, without a word to its devices.
+    pub(crate) fn reboot(&mut self) {
+        self.talk.say("reboot -f");
+        self.wait_for_shell();
+    }
+
+    /// Ends it as a power failure does.
+    pub(crate) fn kill(self, world: &mut World) {
+        world.signal(self.talk.name(), Signal::KILL);
+        world.wait_end(self.talk.name());
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.kernel_log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("-- kernel log of {}\n{}", self.talk.name(), tail.join("\n"));
+        }
+    }
+}
+
+/// An iperf3 server for one connection on a machine, which takes it.
+pub(crate) fn serve_iperf3(world: &mut World, machine: &str) {
+    let words = ["iperf3", "-s", "-1", "--forceflush"];
+    let words = words.map(str::to_owned);
+    let mut talk = Talk::start(world, "iperf3", machine, &words);
+    talk.hear("it listens", PATIENCE, |text| text.contains("Server listening").then_some(()));
+}
+
+/// QEMU's program and the directories of its firmware.
+fn program(qemu: Qemu) -> Vec<String> {
+    match qemu {
+        Qemu::System => vec!["qemu-system-x86_64".to_owned()],
+        Qemu::Later => {
+            let root = place::qemu();
+            let path = |part| root.join("usr").join(part).display().to_string();
+            let (firmware, bios) = (path("share/qemu"), path("share/seabios"));
+            vec![path("bin/qemu-system-x86_64"), "-L".into(), firmware, "-L".into(), bios]
+        }
+    }
+}
+
+/// Its version.
+pub(crate) fn version_of(qemu: Qemu) -> String {
+    let output = Command::new(&program(qemu)[0]).arg("--version").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split(" (").next().unwrap_or_default().trim().replace("emulator version ", "")
+}
+
+/// The command line.
+fn words(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
+    let kernel = fs::read_dir(place::kernel().join("boot")).unwrap().flatten();
+    let mut kernel = kernel.map(|entry| entry.path().display().to_string());
+    let kernel = kernel.find(|path| path.contains("/vmlinuz-")).expect("a kernel");
+    let fixed = [
+        "-nodefaults -no-user-config -display none -accel tcg -cpu max -m 512",
+        "-machine q35,memory-backend=memory",
+        "-object memory-backend-memfd,id=memory,size=512M,share=on",
+        "-chardev stdio,id=shell -device virtio-serial-pci -device virtserialport,chardev=shell",
+    ];
+    let mut words = program(plan.qemu);
+    words.extend(fixed.iter().flat_map(|words| words.split(' ')).map(str::to_owned));
+    words.extend(["-smp".to_owned(), plan.processors.to_string()]);
+    words.extend(["-serial".to_owned(), format!("file:{}", kernel_log.display())]);
+    words.extend(["-kernel".to_owned(), kernel, "-initrd".to_owned(), image.display().to_string()]);
+    words.extend(["-append".to_owned(), "console=ttyS0 loglevel=5 panic=-1".to_owned()]);
+    words.extend(plan.network.iter().cloned());
+    words
+}
