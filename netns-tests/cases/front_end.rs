@@ -1,14 +1,23 @@
 //! A master whose board is a vhost-user back-end: this program's agent, or one that does what it should
 //! not.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use boardlane::daemon::status::LinkState;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::Signal;
 
+use super::reload::reload;
 use crate::world::{World, check, wait};
+
+/// How long a socket lingers: longer than anything is waited for.
+const LINGER: Duration = Duration::from_secs(600);
 
 const SIDES: [[&str; 2]; 2] = [["?client", "?server"], ["?server", "?client"]];
 
@@ -167,7 +176,7 @@ pub(crate) fn a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_
 
 pub(crate) fn a_back_end_that_hangs_is_given_up() {
     let world = running(SIDES[0], "");
-    world.signal("board0", rustix::process::Signal::STOP);
+    world.signal("board0", Signal::STOP);
     let (since, mut state) = (Instant::now(), LinkState::Up);
     while state == LinkState::Up && since.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(100));
@@ -175,10 +184,104 @@ pub(crate) fn a_back_end_that_hangs_is_given_up() {
     }
     assert_ne!(state, LinkState::Up, "the back-end hangs");
     eprintln!("given up after {:.1} s", since.elapsed().as_secs_f64());
-    world.signal("board0", rustix::process::Signal::CONT);
+    world.signal("board0", Signal::CONT);
     wait("it is met again", || {
         let link = world.link_status("master", "bl0")?;
         check(link.state == LinkState::Up && link.carrier, link)
     });
     world.wait_ping("traffic is back", "master", "10.77.0.2");
+}
+
+/// A TCP socket whose peer reads nothing: whoever closes it last waits for as long as this.
+fn lingering(world: &World) -> [TcpStream; 2] {
+    let (mut socket, peer) = world.inside("board0", || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (socket, listener.accept().unwrap().0)
+    });
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 65536]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    socket2::SockRef::from(&socket).set_linger(Some(LINGER)).unwrap();
+    [socket, peer]
+}
+
+/// Sends a reply with descriptors.
+fn reply_with(stream: &UnixStream, request: u32, fds: &[BorrowedFd<'_>]) {
+    let octets: Vec<u8> = [request, 5, 8, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    let sent = sendmsg(stream, &[IoSlice::new(&octets)], &mut control, SendFlags::NOSIGNAL);
+    assert_eq!(sent, Ok(octets.len()));
+}
+
+fn descriptors(world: &World, daemon: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", world.pid(daemon))).unwrap().count()
+}
+
+pub(crate) fn descriptors_of_a_back_end_that_linger_hold_up_nobody() {
+    let mut world = world(SIDES[0], "");
+    world.ip("board0", "link set lo up");
+    let listener = UnixListener::bind(socket(&world)).unwrap();
+    world.start("master");
+    let mut peers = Vec::new();
+    for (fds, messages, reason) in [(1, 1, "descriptor"), (1, 4, "descriptor"), (40, 1, "got lost")]
+    {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert_eq!(request(&mut stream), Some(1));
+        // Not before this process has closed its own: the master's are to be the last.
+        world.signal("master", Signal::STOP);
+        std::thread::sleep(Duration::from_millis(50));
+        let before = descriptors(&world, "master");
+        for _ in 0..messages {
+            let [socket, peer] = lingering(&world);
+            reply_with(&stream, 1, &vec![socket.as_fd(); fds]);
+            peers.push(peer);
+        }
+        world.signal("master", Signal::CONT);
+        let since = Instant::now();
+        world.wait_state("master", "bl0", LinkState::Quarantined, reason);
+        assert!(since.elapsed() < Duration::from_secs(5), "after {:?}", since.elapsed());
+        // The connection, too.
+        wait("they are closed", || {
+            let now = descriptors(&world, "master");
+            check(now < before, (before, now))
+        });
+    }
+    drop(listener);
+    std::fs::remove_file(socket(&world)).unwrap();
+    world.start("board0");
+    world.wait_up(0);
+    world.ping_well("master", "10.77.0.2");
+}
+
+pub(crate) fn descriptors_that_linger_in_a_backlog_hold_up_nobody() {
+    for (sides, daemon, host) in [(SIDES[1], "master", 1), (SIDES[0], "board0", 2)] {
+        let mut world = world(sides, "");
+        world.ip("board0", "link set lo up");
+        world.start(daemon);
+        let connect = || UnixStream::connect(socket(&world)).map_err(|e| e.to_string());
+        let _taken = wait("it listens", connect);
+        let waiting = UnixStream::connect(socket(&world)).unwrap();
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            let [socket, peer] = lingering(&world);
+            reply_with(&waiting, 1, &[socket.as_fd()]);
+            peers.push(peer);
+        }
+        let since = Instant::now();
+        reload(&world, daemon, &world.link("bl0", 0, host, ""));
+        let side = sides[usize::from(host) - 1];
+        reload(&world, daemon, &link(&world, host, side, ""));
+        assert!(since.elapsed() < Duration::from_secs(5), "after {:?}", since.elapsed());
+        wait("its end of what waited is closed", || {
+            waiting.set_nonblocking(true).unwrap();
+            check((&waiting).read(&mut [0]).is_ok_and(|n| n == 0), "it is open")
+        });
+        world.start(if daemon == "master" { "board0" } else { "master" });
+        world.wait_up(0);
+        world.ping_well("master", "10.77.0.2");
+        assert!(world.stop(daemon).success());
+    }
 }

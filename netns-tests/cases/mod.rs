@@ -75,6 +75,8 @@ pub(crate) const ALL: &[Case] = &[
         front_end::a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_one_then_taken
     ),
     case!(front_end::a_back_end_that_hangs_is_given_up),
+    case!(front_end::descriptors_of_a_back_end_that_linger_hold_up_nobody),
+    case!(front_end::descriptors_that_linger_in_a_backlog_hold_up_nobody),
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),

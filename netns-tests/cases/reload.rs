@@ -25,7 +25,7 @@ fn ask(world: &World, machine: &str) -> (i32, String) {
 }
 
 /// Writes the links into a machine's config, and has them be read; what was done.
-fn reload(world: &World, machine: &str, links: &str) -> String {
+pub(super) fn reload(world: &World, machine: &str, links: &str) -> String {
     world.configure(machine, links);
     let (code, text) = ask(world, machine);
     assert_eq!(code, 0, "{text}");

@@ -15,6 +15,7 @@ use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
+use crate::os::close::{Closer, Kept};
 use crate::os::fabric::{shm, vhost_user};
 use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
@@ -47,6 +48,8 @@ pub(super) struct Server {
     apart: bool,
     /// Why the config is not read again, if it is not.
     sealed: Option<String>,
+    /// For sockets by which peers can have sent what lingers in its closing.
+    closer: Closer,
 }
 
 #[derive(Debug)]
@@ -62,13 +65,21 @@ struct Served {
 #[derive(Debug)]
 struct Listening {
     file: SocketFile,
-    listener: UnixListener,
+    listener: Kept<UnixListener>,
 }
 
 impl Server {
     /// For the config in `file`, which is read when it is asked for.
     pub(super) fn new(role: Role, file: PathBuf) -> Self {
-        Self { role, file, links: BTreeMap::new(), read: None, apart: false, sealed: None }
+        Self {
+            role,
+            file,
+            links: BTreeMap::new(),
+            read: None,
+            apart: false,
+            sealed: None,
+            closer: Closer::default(),
+        }
     }
 
     /// Serves the other end of `socket` until it is closed.
@@ -78,12 +89,13 @@ impl Server {
     pub(super) fn serve(&mut self, socket: &OwnedFd) -> std::io::Result<()> {
         self.apart = true;
         loop {
-            let (number, granted) = match receive(socket) {
+            let (number, what, granted) = match receive(socket) {
                 Ok(message) => {
                     let number = Request::number_of(&message.octets);
-                    (number, self.answer(&message.octets, message.fds))
+                    let what = Request::parse(&message.octets).map(|request| request.what);
+                    (number, what, self.answer(&message.octets, message.fds))
                 }
-                Err(ReceiveError::Bad) => (0, Err("no request has this form".into())),
+                Err(ReceiveError::Bad) => (0, None, Err("no request has this form".into())),
                 Err(ReceiveError::Closed) => return Ok(()),
                 Err(ReceiveError::Os(e)) => return Err(e),
             };
@@ -91,8 +103,8 @@ impl Server {
                 Ok(Granted { index, fds }) => (Ok(index), fds),
                 Err(refused) => (Err(refused), Vec::new()),
             };
-            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            let sent = match send(socket, &Reply { number, outcome }.octets(), &fds) {
+            let lent: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            let sent = match send(socket, &Reply { number, outcome }.octets(), &lent) {
                 // Too many descriptors are under way, or there is no memory: another try may do.
                 Err(e) if !fds.is_empty() && e.kind() != std::io::ErrorKind::BrokenPipe => {
                     let refused = Err(format!("what was opened cannot be sent: {e}").into());
@@ -100,6 +112,10 @@ impl Server {
                 }
                 sent => sent,
             };
+            // Who took a connection may have closed it before we do.
+            if matches!(what, Some(What::Slot | What::VhostUser)) {
+                fds.into_iter().for_each(|fd| self.closer.close(fd));
+            }
             match sent {
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
                 done => done?,
@@ -137,7 +153,7 @@ impl Server {
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
-            What::VhostUser => link.vhost_user(),
+            What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
             What::Config | What::Adopt | What::Close => Err("it is for no link".into()),
         }
@@ -238,7 +254,7 @@ impl Served {
         }
     }
 
-    fn vhost_user(&mut self) -> Result<Granted, Refused> {
+    fn vhost_user(&mut self, closer: &Closer) -> Result<Granted, Refused> {
         let Transport::VhostUser { path, how } = &self.config.transport else {
             return Err(format!("transport {} is not vhost-user", self.config.transport).into());
         };
@@ -258,7 +274,7 @@ impl Served {
                     None => {
                         let bound = SocketFile::bind(path, &self.config.socket);
                         let (file, listener) = bound.map_err(|e| failed(&e))?;
-                        Listening { file, listener }
+                        Listening { file, listener: closer.keep(listener) }
                     }
                 };
                 let Listening { listener, .. } = self.listening.insert(listening);

@@ -21,7 +21,7 @@ use crate::link::State;
 use crate::link::back_end::{BackEndLink, Event, Params, StartPair};
 use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
-use crate::os::close::Closer;
+use crate::os::close::{Closer, Kept};
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::is_doorbell;
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
@@ -149,7 +149,7 @@ impl LinkTask {
     /// Waits for the next front-end, or connects to it.
     async fn front_end(
         &self,
-        listener: &mut Option<Listener>,
+        listener: &mut Option<Kept<Listener>>,
         closer: &Closer,
     ) -> Result<Connection, Refusal> {
         let mut looks = 0;
@@ -168,7 +168,7 @@ impl LinkTask {
             if dials {
                 return Connection::over(socket).map_err(os);
             }
-            *listener = Some(Listener::over(socket).map_err(os)?);
+            *listener = Some(closer.keep(Listener::over(socket).map_err(os)?));
         }
         self.wait_because("no front-end has connected".to_owned());
         match listener {

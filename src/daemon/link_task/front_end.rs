@@ -21,6 +21,7 @@ use crate::link::Start;
 use crate::link::front_end::{Event, FrontEndLink, FrontEndParams, StartPair};
 use crate::memory::Mapping;
 use crate::net::features::Features;
+use crate::os::close::{Closer, Kept, MOST_LEFT};
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
 use crate::os::fabric::vhost_user::{memory, pair};
 use crate::os::pace::Pace;
@@ -33,6 +34,8 @@ const MOST_TURNS: u32 = 256;
 const TURN_INTERVAL: Duration = Duration::from_millis(4);
 /// How long a back-end may leave messages unread.
 const UNREAD: Duration = Duration::from_secs(5);
+/// Between looks whether what it gave has been closed, while it is not heard for that.
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
 /// How long a connection is waited for before the socket is looked at again: somebody may have put
 /// another in its place.
 const LISTEN: Duration = Duration::from_secs(10);
@@ -80,9 +83,9 @@ impl LinkTask {
 
 /// A connection, and what goes to the back-end by it.
 struct Connected {
-    connection: Connection,
+    connection: Kept<Connection>,
     /// Our end of the socket for the back-end's requests, and the one that it gets.
-    requests: Option<Connection>,
+    requests: Option<Kept<Connection>>,
     theirs: Option<OwnedFd>,
     memory: OwnedFd,
     /// What we ring, of each ring.
@@ -92,7 +95,11 @@ struct Connected {
 }
 
 impl Connected {
-    fn new(connection: Connection, params: FrontEndParams) -> Result<Found, String> {
+    fn new(
+        connection: Kept<Connection>,
+        params: FrontEndParams,
+        closer: &Closer,
+    ) -> Result<Found, String> {
         let memory = memory::create(params.memory_len());
         let (memory, mapping) = memory.map_err(|e| format!("memory for the rings: {e}"))?;
         let (requests, theirs) = pair().map_err(|e| format!("a pair of sockets: {e}"))?;
@@ -103,7 +110,7 @@ impl Connected {
         };
         let connected = Self {
             connection,
-            requests: Some(requests),
+            requests: Some(closer.keep(requests)),
             theirs: Some(theirs),
             memory,
             // A ring starts when it is first kicked.
@@ -157,7 +164,8 @@ impl Connected {
 }
 
 /// Waits for a connection, and makes what goes by it.
-async fn search(task: &LinkTask, params: FrontEndParams) -> Result<Found, Refusal> {
+async fn search(task: &LinkTask, params: FrontEndParams, closer: Closer) -> Result<Found, Refusal> {
+    closer.settle().await;
     let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
     let other = |e: std::io::Error| refusal(e.to_string(), false);
     let Transport::VhostUser { path, how } = &task.config.transport else {
@@ -167,18 +175,20 @@ async fn search(task: &LinkTask, params: FrontEndParams) -> Result<Found, Refusa
         let socket = task.broker.vhost_user(&task.config.name).await;
         let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
         if *how == SocketSide::Client {
-            break Connection::over(socket).map_err(other)?;
+            break closer.keep(Connection::over(socket).map_err(other)?);
         }
         task.wait_because(format!("no vhost-user back-end has connected to {}", path.display()));
-        let listener = Listener::over(socket).map_err(other)?;
+        let listener = closer.keep(Listener::over(socket).map_err(other)?);
         if let Ok(accepted) = timeout(LISTEN, listener.accept()).await {
-            break accepted.map_err(other)?;
+            break closer.keep(accepted.map_err(other)?);
         }
     };
-    Connected::new(connection, params).map_err(|why| refusal(why, false))
+    Connected::new(connection, params, &closer).map_err(|why| refusal(why, false))
 }
 
-async fn next_request(requests: &mut Option<Connection>) -> Result<Received, ConnectionError> {
+async fn next_request(
+    requests: &mut Option<Kept<Connection>>,
+) -> Result<Received, ConnectionError> {
     match requests {
         Some(requests) => requests.next().await,
         None => std::future::pending().await,
@@ -193,6 +203,8 @@ struct Running<'a> {
     link: FrontEndLink,
     search: Option<Search<'a>>,
     connected: Option<Box<Connected>>,
+    /// For what the back-end gives, read or not.
+    closer: Closer,
     /// How soon the next message is taken.
     pace: Pace,
     next_turn: Instant,
@@ -211,6 +223,7 @@ impl<'a> Running<'a> {
             link: FrontEndLink::new(now, params),
             search: None,
             connected: None,
+            closer: Closer::default(),
             pace: Pace::new(now, MOST_TURNS, TURN_INTERVAL),
             next_turn: now,
         }
@@ -242,16 +255,23 @@ impl<'a> Running<'a> {
                 }
                 Input::Message(Received { header, payload, fds }) => {
                     self.next_turn = self.pace.count(now).unwrap_or(self.next_turn);
-                    self.link.handle_message(now, header, &payload, fds.len());
+                    self.link.handle_message(now, header, &payload, self.refuse(fds));
                 }
                 Input::Request(Received { header, payload, fds }) => {
                     self.next_turn = self.pace.count(now).unwrap_or(self.next_turn);
-                    self.link.handle_backend_request(now, header, &payload, fds.len());
+                    self.link.handle_backend_request(now, header, &payload, self.refuse(fds));
                 }
                 Input::Lost(why) => self.link.handle_lost(now, &why),
                 Input::Due => self.link.handle_timeout(now),
             }
         }
+    }
+
+    /// None of a back-end's descriptors has a use; their number.
+    fn refuse(&self, fds: Vec<OwnedFd>) -> usize {
+        let n = fds.len();
+        fds.into_iter().for_each(|fd| self.closer.close(fd));
+        n
     }
 
     /// Leaves the connection, and comes to this end.
@@ -264,8 +284,10 @@ impl<'a> Running<'a> {
 
     async fn input(&mut self) -> Input {
         let now = Instant::now();
-        let reads = now >= self.next_turn;
-        let turn = (!reads).then_some(self.next_turn);
+        let closes = self.closer.left() > MOST_LEFT;
+        let reads = now >= self.next_turn && !closes;
+        let turn = if closes { now + CLOSE_LOOK } else { self.next_turn };
+        let turn = (!reads).then_some(turn);
         let due = self.link.poll_timeout().into_iter().chain(turn).min();
         let due = due.unwrap_or_else(|| now + RETRY);
         tokio::select! {
@@ -308,7 +330,10 @@ impl<'a> Running<'a> {
         while let Some(event) = self.link.poll_event() {
             match event {
                 Event::State(state, reason) => self.workers.state(state, reason),
-                Event::Connect => self.search = Some(Box::pin(search(self.task, self.params))),
+                Event::Connect => {
+                    self.search =
+                        Some(Box::pin(search(self.task, self.params, self.closer.clone())))
+                }
                 Event::Disconnect => (self.search, self.connected) = (None, None),
                 Event::Send(message) => {
                     let Some(connected) = &mut self.connected else { continue };
