@@ -2,15 +2,18 @@
 //! config that may be read again.
 //!
 //! A reload is a task of its own, and one at a time: whoever asked for it may be gone before it is
-//! done, `status` is answered meanwhile, and a daemon that is to stop lets it come to its end first.
+//! done, `status` is answered meanwhile, and a daemon that is to stop lets it come to its end first, for a
+//! bounded time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::timeout;
 
 use super::broker::{Broker, Started};
 use super::config::{Config, ConfigError, LinkConfig};
@@ -23,6 +26,9 @@ use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
 use crate::os::terminal::Terminal;
+
+/// How long a reload may still take when the daemon is to stop: more than two answers of a broker may.
+const RELOAD_LIMIT: Duration = Duration::from_secs(15);
 
 /// What ends a daemon that was not asked to stop.
 #[derive(Debug)]
@@ -83,6 +89,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         identity,
         links: RefCell::default(),
         config: Mutex::new(config.clone()),
+        stopping: Cell::new(false),
     });
     daemon.start(&config.links);
     tracing::info!(
@@ -161,6 +168,8 @@ struct Daemon {
     links: RefCell<Vec<RunningLink>>,
     /// What they were made from. Whoever adds or ends links holds it for so long.
     config: Mutex<Config>,
+    /// No link begins any more.
+    stopping: Cell<bool>,
 }
 
 impl Daemon {
@@ -238,6 +247,9 @@ impl Daemon {
     /// Starts the links that do not run, forgets those that have ended, and brings all into the order
     /// of `configs`.
     fn start(&self, configs: &[LinkConfig]) {
+        if self.stopping.get() {
+            return;
+        }
         let mut links = self.links.borrow_mut();
         let mut running = std::mem::take(&mut *links);
         running.retain(|link| link.task.is_some());
@@ -261,9 +273,13 @@ impl Daemon {
         RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
     }
 
-    /// Ends all links, once a reload that is under way is done; none begins any more.
+    /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
     async fn stop(&self) {
-        let _config = self.config.lock().await;
+        let config = timeout(RELOAD_LIMIT, self.config.lock()).await;
+        if config.is_err() {
+            tracing::warn!("a reload hangs, and is given up");
+        }
+        self.stopping.set(true);
         let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
         await_ends(tasks).await;
     }

@@ -18,9 +18,10 @@ use tokio::time::timeout;
 use super::protocol::{Refused, Reply, Request, What};
 use super::server::Granted;
 use crate::os::broker::{Asker, Message};
+use crate::os::close::Closer;
 
 /// How long a reply may take: a name of a network namespace can be a file that hangs.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 type Answer = Result<Granted, Refused>;
 
@@ -32,6 +33,8 @@ pub(super) struct Client {
     turn: Mutex<()>,
     waiting: RefCell<BTreeMap<u32, (What, oneshot::Sender<Answer>)>>,
     lost: watch::Sender<bool>,
+    /// For connections that come too late.
+    closer: Closer,
 }
 
 impl Client {
@@ -46,6 +49,7 @@ impl Client {
             turn: Mutex::new(()),
             waiting: RefCell::default(),
             lost: watch::Sender::new(false),
+            closer: Closer::default(),
         });
         let reader = client.clone();
         spawn_local(async move {
@@ -98,9 +102,7 @@ impl Client {
         sent.map_err(|e| format!("the broker takes no request: {e}"))?;
         let (tell, told) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, (what, tell));
-        // Both ends have to know whether it has been done: it takes no time, and nothing else is under way.
-        let limit = if what == What::Adopt { Duration::MAX } else { LIMIT };
-        match timeout(limit, told).await {
+        match timeout(LIMIT, told).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err("the broker has ended".into()),
             Err(_) => {
@@ -112,7 +114,10 @@ impl Client {
 
     fn take(&self, message: Message) {
         let Some(reply) = Reply::parse(&message.octets) else { return };
-        let Some((what, tell)) = self.waiting.borrow_mut().remove(&reply.number) else { return };
+        let Some((what, tell)) = self.waiting.borrow_mut().remove(&reply.number) else {
+            message.fds.into_iter().for_each(|fd| self.closer.close(fd));
+            return;
+        };
         let wanted = if reply.outcome.is_ok() { what.fds() } else { 0..=0 };
         let answer = match reply.outcome {
             _ if !wanted.contains(&message.fds.len()) => {

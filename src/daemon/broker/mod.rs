@@ -11,7 +11,8 @@
 //! config does not have is refused. A config that is read again counts once the daemon, having looked
 //! at the same text, says so; so one that it refuses changes nothing here either. One that the daemon could
 //! write itself, as it lies in the directory that it is left, is read once. The broker looks at each
-//! message's form, and answers one at a time.
+//! message's form, and answers one at a time. What can linger in its closing, as peers have sent something
+//! by it, is closed by threads that are there only for so long.
 //!
 //! It ends when the daemon does: its socket is closed then, and it asks to be killed. Signals that end
 //! a daemon are the daemon's to obey, so it ignores them. If it ends first, the daemon cannot heal its
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 
 use super::config::{Config, ConfigError};
@@ -42,7 +44,7 @@ use crate::os::confine::{Part, process};
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::tap::{Owner, Tap};
 use crate::os::{broker, child};
-use client::Client;
+use client::{Client, LIMIT};
 pub use protocol::Refused;
 use protocol::{Request, What};
 use server::{Granted, Server};
@@ -157,7 +159,11 @@ impl Broker {
         Config::from_octets(&self.file, octets, self.role)
     }
 
-    /// The config that was read last is the one to go by.
+    /// The config that was read last is the one to go by. When no answer has come in time, the broker may
+    /// still do it later; the next config that is read and adopted then sets both right.
+    ///
+    /// # Errors
+    /// There is none, the broker is gone, or it has not answered in time.
     pub async fn adopt(&self) -> Result<(), String> {
         self.ask(What::Adopt, "", &[]).await.map(drop).map_err(|e| e.text)
     }
@@ -199,8 +205,8 @@ impl Broker {
     /// Removes the sockets that links listen on, as the daemon stops in an orderly way. Those of a daemon
     /// that was killed are replaced by the next one.
     pub async fn close(&self) {
-        // Without a broker nobody is left to do it.
-        let _ = self.ask(What::Close, "", &[]).await;
+        // Without a broker nobody is left to do it, and one that hangs may have others' requests before it.
+        let _ = timeout(LIMIT, self.ask(What::Close, "", &[])).await;
     }
 
     /// A socket that sends by netdevs of a link's network namespace.

@@ -245,6 +245,28 @@ fn a_broker_that_ends_or_says_nothing_holds_nobody_up() {
 }
 
 #[test]
+fn a_broker_that_does_not_say_whether_it_has_adopted_a_config_holds_nobody_up() {
+    let (ours, theirs) = pair().unwrap();
+    in_a_runtime(async {
+        let client = Client::new(ours).unwrap();
+        let adopted = client.ask(What::Adopt, "", &[]);
+        let answer = tokio::time::timeout(Duration::from_secs(10), adopted).await;
+        let error = answer.expect("an end of the waiting").unwrap_err();
+        assert!(error.text.contains("not answered"), "{error}");
+        // It comes late, and the next one is told from it.
+        let number = Request::number_of(&receive(&theirs).unwrap().octets);
+        let replies = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            for (number, outcome) in [(number, Ok(0)), (number + 1, Err("no".into()))] {
+                send(&theirs, &Reply { number, outcome }.octets(), &[]).unwrap();
+            }
+        };
+        let (next, ()) = tokio::join!(client.ask(What::Adopt, "", &[]), replies);
+        assert_eq!(next.unwrap_err().text, "no");
+    });
+}
+
+#[test]
 fn a_config_is_the_same_with_a_process_and_without() {
     let served = Served::new("within");
     let file = served.dir.join("master.toml");
