@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use boardlane::daemon::status::LinkState;
 use boardlane::os::child;
@@ -178,6 +179,27 @@ pub(crate) fn a_daemon_whose_broker_is_killed_stops_in_an_orderly_way() {
         world.wait_up(0);
     }
     world.ping_well("master", "10.77.0.2");
+}
+
+pub(crate) fn a_daemon_whose_broker_hangs_in_a_reload_can_be_stopped() {
+    // Links that wait for a backplane ask for their slots, too.
+    let mut world = World::new(3, |_, _| String::new());
+    world.start("master");
+    world.wait_state("master", "bl0", LinkState::Waiting, "");
+    let broker = broker(&world, "master").expect("a broker");
+    kill_process(broker, Signal::STOP).unwrap();
+    world.signal("master", Signal::HUP);
+    std::thread::sleep(Duration::from_millis(200));
+    world.signal("master", Signal::TERM);
+    let since = Instant::now();
+    // One that has ended and was not waited for has an empty command line.
+    let line = format!("/proc/{}/cmdline", world.pid("master"));
+    while !fs::read(&line).unwrap_or_default().is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(15), "it has not ended");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    eprintln!("it has ended after {:?}", since.elapsed());
+    assert!(world.wait_end("master").success());
 }
 
 pub(crate) fn a_broker_ends_with_its_daemon_and_not_by_a_signal_meant_for_it() {

@@ -100,6 +100,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(confine::every_thread_of_every_process_is_confined_under_traffic),
     case!(confine::a_namespace_is_entered_by_name_by_path_and_by_a_process_in_it),
     case!(confine::a_daemon_whose_broker_is_killed_stops_in_an_orderly_way),
+    case!(confine::a_daemon_whose_broker_hangs_in_a_reload_can_be_stopped),
     case!(confine::a_broker_ends_with_its_daemon_and_not_by_a_signal_meant_for_it),
     case!(confine::each_part_of_it_can_be_left_out_by_name),
     case!(confine::daemons_of_a_user_without_rights_are_confined_too, "setpriv"),

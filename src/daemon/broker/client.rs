@@ -2,7 +2,8 @@
 //!
 //! Several links may ask at once; one request is under way at a time, as the broker does one thing after
 //! the other. Replies are told apart by number; one that comes too late finds nobody and is dropped, its
-//! descriptors closed.
+//! descriptors closed. Until it comes, nothing else is asked: one broker that hangs must not cost each
+//! request its time, one after the other.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub(super) struct Client {
     turn: Mutex<()>,
     waiting: RefCell<BTreeMap<u32, (What, oneshot::Sender<Answer>)>>,
     lost: watch::Sender<bool>,
+    /// The request that has not been answered in time, nor since.
+    overdue: Cell<Option<u32>>,
     /// For connections that come too late.
     closer: Closer,
 }
@@ -49,6 +52,7 @@ impl Client {
             turn: Mutex::new(()),
             waiting: RefCell::default(),
             lost: watch::Sender::new(false),
+            overdue: Cell::new(None),
             closer: Closer::default(),
         });
         let reader = client.clone();
@@ -94,6 +98,11 @@ impl Client {
         if *self.lost.borrow() {
             return Err("the broker has ended".into());
         }
+        let late =
+            || Err(format!("the broker has not answered within {} s", LIMIT.as_secs()).into());
+        if self.overdue.get().is_some() {
+            return late();
+        }
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
         let request = Request { number, what, link };
@@ -107,7 +116,8 @@ impl Client {
             Ok(Err(_)) => Err("the broker has ended".into()),
             Err(_) => {
                 self.waiting.borrow_mut().remove(&number);
-                Err(format!("the broker has not answered within {} s", LIMIT.as_secs()).into())
+                self.overdue.set(Some(number));
+                late()
             }
         }
     }
@@ -115,6 +125,9 @@ impl Client {
     fn take(&self, message: Message) {
         let Some(reply) = Reply::parse(&message.octets) else { return };
         let Some((what, tell)) = self.waiting.borrow_mut().remove(&reply.number) else {
+            if self.overdue.get() == Some(reply.number) {
+                self.overdue.set(None);
+            }
             message.fds.into_iter().for_each(|fd| self.closer.close(fd));
             return;
         };

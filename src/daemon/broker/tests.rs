@@ -233,6 +233,19 @@ fn a_broker_that_ends_or_says_nothing_holds_nobody_up() {
         let error = client.ask(What::Slot, "bl0", &[]).await.unwrap_err();
         assert!(error.text.contains("not answered"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        // Until it answers, no other request waits as long.
+        let start = Instant::now();
+        let error = client.ask(What::Slot, "bl0", &[]).await.unwrap_err();
+        assert!(error.text.contains("not answered"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        drop(theirs);
+        client.lost().await;
+        let error = client.ask(What::Slot, "bl0", &[]).await.unwrap_err();
+        assert!(error.text.contains("ended"), "{error}");
+    });
+    let (ours, theirs) = pair().unwrap();
+    in_a_runtime(async {
+        let client = Client::new(ours).unwrap();
         let waiting = client.ask(What::Slot, "bl0", &[]);
         let end = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -240,7 +253,6 @@ fn a_broker_that_ends_or_says_nothing_holds_nobody_up() {
         };
         let (ended, ()) = tokio::join!(waiting, end);
         assert!(ended.unwrap_err().text.contains("ended"));
-        client.lost().await;
     });
 }
 
@@ -253,15 +265,21 @@ fn a_broker_that_does_not_say_whether_it_has_adopted_a_config_holds_nobody_up() 
         let answer = tokio::time::timeout(Duration::from_secs(10), adopted).await;
         let error = answer.expect("an end of the waiting").unwrap_err();
         assert!(error.text.contains("not answered"), "{error}");
-        // It comes late, and the next one is told from it.
+        // It comes late: then there is an answer to the next one again.
         let number = Request::number_of(&receive(&theirs).unwrap().octets);
-        let replies = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            for (number, outcome) in [(number, Ok(0)), (number + 1, Err("no".into()))] {
-                send(&theirs, &Reply { number, outcome }.octets(), &[]).unwrap();
-            }
+        let reply = |number, outcome| {
+            send(&theirs, &Reply { number, outcome }.octets(), &[]).unwrap();
         };
-        let (next, ()) = tokio::join!(client.ask(What::Adopt, "", &[]), replies);
+        reply(number, Ok(0));
+        let replies = async {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            reply(number + 1, Err("no".into()));
+        };
+        let next = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client.ask(What::Adopt, "", &[]).await
+        };
+        let (next, ()) = tokio::join!(next, replies);
         assert_eq!(next.unwrap_err().text, "no");
     });
 }
