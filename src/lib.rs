@@ -14,7 +14,8 @@
 //! [device's path](net::device_path), which copies header and first bytes to private memory,
 //! [checks them](net::frame), and lends the shared rest; the TAP is written from both. The way back
 //! is the same with receiveq: the device's worker fills buffers that the driver posted. With no room
-//! ahead a worker stops reading; the kernel's queue waits.
+//! ahead a worker stops reading; the kernel's queue waits. The kernel's vhost-net (`os::vhost_net`) may
+//! stand in for a device's worker.
 //!
 //! **A configuration message**: instead of touching a device's registers, the driver's half of the
 //! tunnel ([`tunnel::driver`]) runs virtio's initialisation as requests. The [codec](tunnel::message)

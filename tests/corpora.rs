@@ -27,6 +27,7 @@ const TARGETS: &[(&str, Run)] = &[
     ("ivshmem_server", targets::ivshmem_server::run),
     ("messages", targets::messages::run),
     ("net_header", targets::net_header::run),
+    ("vhost_user", targets::vhost_user::run),
 ];
 
 fn main() {

@@ -5,19 +5,20 @@
 //! and after a broken rule nothing but that. A path's frames must be what they say. Afterwards an honest
 //! driver must be served on the same memory.
 
-use boardlane::dma::{Completion, Piece, Place, Transfer};
-use boardlane::memory::{BusMemory, Kind};
+use boardlane::memory::BusMemory;
 use boardlane::net::device_path::DevicePath;
 use boardlane::net::engine_path::{EnginePath, EngineUse};
 use boardlane::net::frame::Offloads;
-use boardlane::net::path::{Inward, Path, PathError, Which};
+use boardlane::net::path::{Path, PathError, Which};
 use boardlane::virtqueue::{Buffer, Chain, DeviceQueue, DriverQueue, QueueConfig, QueueError};
 
 use super::octets::Octets;
+use super::ring_driver::Driver;
 use super::ring_memory::{
-    Choice, Cursor, DATA, RINGS, STEPS, address, describe, fill, frame_len, judge, length, memory,
-    peek, poke, scribble, size, storm, touch, zero_rings,
+    Choice, DATA, RINGS, STEPS, address, frame_len, length, memory, poke, size, storm, touch,
+    zero_rings,
 };
+use super::ring_worker::Worker;
 
 /// Bytes that descriptors may point to, for a queue's half and for a path: more than the largest frame.
 const QUEUE_LEN: u64 = 0x2000;
@@ -33,105 +34,9 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The driver: one or two queues, and how far it has come in each.
-struct Driver {
-    mem: BusMemory,
-    data_len: u64,
-    queues: [QueueConfig; 2],
-    avail: [u16; 2],
-    cursors: [Cursor; 2],
-}
-
-impl Driver {
-    fn new(choice: Choice, data_len: u64, sizes: [u16; 2]) -> Self {
-        Self {
-            mem: memory(data_len, choice.kind),
-            data_len,
-            queues: [choice.queue(0, sizes[0]), choice.queue(1, sizes[1])],
-            avail: [0; 2],
-            cursors: [Cursor::START; 2],
-        }
-    }
-
-    /// One thing that a driver does, good or not.
-    fn step(&mut self, which: usize, script: &mut Octets<'_>) {
-        let queue = self.queues[which];
-        let size = queue.size.clamp(1, 32);
-        match script.u8() % 6 {
-            // A descriptor, in the ring, the table, or an indirect table.
-            0 => {
-                let table = if script.u8() & 3 == 0 { RINGS + 0x3000 } else { queue.desc };
-                let at = table + 16 * u64::from(u16::from(script.u8()) % size);
-                let (addr, len) = (address(script, self.data_len), length(script));
-                describe(&self.mem, at, addr, len, [script.u16(), script.u16()]);
-            }
-            1 | 2 if queue.packed => self.offer_packed(which, script),
-            // A chain of one or two buffers, as it should be.
-            1 => {
-                let head = u16::from(script.u8()) % size;
-                let (addr, len) = (address(script, self.data_len), length(script));
-                let flags = u16::from(script.u8()) & 7;
-                let next = u16::from(script.u8()) % size;
-                describe(&self.mem, queue.desc + 16 * u64::from(head), addr, len, [flags, next]);
-                self.offer(which, head);
-            }
-            2 => self.offer(which, u16::from(script.u8()) % size),
-            // What stands in the available ring or the event suppression.
-            3 => {
-                let at = queue.driver + u64::from(script.u8() % 80) / 2 * 2;
-                poke(&self.mem, at, &script.u16().to_le_bytes());
-            }
-            4 => scribble(&self.mem, script),
-            // A whole indirect table, and a descriptor for it.
-            _ => {
-                let count = u32::from(script.u8() % 8);
-                for i in 0..count {
-                    let (addr, len) = (address(script, self.data_len), length(script));
-                    let last = [u16::from(script.u8()) & 7, u16::from(script.u8()) & 7];
-                    let last = if queue.packed { [0, last[0]] } else { last };
-                    describe(&self.mem, RINGS + 0x3000 + 16 * u64::from(i), addr, len, last);
-                }
-                let len = 16 * count + u32::from(script.u8() == 255);
-                self.offer_indirect(which, len);
-            }
-        }
-    }
-
-    /// Makes the chain at `head` of a split queue available.
-    fn offer(&mut self, which: usize, head: u16) {
-        let queue = &self.queues[which];
-        let slot = self.avail[which] % queue.size.clamp(1, 32);
-        poke(&self.mem, queue.driver + 4 + 2 * u64::from(slot), &head.to_le_bytes());
-        self.avail[which] = self.avail[which].wrapping_add(1);
-        poke(&self.mem, queue.driver + 2, &self.avail[which].to_le_bytes());
-    }
-
-    /// Makes one descriptor of a packed queue available where the device looks for it.
-    fn offer_packed(&mut self, which: usize, script: &mut Octets<'_>) {
-        let (addr, len) = (address(script, self.data_len), length(script));
-        let (id, flags) = (script.u8().into(), u16::from(script.u8()) & 7);
-        self.put_packed(which, addr, len, id, flags);
-    }
-
-    fn put_packed(&mut self, which: usize, addr: u64, len: u32, id: u16, flags: u16) {
-        let (queue, cursor) = (&self.queues[which], self.cursors[which]);
-        let last = [id, flags | cursor.flags(false)];
-        describe(&self.mem, queue.desc + 16 * u64::from(cursor.at), addr, len, last);
-        self.cursors[which] = cursor.next(queue.size.clamp(1, 32));
-    }
-
-    fn offer_indirect(&mut self, which: usize, len: u32) {
-        let queue = self.queues[which];
-        if queue.packed {
-            let id = self.cursors[which].at;
-            self.put_packed(which, RINGS + 0x3000, len, id, 4);
-        } else {
-            let head = self.avail[which] % queue.size.clamp(1, 32);
-            let at = queue.desc + 16 * u64::from(head);
-            describe(&self.mem, at, RINGS + 0x3000, len, [4, 0]);
-            self.offer(which, head);
-        }
-    }
+fn driver(choice: Choice, data_len: u64, [first, second]: [u16; 2]) -> Driver {
+    let queues = vec![choice.queue(0, first), choice.queue(1, second)];
+    Driver::new(memory(data_len, choice.kind), data_len, queues)
 }
 
 /// A device half, and what it has given out.
@@ -150,7 +55,7 @@ struct Half {
 
 fn queue(script: &mut Octets<'_>) {
     let choice = Choice::of(script);
-    let mut driver = Driver::new(choice, QUEUE_LEN, [size(script), 4]);
+    let mut driver = driver(choice, QUEUE_LEN, [size(script), 4]);
     let fixed = driver.queues[0];
     if script.u8() == 0xff {
         let at = |script: &mut Octets<'_>| match script.u8() {
@@ -314,16 +219,9 @@ fn serves(mem: &BusMemory, mut device: DeviceQueue, mut driver: DriverQueue) {
     }
 }
 
-/// What a worker knows of its path, and the engine's copies that are under way.
-struct Worker {
-    path: Box<dyn Path>,
-    allowed: Offloads,
-    transfers: Vec<Transfer>,
-}
-
 fn path(script: &mut Octets<'_>, engine: bool) {
     let choice = Choice::of(script);
-    let mut driver = Driver::new(choice, PATH_LEN, [size(script), size(script)]);
+    let mut driver = driver(choice, PATH_LEN, [size(script), size(script)]);
     if let Ok(mut worker) = worker(&driver, choice, engine) {
         for _ in 0..STEPS {
             if script.is_empty() || worker.step(&mut driver, script).is_err() {
@@ -342,7 +240,7 @@ fn path(script: &mut Octets<'_>, engine: bool) {
 
 fn worker(driver: &Driver, choice: Choice, engine: bool) -> Result<Worker, PathError> {
     let (mem, features) = (&driver.mem, choice.features());
-    let [receiveq, transmitq] = &driver.queues;
+    let [receiveq, transmitq] = [&driver.queues[0], &driver.queues[1]];
     let path: Box<dyn Path> = if engine {
         let by_engine = EngineUse { cpu_below: if choice.mergeable { 0 } else { 256 } };
         Box::new(EnginePath::new(mem, features, receiveq, transmitq, by_engine)?)
@@ -386,8 +284,7 @@ impl Worker {
                 let which = script.choose(&[Which::Receiveq, Which::Transmitq]);
                 let at = usize::from(which == Which::Transmitq);
                 self.path.reset_queue(which);
-                driver.avail[at] = 0;
-                driver.cursors[at] = Cursor::START;
+                driver.restart(at);
                 self.path.enable_queue(&driver.mem, which, &driver.queues[at])?;
             }
             _ => {
@@ -396,84 +293,5 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    /// Sends a frame, if there is room.
-    fn outward(&mut self, mem: &BusMemory, len: usize) -> Result<bool, PathError> {
-        let local = self.path.local();
-        let room = self.path.room(mem)?;
-        if fill(room, local.as_deref().unwrap_or(mem), len).is_none() {
-            return Ok(false);
-        }
-        Ok(self.path.sent(mem, len)?.is_none())
-    }
-
-    /// Takes a frame, if there is one; its length.
-    fn inward(&mut self, mem: &BusMemory) -> Result<Option<usize>, PathError> {
-        let local = self.path.local();
-        let frame = match self.path.receive(mem)? {
-            Inward::Empty => return Ok(None),
-            Inward::Dropped(_) => None,
-            Inward::Frame { prefix, tail, len } => {
-                judge(local.as_deref().unwrap_or(mem), prefix, tail, len, self.allowed);
-                Some(len)
-            }
-        };
-        self.path.received(mem)?;
-        Ok(frame)
-    }
-
-    fn complete(
-        &mut self,
-        mem: &BusMemory,
-        transfer: Transfer,
-        good: bool,
-    ) -> Result<(), PathError> {
-        let local = self.path.local().expect("an engine's");
-        if good {
-            transfer.pieces.iter().for_each(|piece| copy(mem, &local, piece));
-        }
-        self.path.handle_completion(Completion { transfer, good })
-    }
-
-    /// An honest driver's frame comes out, and it gets one.
-    fn serves(mut self, mem: &BusMemory, mut receiveq: DriverQueue, mut transmitq: DriverQueue) {
-        let buffer = Buffer { addr: DATA, len: 2048 };
-        assert_eq!(receiveq.add(mem, &[], &[buffer], 0), Ok(()));
-        let _ = receiveq.publish(mem);
-        poke(mem, DATA + 0x1000, &[0; 72]);
-        assert_eq!(transmitq.add(mem, &[Buffer { addr: DATA + 0x1000, len: 72 }], &[], 0), Ok(()));
-        let _ = transmitq.publish(mem);
-        let (mut sent, mut taken) = (false, None);
-        for _ in 0..8 {
-            sent = sent || self.outward(mem, 72).expect("an honest driver");
-            taken = taken.or(self.inward(mem).expect("an honest driver"));
-            while let Some(transfer) = self.path.poll_transfer() {
-                self.complete(mem, transfer, true).expect("a good engine");
-            }
-            let _ = (self.path.flush(mem), self.path.release(mem));
-        }
-        assert_eq!((sent, taken), (true, Some(60)));
-        let got = receiveq.pop_used(mem).expect("honest").expect("a frame");
-        assert_eq!((got.token, got.len), (0, 72));
-        let mut buffers = [0; 2];
-        peek(mem, DATA + 10, &mut buffers);
-        assert_eq!(buffers, [1, 0], "num_buffers");
-        assert!(transmitq.pop_used(mem).expect("honest").is_some());
-    }
-}
-
-/// What an engine does with one piece.
-fn copy(mem: &BusMemory, local: &BusMemory, piece: &Piece) {
-    let table = |place| match place {
-        Place::Bus(span) => (mem, span),
-        Place::Local(span) => (local, span),
-    };
-    let ((from, source), (to, target)) = (table(piece.from), table(piece.to));
-    assert_eq!(source.len(), target.len());
-    match (from.view(source), to.view(target)) {
-        (Some(source), Some(target)) => source.copy_into(&target),
-        // Memory that only an engine reaches is not there.
-        _ => assert!([from.kind(source), to.kind(target)].contains(&Kind::DmaOnly)),
     }
 }

@@ -11,7 +11,10 @@ pub mod ivshmem_client;
 pub mod ivshmem_server;
 pub mod messages;
 pub mod net_header;
+pub mod vhost_user;
 
 mod octets;
+mod ring_driver;
 mod ring_memory;
+mod ring_worker;
 mod sockets;

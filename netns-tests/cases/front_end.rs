@@ -130,7 +130,7 @@ pub(crate) fn a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_
     let mut world = world(SIDES[0], "");
     let listener = UnixListener::bind(socket(&world)).unwrap();
     world.start("master");
-    let mut accept = || listener.accept().unwrap().0;
+    let accept = || listener.accept().unwrap().0;
     let says =
         |reason: &str| drop(world.wait_state("master", "bl0", LinkState::Quarantined, reason));
 
@@ -147,7 +147,7 @@ pub(crate) fn a_back_end_that_does_not_keep_to_the_protocol_is_named_and_a_good_
     let mut stream = accept();
     assert_eq!(request(&mut stream), Some(1));
     let _ = stream.write_all(&[0xff; 64]);
-    says("");
+    says("says that its payload has 4294967295 bytes");
 
     // It takes everything and is no device; the agent in its place is one.
     let mut stream = accept();

@@ -23,6 +23,7 @@ mod netdev_state;
 mod ports;
 mod reload;
 mod stock;
+pub(crate) mod vhost_net;
 
 /// A claim and what it needs beyond `ip`.
 pub(crate) struct Case {
@@ -144,6 +145,33 @@ pub(crate) const ALL: &[Case] = &[
     case!(ports::an_end_without_a_netdev_makes_none_and_says_so_in_status),
     case!(ports::an_echo_that_is_killed_echoes_again_after_its_restart),
     case!(ports::a_frame_whose_offload_may_not_go_back_is_counted),
+    case!(
+        vhost_net::a_board_whose_kernel_has_no_vhost_net_says_so_and_moves_frames_itself,
+        "unshare"
+    ),
+    case!(
+        vhost_net::the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted,
+        "/dev/vhost-net"
+    ),
+    case!(vhost_net::each_feature_may_be_missing, "/dev/vhost-net"),
+    case!(vhost_net::two_queue_pairs_are_served_at_once, "/dev/vhost-net"),
+    case!(vhost_net::ends_that_are_killed_and_stopped_are_back, "/dev/vhost-net"),
+    case!(vhost_net::a_netdev_that_is_set_down_and_up_is_back, "/dev/vhost-net"),
+    case!(vhost_net::an_mtu_of_9000_carries_frames_of_that_size, "/dev/vhost-net"),
+    case!(
+        vhost_net::a_ring_that_the_kernel_finds_broken_stops_the_link_until_it_is_reset,
+        "/dev/vhost-net"
+    ),
+    case!(
+        stock::offloads::no_offload_comes_by_vhost_net_that_the_driver_has_turned_off,
+        "/dev/vhost-net",
+        "ethtool"
+    ),
+    case!(stock::queues::pairs_come_and_go_under_traffic_by_vhost_net, "/dev/vhost-net"),
+    case!(
+        stock::queues::a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other,
+        "/dev/vhost-net"
+    ),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

@@ -17,7 +17,7 @@ use crate::stock::{Driver, PACKED, SPLIT, Spot, Stock};
 use crate::world::{World, check, wait};
 
 /// A board whose config has these keys, and a backplane; nobody plays the master yet.
-fn board(keys: &'static str) -> World {
+pub(super) fn board(keys: &'static str) -> World {
     let mut world = World::new(1, move |_, _| keys.to_owned());
     world.start("backplane");
     world.start("board0");
@@ -25,7 +25,7 @@ fn board(keys: &'static str) -> World {
 }
 
 /// A driver of these features on the board, with so many pairs, once its netdev is operational.
-fn drive(world: &World, features: Features, pairs: u16, shape: Shape) -> Driver {
+pub(super) fn drive(world: &World, features: Features, pairs: u16, shape: Shape) -> Driver {
     let driver = Stock::in_slot(&world.slot(0)).drive(features, pairs, shape);
     wait("the board's netdev is operational", || {
         check(world.is_operational("board0", "bl0"), "it is not")
@@ -34,7 +34,7 @@ fn drive(world: &World, features: Features, pairs: u16, shape: Shape) -> Driver 
 }
 
 /// Tells the board's kernel where the driver's IP address is.
-fn neighbour(world: &World, driver: &mut Driver) {
+pub(super) fn neighbour(world: &World, driver: &mut Driver) {
     let mac: Vec<_> = driver.stock.config().mac.iter().map(|o| format!("{o:02x}")).collect();
     world.ip("board0", &format!("neigh replace 10.77.0.1 lladdr {} dev bl0", mac.join(":")));
 }
@@ -99,7 +99,7 @@ fn pass(driver: &mut Driver, wire: &Wire, frames: &[([u8; 6], Vec<u8>)]) -> Vec<
 }
 
 /// Frames both ways through every pair, whole.
-fn carries(world: &World, driver: &mut Driver) {
+pub(super) fn carries(world: &World, driver: &mut Driver) {
     let wire = Wire::new(world, "board0", "bl0");
     assert_eq!(pass(driver, &wire, &[([2, 0, 0, 0, 0, 1], vec![])]), [true]);
     for (i, (_, sender)) in (1000..).zip(&mut driver.pairs[..driver.used]) {

@@ -13,6 +13,7 @@ mod ip;
 mod limits;
 mod link;
 mod problem;
+mod pump;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,8 @@ pub struct LinkConfig {
     pub port: Port,
     /// Who copies the payload.
     pub dma: Dma,
+    /// Who moves frames between rings and netdev.
+    pub pump: Pump,
     /// What the engine is like, where one copies.
     pub engine: EngineConfig,
     /// What the two ends of the link speak.
@@ -239,6 +242,25 @@ impl fmt::Display for Dma {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Engine => "engine",
+        })
+    }
+}
+
+/// Who moves a link's frames between its rings and its netdev.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pump {
+    /// A thread of this program.
+    #[default]
+    Builtin,
+    /// The kernel's vhost-net, where it is there; at an agent.
+    VhostNet,
+}
+
+impl fmt::Display for Pump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Builtin => "builtin",
+            Self::VhostNet => "vhost-net",
         })
     }
 }

@@ -13,6 +13,9 @@
 //! | turns in a row, doorbells heard | 64, 256; then one in 4 ms | `running`, `os::doorbell` |
 //! | doorbells that wait to be rung | 16 | `os::doorbell` |
 //! | a worker's breaths for nothing | 64 in a row, then two in 2 ms | `worker::rings` |
+//! | messages of a vhost-user back-end | 256; then one in 4 ms | `front_end` |
+//! | its changes of config space | one reading in 100 ms | `tunnel::vhost_user::front_end` |
+//! | its connections | growing pauses | `link::front_end` |
 //! | answers and events of the tunnel | 16 each; of what repeats itself the last | `tunnel` |
 //! | sessions | growing pauses | `link::again` |
 //! | changes of the other end's netdev | growing pauses, up to 2 s | `link::netdev_state` |
@@ -21,11 +24,12 @@
 
 mod back_end;
 mod front_end;
+mod pump;
 mod running;
 mod view;
 mod workers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,6 +90,8 @@ pub struct LinkTask {
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
+    /// What the kernel's vhost-net can do, where it is to move the frames of this connection.
+    vhost: Cell<Option<Features>>,
     view: Rc<RefCell<View>>,
     orders: watch::Receiver<Order>,
     /// The number of the last order that was carried out; closed when the task has ended.
@@ -132,6 +138,7 @@ impl LinkTask {
             log,
             broker,
             limits,
+            vhost: Cell::new(None),
             view,
             orders,
             done,
@@ -253,6 +260,7 @@ impl LinkTask {
 
     /// Runs the link on one connection.
     async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
+        self.look_for_vhost().await;
         let mut running = match Running::new(self, shm, netdev) {
             Ok(running) => running,
             Err(e) => {

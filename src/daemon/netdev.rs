@@ -11,6 +11,7 @@ mod owned;
 
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::Announcement;
-use crate::os::netlink::{Netlink, Watch};
+use crate::os::netlink::{LinkStats, Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
 use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
@@ -48,7 +49,7 @@ pub struct Netdev {
     /// What this kernel's TAPs cannot do.
     unfit: Features,
     broker: Broker,
-    netlink: Netlink,
+    netlink: Rc<Netlink>,
     watch: Watch,
     desired: Desired,
     owned: Owned,
@@ -105,7 +106,7 @@ impl Netdev {
             _owner: owner,
             unfit,
             broker: broker.clone(),
-            netlink,
+            netlink: Rc::new(netlink),
             watch,
             desired,
             owned: Owned::beside(control, &config.name),
@@ -186,6 +187,12 @@ impl Netdev {
         let socket = self.broker.announcer(&name).await?;
         let failed = move |e| tracing::warn!("{name}: announcing the address: {e}");
         Announcement::begin(socket, observed.index, frames, failed).map_err(|e| e.to_string())
+    }
+
+    /// Asks for what the kernel counts of it, also after this is gone; `None` if it cannot be asked.
+    pub fn counters(&self) -> impl AsyncFn() -> Option<LinkStats> + use<> {
+        let (netlink, name) = (self.netlink.clone(), self.desired.name.clone());
+        async move || netlink.stats(&name).await.ok().flatten()
     }
 
     /// Opens another queue of the TAP.

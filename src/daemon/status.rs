@@ -80,6 +80,9 @@ pub struct LinkStatus {
     pub queues: Vec<QueueStatus>,
     /// Who copies the payload.
     pub dma: DmaStatus,
+    /// Who moves frames between rings and netdev.
+    #[serde(default)]
+    pub pump: PumpStatus,
 }
 
 /// One queue pair, seen from the netdev.
@@ -123,6 +126,21 @@ pub struct DmaStatus {
     /// Most copies that one queue pair had under way at once.
     #[serde(default)]
     pub most_under_way: u64,
+}
+
+/// Who moves frames between rings and netdev.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PumpStatus {
+    /// "builtin" or "vhost-net".
+    pub mode: String,
+    /// Why it is not the one that the config asks for.
+    pub reason: Option<String>,
+}
+
+impl Default for PumpStatus {
+    fn default() -> Self {
+        Self { mode: "builtin".into(), reason: None }
+    }
 }
 
 /// Columns of the table that hold numbers, and so are set to the right.
@@ -171,8 +189,19 @@ fn row(link: &LinkStatus) -> [String; 10] {
         tx[1].to_string(),
         tx[2].to_string(),
         short_features(&link.features),
-        visible(link.reason.as_deref().unwrap_or_default()),
+        visible(&remark(link)),
     ]
+}
+
+/// Why the link is not up; and of its pump what is not the default.
+fn remark(link: &LinkStatus) -> String {
+    let PumpStatus { mode, reason } = &link.pump;
+    let pump = match reason {
+        Some(reason) => Some(format!("pump: {mode}, as {reason}")),
+        None => (*link.pump.mode != *PumpStatus::default().mode).then(|| format!("pump: {mode}")),
+    };
+    let all: Vec<String> = link.reason.clone().into_iter().chain(pump).collect();
+    all.join("; ")
 }
 
 /// Frames, bytes and drops of all queues.
@@ -248,11 +277,13 @@ mod tests {
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
         "notifications_received":4,"rescues":1,"throttled":5}],
-        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3}},
+        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
+        "pump":{"mode":"vhost-net","reason":null}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
         "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
-        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0}}]}"#;
+        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0},
+        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"}}]}"#;
 
     fn sample() -> Status {
         let up = LinkStatus {
@@ -277,6 +308,7 @@ mod tests {
                 throttled: 5,
             }],
             dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
+            pump: PumpStatus { mode: "vhost-net".into(), reason: None },
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),
@@ -293,6 +325,7 @@ mod tests {
             features: vec![],
             queues: vec![],
             dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
+            pump: PumpStatus { reason: Some("/dev/vhost-net: no".into()), ..PumpStatus::default() },
         };
         let (role, version) = ("master".into(), "0.1.0".into());
         Status { role, pid: 812, version, links: vec![up, quarantined] }
@@ -318,12 +351,17 @@ mod tests {
         let mut status = sample();
         let queue = status.links[0].queues[0].clone();
         status.links[0].queues.push(queue);
-        let table = table(&[status]);
+        let table = super::table(&[status.clone()]);
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["master,", "pid", "812,", "version", "0.1.0"]);
-        assert_eq!(lines[2], ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"]);
-        assert!(lines[3].ends_with(&["-", "descriptor", "chain", "loops"]), "{table}");
+        let first = ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"];
+        assert!(lines[2].starts_with(&first), "{table}");
+        assert_eq!(lines[2][first.len()..], ["pump:", "vhost-net"]);
+        let remark = "- descriptor chain loops; pump: builtin, as /dev/vhost-net: no";
+        assert!(lines[3].join(" ").ends_with(remark), "{table}");
+        status.links[0].pump = PumpStatus::default();
+        assert!(super::table(&[status]).contains("csum-,mrg\n"), "the default is no remark");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
 mod frames;
+mod kernel;
 mod limits;
 mod port;
 mod rings;
@@ -39,6 +40,8 @@ mod stats;
 
 pub use frames::drop_stale;
 use frames::{read_shared, unwritten, write};
+pub use kernel::KernelJob;
+use kernel::Served;
 pub use limits::Limits;
 pub use port::Port;
 use rings::Rings;
@@ -99,6 +102,8 @@ pub struct Worker {
     thread: Option<JoinHandle<Option<Box<dyn Path>>>>,
     stop: Arc<AtomicU8>,
     waker: Waker,
+    /// By the kernel.
+    served: Option<Served>,
 }
 
 impl Worker {
@@ -164,7 +169,7 @@ impl Worker {
                 }
                 None
             })?;
-        Ok(Self { thread: Some(thread), stop, waker })
+        Ok(Self { thread: Some(thread), stop, waker, served: None })
     }
 
     /// Ends its sleep: an in-band notification came.
@@ -177,7 +182,11 @@ impl Worker {
 impl Worker {
     /// Ends the thread, with no copy under way; gives its data path back if that is still good.
     pub fn stop(mut self) -> Option<Box<dyn Path>> {
-        self.end(GIVE_BACK)
+        let path = self.end(GIVE_BACK)?;
+        match self.served.take() {
+            Some(served) => served.stop(path),
+            None => Some(path),
+        }
     }
 
     fn end(&mut self, how: u8) -> Option<Box<dyn Path>> {

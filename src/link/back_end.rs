@@ -161,8 +161,13 @@ impl<F: Descriptor> BackEndLink<F> {
     /// A front-end has connected.
     pub fn new(params: Params) -> Self {
         let mut off = params.features_off;
-        // There is no table of translations to be asked for, and memory is coherent.
-        off = off.union(Features::of(&[virtio::F_ACCESS_PLATFORM, virtio::F_ORDER_PLATFORM]));
+        // There is no table of translations to be asked for, and memory is coherent. No message resets a
+        // queue, and QEMU (10.0) lets a driver do it without a word to the back-end.
+        off = off.union(Features::of(&[
+            virtio::F_ACCESS_PLATFORM,
+            virtio::F_ORDER_PLATFORM,
+            virtio::F_RING_RESET,
+        ]));
         if params.pairs == 1 {
             off = off.union(Features::of(&[net::F_MQ]));
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, MOST_SPANS, Path, PathError, Room, Which, countable};
+use super::path::{self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::planted::{Bug, planted};
@@ -51,6 +51,8 @@ pub struct DevicePath {
     /// `None` after a reset.
     receiveq: Option<DeviceQueue>,
     transmitq: Option<DeviceQueue>,
+    /// Where they lie, in this order.
+    configs: [QueueConfig; 2],
     settings: Watch,
     mergeable: bool,
     allowed: Offloads,
@@ -81,9 +83,11 @@ impl DevicePath {
         receiveq: &QueueConfig,
         transmitq: &QueueConfig,
     ) -> Result<Self, PathError> {
-        let receiveq = path::activate(mem, Which::Receiveq, receiveq)?;
-        let transmitq = path::activate(mem, Which::Transmitq, transmitq)?;
-        Ok(Self::over([receiveq, transmitq], features))
+        let queues = [
+            path::activate(mem, Which::Receiveq, receiveq)?,
+            path::activate(mem, Which::Transmitq, transmitq)?,
+        ];
+        Ok(Self::over(queues, [*receiveq, *transmitq], features))
     }
 
     /// A path over two queues, receiveq and transmitq, that are in use.
@@ -93,10 +97,18 @@ impl DevicePath {
         queues: [&QueueConfig; 2],
         starts: [Start; 2],
     ) -> Result<Self, PathError> {
-        Ok(Self::over(path::activate_at(mem, queues, starts)?, features))
+        Ok(Self::over(
+            path::activate_at(mem, queues, starts)?,
+            queues.map(|config| *config),
+            features,
+        ))
     }
 
-    fn over([receiveq, transmitq]: [DeviceQueue; 2], features: Features) -> Self {
+    fn over(
+        [receiveq, transmitq]: [DeviceQueue; 2],
+        configs: [QueueConfig; 2],
+        features: Features,
+    ) -> Self {
         Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
@@ -115,6 +127,7 @@ impl DevicePath {
             tail: Vec::with_capacity(transmitq.size().into()),
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
+            configs,
         }
     }
 
@@ -122,6 +135,13 @@ impl DevicePath {
     fn let_go(&mut self) {
         (self.held, self.held_len) = (0, 0);
         self.spans.clear();
+    }
+
+    fn have(&mut self, which: Which, queue: DeviceQueue) {
+        match which {
+            Which::Receiveq => self.receiveq = Some(queue),
+            Which::Transmitq => self.transmitq = Some(queue),
+        }
     }
 
     /// The same, with a driver that sets things at run time.
@@ -332,6 +352,25 @@ impl Path for DevicePath {
         [self.receiveq.take(), self.transmitq.take()].map(|queue| path::halt(queue, mem))
     }
 
+    fn lend(&mut self, mem: &BusMemory) -> Option<[Option<LentQueue>; 2]> {
+        let there = [&self.receiveq, &self.transmitq].map(Option::as_ref);
+        if there.into_iter().flatten().any(|q| matches!(q.position(), Position::Packed { .. })) {
+            return None;
+        }
+        let [receiveq, transmitq] = self.halt(mem);
+        let lent = |position, config| match position {
+            Some(Position::Split { avail: next, .. }) => Some(LentQueue { config, next }),
+            _ => None,
+        };
+        Some([lent(receiveq, self.configs[0]), lent(transmitq, self.configs[1])])
+    }
+
+    fn take_back(&mut self, mem: &BusMemory, which: Which, next: u16) -> Result<(), PathError> {
+        let queue = path::take_back(mem, which, &self.configs[which as usize], next)?;
+        self.have(which, queue);
+        Ok(())
+    }
+
     fn reset_queue(&mut self, which: Which) {
         match which {
             Which::Receiveq => {
@@ -349,10 +388,8 @@ impl Path for DevicePath {
         config: &QueueConfig,
     ) -> Result<(), PathError> {
         let queue = path::activate(mem, which, config)?;
-        match which {
-            Which::Receiveq => self.receiveq = Some(queue),
-            Which::Transmitq => self.transmitq = Some(queue),
-        }
+        self.configs[which as usize] = *config;
+        self.have(which, queue);
         Ok(())
     }
 

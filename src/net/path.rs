@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span, View};
-use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
+use crate::virtqueue::{At, Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
 /// smallest buffers, 1,526 bytes each, take 43 for the largest frame.
@@ -111,10 +111,22 @@ pub enum Which {
 }
 
 impl Which {
+    /// Both, in the order of their indices.
+    pub const BOTH: [Self; 2] = [Self::Receiveq, Self::Transmitq];
+
     /// The queue of this index in its pair, and the pair's number.
     pub fn of(index: u16) -> (u16, Self) {
         (index / 2, if index % 2 == 0 { Self::Receiveq } else { Self::Transmitq })
     }
+}
+
+/// A split queue that something else may go on with for a while, such as the kernel's vhost-net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LentQueue {
+    /// Where it lies.
+    pub config: QueueConfig,
+    /// The index of its next chain.
+    pub next: u16,
 }
 
 /// One end's data path; see the module.
@@ -168,6 +180,15 @@ pub trait Path: Send + fmt::Debug {
     fn halt(&mut self, _mem: &BusMemory) -> [Option<Position>; 2] {
         [None, None]
     }
+    /// Device: [halts](Self::halt) split queues, receiveq first, for something else to go on with; one that
+    /// is reset is not there. `None`: they cannot be lent, and are as they were.
+    fn lend(&mut self, _mem: &BusMemory) -> Option<[Option<LentQueue>; 2]> {
+        None
+    }
+    /// Device: goes on with a queue that was lent, whose next chain has this index now.
+    fn take_back(&mut self, _mem: &BusMemory, _which: Which, _next: u16) -> Result<(), PathError> {
+        Ok(())
+    }
     /// Device: the driver resets this queue. It is not touched any more; the other one goes on.
     fn reset_queue(&mut self, _which: Which) {}
     /// Device: the driver has set up a queue that it had reset.
@@ -211,6 +232,17 @@ pub(super) fn activate_at(
     };
     let receiveq = start(Which::Receiveq, receiveq, receive)?;
     Ok([receiveq, start(Which::Transmitq, transmitq, transmit)?])
+}
+
+/// Starts the device half of a split queue where something else has stopped, which it was lent to.
+pub(super) fn take_back(
+    mem: &BusMemory,
+    which: Which,
+    config: &QueueConfig,
+    next: u16,
+) -> Result<DeviceQueue, PathError> {
+    let start = Start::at(At::Base(next.into()));
+    config.activate_device_at(mem, start).map_err(|e| which.error(e))
 }
 
 /// Ends the device half of a queue: where a successor goes on, and takes again what this one holds.

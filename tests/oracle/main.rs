@@ -1,10 +1,11 @@
-//! Rings and device against other people's: the crates of rust-vmm (`virtio-queue`, a device half) and
-//! `virtio-drivers` (a driver). They know nothing of this crate, so what both sides agree on is not one
+//! Rings and device against other people's: the crates of rust-vmm (`virtio-queue`, a device half; `vhost`, a
+//! vhost-user front-end) and `virtio-drivers` (a driver). They know nothing of this crate, so what both sides agree on is not one
 //! author's misreading of the standard.
 //!
 //! * `device_half`: random chains, well-formed and not, through our device half and virtio-queue's;
 //! * `virtio_driver`: virtio-drivers' network driver against our device model and device path;
-//! * `virtio_device`: our driver half and driver path against a device made with virtio-queue.
+//! * `virtio_device`: our driver half and driver path against a device made with virtio-queue;
+//! * `vhost_front_end`: vhost's front-end against our back-end.
 
 #![cfg(all(target_endian = "little", target_pointer_width = "64"))]
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
@@ -14,6 +15,8 @@ mod device_half;
 mod image;
 mod netdev;
 mod rules;
+#[cfg(feature = "os")]
+mod vhost_front_end;
 mod virtio_device;
 mod virtio_driver;
 

@@ -50,13 +50,21 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(path: impl Path + 'static) -> Self {
+        Self::over(Box::new(path))
+    }
+
+    pub(super) fn over(path: Box<dyn Path>) -> Self {
         Self {
-            path: Box::new(path),
+            path,
             outbox: VecDeque::new(),
             inbox: VecDeque::new(),
             drops: Vec::new(),
             asleep: false,
         }
+    }
+
+    pub(super) fn into_path(self) -> Box<dyn Path> {
+        self.path
     }
 
     fn outward(&mut self, mem: &BusMemory, batch: usize) -> (usize, bool) {

@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "virtio-drivers lends buffers to the device by unsafe calls")]
 
 mod board;
+mod front_end;
 mod hal;
 
 use std::collections::{BTreeMap, VecDeque};

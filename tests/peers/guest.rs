@@ -48,14 +48,16 @@ pub(crate) struct Plan {
     pub(crate) network: Vec<String>,
     /// Modules beyond the driver's.
     pub(crate) modules: &'static [&'static str],
-    /// Files beyond busybox, iperf3 and ethtool: where they are, and where in the guest.
+    /// Programs of this machine beyond busybox, iperf3 and ethtool.
+    pub(crate) programs: &'static [&'static str],
+    /// More programs: where they are, and where in the guest.
     pub(crate) files: Vec<(PathBuf, &'static str)>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let (network, files) = (Vec::new(), Vec::new());
-        Self { qemu: Qemu::Later, processors: 1, network, modules: &[], files }
+        Self { qemu: Qemu::Later, processors: 1, network, modules: &[], programs: &[], files }
     }
 }
 
@@ -102,11 +104,11 @@ impl Guest {
         let mut image = Image::new(INIT);
         let modules = [&["virtio_pci", "virtio_net", "virtio_console"], plan.modules].concat();
         image.add_modules(&place::kernel(), &modules);
-        for program in ["iperf3", "ethtool"] {
+        for program in ["iperf3", "ethtool"].iter().chain(plan.programs) {
             image.add_program(program);
         }
         for (from, to) in &plan.files {
-            image.file(to, &fs::read(from).unwrap());
+            image.add_linked(from, Path::new(to.trim_start_matches('/')));
         }
         image.write(&image_file);
         let errors = image_file.with_extension("stderr");

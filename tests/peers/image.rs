@@ -41,9 +41,13 @@ impl Image {
 
     /// Adds a program of this machine with the libraries that it is linked with.
     pub(crate) fn add_program(&mut self, name: &str) {
-        let program = program(name);
-        self.file(Path::new("bin").join(name), &fs::read(&program).unwrap());
-        let output = Command::new("ldd").arg(&program).output().unwrap();
+        self.add_linked(&program(name), &Path::new("bin").join(name));
+    }
+
+    /// The same, as the file `to` there.
+    pub(crate) fn add_linked(&mut self, program: &Path, to: &Path) {
+        self.file(to, &fs::read(program).unwrap());
+        let output = Command::new("ldd").arg(program).output().unwrap();
         // It fails for a static program, which needs none.
         let text = String::from_utf8_lossy(&output.stdout);
         for path in text.split_whitespace().filter(|word| word.starts_with('/')) {

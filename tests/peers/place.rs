@@ -27,7 +27,8 @@ pub(crate) fn kernel() -> PathBuf {
 
 /// Fails with what is not there.
 pub(crate) fn missing() -> Result<(), String> {
-    let tools = ["qemu-system-x86_64", "busybox", "iperf3", "ethtool", "ping", "ldd", "stdbuf"];
+    let tools =
+        ["qemu-system-x86_64", "busybox", "iperf3", "ethtool", "ping", "ldd", "strip", "stdbuf"];
     if let Some(tool) = tools.iter().find(|tool| !there(tool)) {
         return Err(format!("there is no program {tool}: `.ci/peers install` installs it"));
     }

@@ -14,6 +14,7 @@ use boardlane::spec::virtio::status;
 use boardlane::tunnel::message::Body;
 
 use super::{board, drive, dropped, neighbour};
+use crate::cases::vhost_net::OFFERED;
 use crate::stock::frames::{BROADCAST, Wire, number_of, numbered, udp_of};
 use crate::stock::rings::{Came, LINUX, Receiver, Sender, Shape};
 use crate::stock::{Driver, PACKED, SPLIT};
@@ -135,7 +136,8 @@ fn tap_queues(world: &World, count: u64) {
     });
 }
 
-fn pairs_come_and_go(keys: &'static str, features: Features) {
+/// `slack`: frames that may be lost without a word.
+fn pairs_come_and_go(keys: &'static str, features: Features, slack: u64) {
     let world = board(keys);
     let mut driver = drive(&world, features, 2, LINUX);
     neighbour(&world, &mut driver);
@@ -170,18 +172,23 @@ fn pairs_come_and_go(keys: &'static str, features: Features) {
         tally.receive(&mut driver);
         let counted = lost(&world, "stale")[0] + overflown(&world);
         let missing = all - tally.came[0] - tally.came[1];
-        check(missing <= counted + 20, (all, tally.came, counted)).map(|()| (missing, counted))
+        check(missing <= counted + slack, (all, tally.came, counted)).map(|()| (missing, counted))
     });
     eprintln!("{all} sent, {:?} came, {} missing of which {} counted", tally.came, seen.0, seen.1);
 }
 
 pub(crate) fn pairs_come_and_go_under_traffic() {
-    pairs_come_and_go("queues = 2", SPLIT);
+    pairs_come_and_go("queues = 2", SPLIT, 20);
 }
 
 pub(crate) fn pairs_come_and_go_under_traffic_by_engine() {
     let keys = "queues = 2\ndma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }";
-    pairs_come_and_go(keys, PACKED);
+    pairs_come_and_go(keys, PACKED, 20);
+}
+
+pub(crate) fn pairs_come_and_go_under_traffic_by_vhost_net() {
+    // vhost-net takes 64 frames at once, and what of them it cannot put back is gone.
+    pairs_come_and_go("queues = 2\npump = \"vhost-net\"", OFFERED, 20 + 10 * 64);
 }
 
 /// A queue in other memory, which takes turns with the one that is set up.
@@ -189,7 +196,8 @@ struct Turns<T> {
     spare: T,
 }
 
-fn resets(keys: &'static str, features: Features) {
+/// `batch`: frames that each reset may lose without a word where the netdev's queue is full.
+fn resets(keys: &'static str, features: Features, batch: u64) {
     let world = board(keys);
     let mut driver = drive(&world, features, 2, LINUX);
     neighbour(&world, &mut driver);
@@ -238,9 +246,12 @@ fn resets(keys: &'static str, features: Features) {
         let counted = lost(&world, "queue_reset")[0] + overflown(&world) - before;
         // The kernel may have lost frames of its own, too.
         let missing = all - tally.came[0] - tally.came[1];
-        check(missing <= counted, (all, tally.came, counted))
+        check(missing <= counted + 100 * batch, (all, tally.came, counted))
     });
-    assert_eq!(tally.gaps(1, sent), [], "nothing is missing of the other pair");
+    // An emulated machine may be too slow for the flows, and what overflows may be any pair's.
+    if batch == 0 || overflown(&world) == before {
+        assert_eq!(tally.gaps(1, sent), [], "nothing is missing of the other pair");
+    }
     let [tx, rx] = lost(&world, "queue_reset");
     eprintln!("{all} from the board, {tx} lost by resets; to it {:?}, {rx} lost", sending);
     assert!(rx <= sending.abandoned, "{rx} lost, {} abandoned", sending.abandoned);
@@ -312,12 +323,17 @@ impl Sending {
 }
 
 pub(crate) fn a_queue_reset_a_hundred_times_disturbs_no_other() {
-    resets("queues = 2", SPLIT);
+    resets("queues = 2", SPLIT, 0);
 }
 
 pub(crate) fn a_queue_reset_a_hundred_times_by_engine_disturbs_no_other() {
     let keys = "queues = 2\ndma = \"engine\"\nengine = { latency_us = 1000, cpu_below = 0 }";
-    resets(keys, PACKED);
+    resets(keys, PACKED, 0);
+}
+
+pub(crate) fn a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other() {
+    // As above.
+    resets("queues = 2\npump = \"vhost-net\"", OFFERED, 64);
 }
 
 pub(crate) fn an_engine_too_slow_for_a_queue_reset_is_named_and_needs_a_reset() {

@@ -3,7 +3,7 @@
 //! Theory of operation. Before a daemon has a second thread or has seen an octet of a peer, it starts
 //! this program again as its broker, at the other end of a socket pair. Then it confines itself
 //! ([`crate::os::confine`]) to what a taken-over daemon may have. What it cannot do any more, the
-//! broker does: open TAPs and sockets in network namespaces, connect to slots, read the config file.
+//! broker does: open TAPs and sockets in network namespaces, vhost-net, and the config file, connect to slots.
 //! Results come back as descriptors.
 //!
 //! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
@@ -207,6 +207,11 @@ impl Broker {
     pub async fn announcer(&self, link: &str) -> Result<socket2::Socket, String> {
         let granted = self.ask(What::Announcer, link, &[]).await.and_then(one);
         granted.map(Into::into).map_err(|e| e.text)
+    }
+
+    /// Opens a device of the kernel's vhost-net for a queue pair of a link.
+    pub async fn vhost_net(&self, link: &str) -> Result<OwnedFd, String> {
+        self.ask(What::VhostNet, link, &[]).await.and_then(one).map_err(|e| e.text)
     }
 
     /// Waits until there is no broker any more.

@@ -33,12 +33,14 @@ pub(super) enum What {
     Announcer,
     /// The socket of a vhost-user link: one that listens, or is connected, as the config has it.
     VhostUser,
+    /// A device of the kernel's vhost-net, for a link that the config has pumped by it.
+    VhostNet,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
 }
 
 impl What {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -46,6 +48,7 @@ impl What {
         Self::Slot,
         Self::Announcer,
         Self::VhostUser,
+        Self::VhostNet,
         Self::Close,
     ];
 
@@ -58,7 +61,12 @@ impl What {
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
             Self::Adopt | Self::Close => 0..=0,
-            Self::Config | Self::Queue | Self::Slot | Self::Announcer | Self::VhostUser => 1..=1,
+            Self::Config
+            | Self::Queue
+            | Self::Slot
+            | Self::Announcer
+            | Self::VhostUser
+            | Self::VhostNet => 1..=1,
             Self::Netdev => 3..=4,
         }
     }
@@ -195,7 +203,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x08",
+            b"1234\x09",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

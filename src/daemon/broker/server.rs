@@ -11,7 +11,7 @@ use rustix::fs::MemfdFlags;
 
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
-use crate::daemon::config::{Config, LinkConfig, SocketSide, Transport};
+use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
@@ -19,6 +19,7 @@ use crate::os::fabric::{shm, vhost_user};
 use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
 use crate::os::tap::Tap;
+use crate::os::vhost_net;
 
 /// What a request brought.
 #[derive(Debug)]
@@ -137,6 +138,7 @@ impl Server {
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
             What::VhostUser => link.vhost_user(),
+            What::VhostNet => link.vhost_net(),
             What::Config | What::Adopt | What::Close => Err("it is for no link".into()),
         }
     }
@@ -269,6 +271,13 @@ impl Served {
     fn announcer(&self) -> Result<Granted, Refused> {
         let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
         Ok(OwnedFd::from(socket).into())
+    }
+
+    fn vhost_net(&self) -> Result<Granted, Refused> {
+        if self.config.pump != Pump::VhostNet {
+            return Err("the config does not have this link pumped by vhost-net".into());
+        }
+        Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
     }
 
     /// Does something in the link's network namespace, which is looked up each time.

@@ -92,7 +92,14 @@ fn a_link_that_the_config_does_not_have_is_refused() {
             assert!(served.ask(What::Config, "").0.is_ok());
             assert!(served.ask(What::Adopt, "").0.is_ok());
         }
-        for what in [What::Netdev, What::Queue, What::Slot, What::Announcer, What::VhostUser] {
+        for what in [
+            What::Netdev,
+            What::Queue,
+            What::Slot,
+            What::Announcer,
+            What::VhostUser,
+            What::VhostNet,
+        ] {
             for link in ["bl1", "/etc/passwd", "../bl0", "slot0.sock"] {
                 let (outcome, fds) = served.ask(what, link);
                 assert!(outcome.is_err() && fds.is_empty(), "{what:?} {link}");

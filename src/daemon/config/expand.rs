@@ -67,6 +67,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         None => line("# netns", "the daemon's".into()),
     }
     line("port", string(link.port));
+    line("pump", string(link.pump));
     line("dma", string(link.dma));
     match link.dma {
         Dma::Engine => line("engine", engine(&link.engine)),

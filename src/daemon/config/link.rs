@@ -8,7 +8,7 @@ use super::{
     Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
     Netns, Port, QUEUES_MAX, Role, Route,
 };
-use super::{ip, limits, transport};
+use super::{ip, limits, pump, transport};
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
@@ -19,7 +19,7 @@ pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "busy_poll_us", "cp
 pub(super) struct Choice {
     pub(super) key: &'static str,
     pub(super) now: &'static [&'static str],
-    later: &'static [&'static str],
+    pub(super) later: &'static [&'static str],
 }
 
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
@@ -71,6 +71,7 @@ pub(super) fn read(
         Some("engine") => Dma::Engine,
         _ => Dma::Auto,
     };
+    let pump = pump::read(reader, table, role, transport.as_ref(), port, dma);
     let engine = read_engine(reader, table, dma);
     let dialect = match read_choice(reader, table, &DIALECT) {
         Some("v1") => Dialect::V1,
@@ -97,6 +98,7 @@ pub(super) fn read(
         netns,
         port,
         dma,
+        pump,
         engine,
         dialect,
         features_off,
@@ -130,7 +132,7 @@ fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
 }
 
 /// The choice that stands in the file, if it is one of this version.
-fn read_choice(
+pub(super) fn read_choice(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     choice: &Choice,

@@ -39,6 +39,7 @@ pub(super) const LINK: Keys = &[
     ("dma", r#"dma = "auto""#),
     ("engine", "engine = { depth = 32, latency_us = 0 }"),
     ("port", r#"port = "tap""#),
+    ("pump", r#"pump = "builtin""#),
     ("features_off", r#"features_off = ["MRG_RXBUF"]"#),
     ("keep", "keep = true"),
     ("dialect", r#"dialect = "v2""#),

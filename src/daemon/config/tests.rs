@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod pump;
 mod refusals;
 mod transports;
 
@@ -29,6 +30,7 @@ netns = "board0"
 dma = "engine"
 engine = { depth = 8, latency_us = 1000, bandwidth_mb_s = 2000, error_ppm = 5, cpu_below = 0, dma_only = true }
 port = "tap"
+pump = "builtin"
 features_off = ["MRG_RXBUF", "HOST_TSO4"]
 keep = true
 dialect = "v1"
@@ -41,6 +43,7 @@ rate = { bits = "1G", frames = 100_000 }
 
 /// Every key that a link without a netdev can have, below [`HEAD`].
 const PORT_FULL: &str = r#"port = "echo"
+pump = "builtin"
 slot = 3
 queues = 4
 dma = "engine"
@@ -92,6 +95,7 @@ fn a_full_config_means_what_it_says() {
         netns: Some(Netns::Name("board0".into())),
         port: Port::Tap,
         dma: Dma::Engine,
+        pump: Pump::Builtin,
         engine: EngineConfig {
             depth: 8,
             latency_us: 1000,
@@ -138,6 +142,7 @@ fn a_short_config_has_defaults_by_role() {
         let link = &config.links[0];
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
         assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
+        assert_eq!(link.pump, Pump::Builtin);
         assert_eq!(link.engine, EngineConfig::default());
         assert_eq!((link.dialect, link.port), (Dialect::V2, Port::Tap));
         assert_eq!((link.allow_mac.len(), link.allow_ip.len(), link.rate), (0, 0, None));

@@ -21,6 +21,7 @@ use crate::link::State;
 use crate::link::back_end::{BackEndLink, Event, Params, StartPair};
 use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
+use crate::os::close::Closer;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::is_doorbell;
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
@@ -35,25 +36,53 @@ const TURN_INTERVAL: Duration = Duration::from_millis(4);
 /// The longest delay after a connection that ended for a fault; one that lasted so long ends the row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A front-end's descriptor.
+/// Most of a front-end's descriptors that wait to be closed while another one is taken.
+const MOST_TO_CLOSE: usize = 64;
+/// Between looks at them.
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
+/// How long they are waited for when a front-end has left, so that it sees its connection closed.
+const CLOSE_LOOKS: usize = 40;
+
+/// A front-end's descriptor. Its last closing may take long.
 #[derive(Clone, Debug)]
 struct Fd {
-    fd: Arc<OwnedFd>,
+    /// `None` while it is dropped.
+    fd: Option<Arc<OwnedFd>>,
     loss: Loss,
+    closer: Closer,
+}
+
+impl Fd {
+    fn new(fd: OwnedFd, loss: &Loss, closer: &Closer) -> Self {
+        Self { fd: Some(Arc::new(fd)), loss: loss.clone(), closer: closer.clone() }
+    }
+
+    fn get(&self) -> &Arc<OwnedFd> {
+        self.fd.as_ref().expect("it is not being dropped")
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // A worker may have it still; that has only such as are closed at once.
+        if let Some(fd) = self.fd.take().and_then(Arc::into_inner) {
+            self.closer.close(fd);
+        }
+    }
 }
 
 impl Descriptor for Fd {
     fn map(&self, offset: u64, len: u64) -> Result<Arc<Mapping>, String> {
-        map(self.fd.as_fd(), offset, len, &self.loss).map_err(|e| e.to_string())
+        map(self.get().as_fd(), offset, len, &self.loss).map_err(|e| e.to_string())
     }
 
     fn is_doorbell(&self) -> bool {
-        is_doorbell(&*self.fd)
+        is_doorbell(self.get().as_fd())
     }
 
     fn create(len: u64) -> Result<(Self, Arc<Mapping>), String> {
         let (fd, mapping) = create(len).map_err(|e| e.to_string())?;
-        Ok((Self { fd: Arc::new(fd), loss: Loss::new() }, mapping))
+        Ok((Self::new(fd, &Loss::new(), &Closer::default()), mapping))
     }
 }
 
@@ -86,25 +115,28 @@ impl LinkTask {
     pub(super) async fn served(&mut self, mut netdev: Option<&mut Netdev>) -> bool {
         let mut listener = None;
         let mut pause = RETRY;
+        let closer = Closer::default();
         while !self.obey(netdev.as_deref_mut()).await {
             let connection = tokio::select! {
                 () = self.ordered() => continue,
-                connection = self.front_end(&mut listener) => connection,
+                connection = self.front_end(&mut listener, &closer) => connection,
             };
             let since = Instant::now();
             match connection {
-                Ok(connection) => match self.serve(connection, netdev.as_deref_mut()).await {
-                    Ended::Stopping => return true,
-                    Ended::NetdevLost => return false,
-                    Ended::Left => pause = RETRY,
-                    Ended::Fault => {
-                        if since.elapsed() >= LONGEST_PAUSE {
-                            pause = RETRY;
+                Ok(connection) => {
+                    match self.serve(connection, netdev.as_deref_mut(), &closer).await {
+                        Ended::Stopping => return true,
+                        Ended::NetdevLost => return false,
+                        Ended::Left => pause = RETRY,
+                        Ended::Fault => {
+                            if since.elapsed() >= LONGEST_PAUSE {
+                                pause = RETRY;
+                            }
+                            self.pause(pause).await;
+                            pause = LONGEST_PAUSE.min(2 * pause);
                         }
-                        self.pause(pause).await;
-                        pause = LONGEST_PAUSE.min(2 * pause);
                     }
-                },
+                }
                 Err(e) => {
                     self.wait_because(e.why);
                     self.pause(e.pause).await;
@@ -115,7 +147,16 @@ impl LinkTask {
     }
 
     /// Waits for the next front-end, or connects to it.
-    async fn front_end(&self, listener: &mut Option<Listener>) -> Result<Connection, Refusal> {
+    async fn front_end(
+        &self,
+        listener: &mut Option<Listener>,
+        closer: &Closer,
+    ) -> Result<Connection, Refusal> {
+        let mut looks = 0;
+        while closer.left() > if looks < CLOSE_LOOKS { 0 } else { MOST_TO_CLOSE } {
+            tokio::time::sleep(CLOSE_LOOK).await;
+            looks += 1;
+        }
         let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
         let os = |e: std::io::Error| refusal(e.to_string(), false);
         let client = SocketSide::Client;
@@ -136,8 +177,13 @@ impl LinkTask {
         }
     }
 
-    async fn serve(&mut self, connection: Connection, netdev: Option<&mut Netdev>) -> Ended {
-        let mut running = match Running::new(self, connection, netdev) {
+    async fn serve(
+        &mut self,
+        connection: Connection,
+        netdev: Option<&mut Netdev>,
+        closer: &Closer,
+    ) -> Ended {
+        let mut running = match Running::new(self, connection, netdev, closer.clone()) {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);
@@ -146,7 +192,11 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.workers.leave().await;
+        let Running { workers, link, connection, closer, .. } = running;
+        workers.leave().await;
+        drop(link);
+        // With what nobody has read.
+        closer.close(connection);
         ended
     }
 }
@@ -157,6 +207,7 @@ struct Running<'a> {
     workers: Workers<'a>,
     link: BackEndLink<Fd>,
     connection: Connection,
+    closer: Closer,
     loss: Loss,
     /// Rung when the control queue has commands.
     kick: Option<Doorbell>,
@@ -171,6 +222,7 @@ impl<'a> Running<'a> {
         task: &'a LinkTask,
         connection: Connection,
         netdev: Option<&'a mut Netdev>,
+        closer: Closer,
     ) -> Result<Self, String> {
         let unfit = netdev.as_ref().map(|netdev| netdev.unfit()).unwrap_or_default();
         let engine = task.config.dma == Dma::Engine;
@@ -188,6 +240,7 @@ impl<'a> Running<'a> {
             workers: Workers::new(task, netdev),
             link: BackEndLink::new(params),
             connection,
+            closer,
             loss: Loss::new(),
             kick: None,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
@@ -220,8 +273,7 @@ impl<'a> Running<'a> {
                 }
                 Input::Message(Received { header, payload, fds }) => {
                     self.next_turn = self.pace.count(Instant::now()).unwrap_or(self.next_turn);
-                    let loss = &self.loss;
-                    let fds = fds.into_iter().map(|fd| Fd { fd: Arc::new(fd), loss: loss.clone() });
+                    let fds = fds.into_iter().map(|fd| Fd::new(fd, &self.loss, &self.closer));
                     self.link.handle_message(header, &payload, fds.collect());
                 }
                 Input::Over(why, fault) => {
@@ -246,7 +298,7 @@ impl<'a> Running<'a> {
         let ready = now >= self.next_turn;
         // A message or a command that waits for its turn, or a look whether memory was lost.
         let due = if ready { now + heartbeat } else { self.next_turn };
-        let takes = !self.link.is_busy();
+        let takes = !self.link.is_busy() && self.closer.left() <= MOST_TO_CLOSE;
         tokio::select! {
             input = self.workers.input() => Input::Workers(input),
             received = self.connection.next(), if takes && ready => match received {
@@ -328,16 +380,18 @@ impl<'a> Running<'a> {
                 }
                 Event::Offloads(offloads) => self.workers.change_offloads(offloads),
                 Event::Carrier(up) => self.workers.carrier(up),
-                Event::Watch(kick) => match kick.map(|kick| Doorbell::new(kick.fd)).transpose() {
-                    Ok(kick) => self.kick = kick,
-                    Err(e) => {
-                        let why = format!("watching the control queue's kick: {e}");
-                        return Some(self.over(&why, Ended::Fault));
+                Event::Watch(kick) => {
+                    match kick.map(|kick| Doorbell::new(kick.get().clone())).transpose() {
+                        Ok(kick) => self.kick = kick,
+                        Err(e) => {
+                            let why = format!("watching the control queue's kick: {e}");
+                            return Some(self.over(&why, Ended::Fault));
+                        }
                     }
-                },
-                Event::Ring(fd) => self.ringer.ring(&fd.fd),
+                }
+                Event::Ring(fd) => self.ringer.ring(fd.get()),
                 Event::Send(octets, fd) => {
-                    let fds: Vec<_> = fd.iter().map(|fd| fd.fd.as_fd()).collect();
+                    let fds: Vec<_> = fd.iter().map(|fd| fd.get().as_fd()).collect();
                     if let Err(e) = self.connection.send(&octets, &fds) {
                         return Some(self.over(&e.to_string(), Ended::Fault));
                     }
@@ -345,7 +399,7 @@ impl<'a> Running<'a> {
                 // A front-end that reads none of them has no use for more.
                 Event::Tell(channel, octets) => {
                     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                    let _ = rustix::net::send(&channel.fd, &octets, flags);
+                    let _ = rustix::net::send(channel.get(), &octets, flags);
                 }
                 Event::Close(_) => return Some(Ended::Fault),
             }
@@ -361,8 +415,8 @@ impl<'a> Running<'a> {
             path,
             engine_mem: mem.clone(),
             mem,
-            doorbells: kicks.map(|kick| kick.fd).into(),
-            peers: calls.map(|call| Some(call?.fd)),
+            doorbells: kicks.map(|kick| kick.get().clone()).into(),
+            peers: calls.map(|call| Some(call?.get().clone())),
             settings: Some(settings),
         };
         self.workers.start_pair(pair).await

@@ -49,7 +49,7 @@ enum Ended {
 enum Input {
     Workers(workers::Input),
     /// The search for a connection is over.
-    Searched(Result<(Connected, Arc<Mapping>), Refusal>),
+    Searched(Result<Found, Refusal>),
     /// The back-end answers.
     Message(Received),
     /// It asks.
@@ -59,7 +59,10 @@ enum Input {
     Due,
 }
 
-type Search<'a> = Pin<Box<dyn Future<Output = Result<(Connected, Arc<Mapping>), Refusal>> + 'a>>;
+/// A connection, and the memory that is for it.
+type Found = (Box<Connected>, Arc<Mapping>);
+
+type Search<'a> = Pin<Box<dyn Future<Output = Result<Found, Refusal>> + 'a>>;
 
 impl LinkTask {
     /// Drives the device of one back-end after the other; `true` when the link is to stop, `false` if the
@@ -89,7 +92,7 @@ struct Connected {
 }
 
 impl Connected {
-    fn new(connection: Connection, params: FrontEndParams) -> Result<(Self, Arc<Mapping>), String> {
+    fn new(connection: Connection, params: FrontEndParams) -> Result<Found, String> {
         let memory = memory::create(params.memory_len());
         let (memory, mapping) = memory.map_err(|e| format!("memory for the rings: {e}"))?;
         let (requests, theirs) = pair().map_err(|e| format!("a pair of sockets: {e}"))?;
@@ -107,7 +110,7 @@ impl Connected {
             kicks: doorbells(2 * params.pairs, 1)?,
             calls: doorbells(params.pairs, 0)?,
         };
-        Ok((connected, mapping))
+        Ok((Box::new(connected), mapping))
     }
 
     /// Waits for a message of either kind.
@@ -154,10 +157,7 @@ impl Connected {
 }
 
 /// Waits for a connection, and makes what goes by it.
-async fn search(
-    task: &LinkTask,
-    params: FrontEndParams,
-) -> Result<(Connected, Arc<Mapping>), Refusal> {
+async fn search(task: &LinkTask, params: FrontEndParams) -> Result<Found, Refusal> {
     let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
     let other = |e: std::io::Error| refusal(e.to_string(), false);
     let Transport::VhostUser { path, how } = &task.config.transport else {
@@ -192,7 +192,7 @@ struct Running<'a> {
     workers: Workers<'a>,
     link: FrontEndLink,
     search: Option<Search<'a>>,
-    connected: Option<Connected>,
+    connected: Option<Box<Connected>>,
     /// How soon the next message is taken.
     pace: Pace,
     next_turn: Instant,
@@ -367,14 +367,14 @@ impl<'a> Running<'a> {
     }
 }
 
-async fn found(search: &mut Option<Search<'_>>) -> Result<(Connected, Arc<Mapping>), Refusal> {
+async fn found(search: &mut Option<Search<'_>>) -> Result<Found, Refusal> {
     match search {
         Some(search) => search.await,
         None => std::future::pending().await,
     }
 }
 
-async fn next(connected: &mut Option<Connected>) -> Input {
+async fn next(connected: &mut Option<Box<Connected>>) -> Input {
     match connected {
         Some(connected) => connected.next().await,
         None => std::future::pending().await,

@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
             owner: slot.id.into(),
             vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
-            features_off: task.features_off.union(unfit),
+            features_off: task.features_off.union(unfit).union(task.unfit_for_vhost(&mem)),
             mac: task.other_mac,
             pairs: task.config.queues,
             mtu: task.config.mtu.unwrap_or(MTU_MAX),
@@ -177,7 +177,7 @@ impl<'a> Running<'a> {
                     self.link.handle_doorbell(now());
                     // With one vector there is one doorbell for everything.
                     if self.slot.doorbells.len() == 1 {
-                        self.workers.wake();
+                        self.workers.wake_threads();
                     }
                 }
                 Input::Deaf(e) => {

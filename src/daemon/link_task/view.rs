@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::daemon::config::LinkConfig;
-use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, QueueStatus, Traffic};
+use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
 use crate::daemon::worker::{DirectionStats, QueueStats};
 use crate::link::State;
 use crate::net::features::Features;
@@ -32,6 +32,7 @@ pub struct View {
     pub(super) stats: Vec<Arc<QueueStats>>,
     /// An engine copies.
     pub(super) engine: bool,
+    pub(super) pump: PumpStatus,
 }
 
 impl View {
@@ -53,6 +54,7 @@ impl View {
             features: Features::NONE,
             stats: vec![Arc::default()],
             engine: false,
+            pump: PumpStatus::default(),
         }
     }
 
@@ -102,6 +104,7 @@ impl View {
                     .max()
                     .unwrap_or(0),
             },
+            pump: self.pump.clone(),
         }
     }
 }

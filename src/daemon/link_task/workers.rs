@@ -11,22 +11,23 @@
 //!
 //! After each turn of the link, [`close_queues`](Workers::close_queues).
 
+mod kernel;
 mod netdev_state;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{LinkTask, view};
 use crate::daemon::Role;
 use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::netdev::Netdev;
-use crate::daemon::worker::{Job, Port, Worker, drop_stale};
+use crate::daemon::worker::{Job, KernelJob, Port, Worker, drop_stale};
 use crate::link::{PeerLink, Start, State};
 use crate::memory::BusMemory;
 use crate::net::echo::Echo;
@@ -104,6 +105,11 @@ pub(super) struct Workers<'a> {
     queues: BTreeMap<u16, Arc<Tap>>,
     /// What was negotiated for frames to the other end.
     offloads: Offloads,
+    /// Pairs in whose TAP queues frames may wait that were made for other offloads. Our own thread
+    /// judges them one by one.
+    stale: BTreeSet<u16>,
+    /// While the kernel moves all frames, the netdev's counters are followed.
+    counting: Option<oneshot::Sender<()>>,
     /// When the netdev's address was last announced in this session, and by what, if it could be.
     announced: Option<(Instant, Option<Announcement>)>,
     /// Number of the session, so that a report of an earlier one's worker is not taken for its own.
@@ -125,6 +131,8 @@ impl<'a> Workers<'a> {
             left_rx,
             queues: BTreeMap::new(),
             offloads: Offloads::default(),
+            stale: BTreeSet::new(),
+            counting: None,
             announced: None,
             generation: 0,
             broken,
@@ -182,6 +190,7 @@ impl<'a> Workers<'a> {
             Role::Agent => Offloads::to_driver(start.features),
         };
         self.set_offloads(self.offloads).map_err(|e| e.to_string())?;
+        self.stale.clear();
         self.agree_on_mtu(start, peer).await;
         {
             let mut view = self.task.view.borrow_mut();
@@ -200,9 +209,23 @@ impl<'a> Workers<'a> {
     }
 
     /// Gives a pair to a worker of its own.
-    pub(super) async fn start_pair(&mut self, pair: Pair) -> Result<(), String> {
+    pub(super) async fn start_pair(&mut self, mut pair: Pair) -> Result<(), String> {
+        let port = self.port(pair.number).await?;
+        let vhost = self.by_kernel(&mut pair, &port).await;
         let Pair { number, path, mem, engine_mem, doorbells, peers, settings } = pair;
-        let port = self.port(number).await?;
+        let heartbeat = Duration::from_millis(self.task.config.heartbeat_ms.into());
+        let broken = self.broken.clone();
+        // The receiver outlives every worker, and a stopping daemon does not want to know.
+        let generation = self.generation;
+        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
+        let name = &self.task.config.name;
+        let failed = |e| format!("starting the worker: {e}");
+        if let Some(vhost) = vhost {
+            let job = KernelJob { path, mem, vhost, doorbells, heartbeat };
+            let worker = Worker::beside_kernel(name, job, report).map_err(failed)?;
+            self.workers.insert(number, worker);
+            return Ok(());
+        }
         let mut view = self.task.view.borrow_mut();
         view.engine = path.local().is_some();
         let job = Job {
@@ -214,16 +237,11 @@ impl<'a> Workers<'a> {
             peers,
             stats: view.stats(number),
             engine: model(&self.task.config.engine),
-            heartbeat: Duration::from_millis(self.task.config.heartbeat_ms.into()),
+            heartbeat,
             settings,
             limits: self.task.limits.clone(),
         };
-        let broken = self.broken.clone();
-        // The receiver outlives every worker, and a stopping daemon does not want to know.
-        let generation = self.generation;
-        let report = move |reason, lost| drop(broken.send(Report { generation, reason, lost }));
-        let worker = Worker::start(&self.task.config.name, job, report);
-        self.workers.insert(number, worker.map_err(|e| format!("starting the worker: {e}"))?);
+        self.workers.insert(number, Worker::start(name, job, report).map_err(failed)?);
         Ok(())
     }
 
@@ -279,6 +297,11 @@ impl<'a> Workers<'a> {
         self.workers.values().for_each(Worker::wake);
     }
 
+    /// The same, but for those that hear all of their doorbells by themselves.
+    pub(super) fn wake_threads(&self) {
+        self.workers.values().filter(|worker| !worker.is_in_kernel()).for_each(Worker::wake);
+    }
+
     /// The session ends, and with it the workers, on a thread that may wait for them.
     pub(super) async fn stop_all(&mut self) {
         // The next session may bring another address.
@@ -290,6 +313,7 @@ impl<'a> Workers<'a> {
         let workers = std::mem::take(&mut self.workers);
         // A panic of that thread has been printed.
         let _ = spawn_blocking(move || drop(workers)).await;
+        self.counting = None;
         self.close_queues();
         self.task.view.borrow_mut().link_down();
     }

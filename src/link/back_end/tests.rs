@@ -76,10 +76,14 @@ fn params(pairs: u16) -> Params {
     Params { features_off: Features::NONE, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, pairs, engine: None }
 }
 
+/// All that is offered.
+fn offered() -> Features {
+    let never = [virtio::F_ACCESS_PLATFORM, virtio::F_ORDER_PLATFORM, virtio::F_RING_RESET];
+    Features::OFFER.without(Features::of(&never))
+}
+
 fn off(bits: &[u8]) -> Features {
-    Features::OFFER
-        .without(Features::of(&[virtio::F_ACCESS_PLATFORM, virtio::F_ORDER_PLATFORM, net::F_MQ]))
-        .without(Features::of(bits))
+    offered().without(Features::of(&[net::F_MQ])).without(Features::of(bits))
 }
 
 /// What a front-end accepts that keeps the control queue to itself.
@@ -93,8 +97,7 @@ fn packed() -> Features {
 
 /// What one accepts that lets the control queue pass by, with several pairs.
 fn passing() -> [Features; 2] {
-    let platform = Features::of(&[virtio::F_ACCESS_PLATFORM, virtio::F_ORDER_PLATFORM]);
-    let packed = Features::OFFER.without(platform);
+    let packed = offered();
     [packed.without(Features::of(&[virtio::F_RING_PACKED])), packed]
 }
 

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::path::Which;
-use crate::virtqueue::{Buffer, DriverQueue, Position, QueueConfig};
+use crate::net::path::{LentQueue, PathError, Which};
+use crate::virtqueue::{At, Buffer, DriverQueue, Position, QueueConfig, Start};
 
 const DATA: u64 = 0x10_0000;
 /// Of a receive buffer.
@@ -196,4 +196,41 @@ fn a_queue_that_was_reset_has_no_position_and_frames_that_came_are_used_before_t
         let positions = if reset == Which::Receiveq { [None, at(0)] } else { [at(3), None] };
         assert_eq!(board.path.halt(&board.mem), positions);
     }
+}
+
+#[test]
+fn queues_are_lent_and_taken_back_where_they_stand_then() {
+    let mut board = Board::new(false);
+    let lent = |queues: [Option<LentQueue>; 2]| queues.map(|queue| queue.map(|queue| queue.next));
+    board.reset(Which::Transmitq);
+    assert_eq!(board.path.lend(&board.mem).map(lent), Some([Some(0), None]));
+    board.path.take_back(&board.mem, Which::Receiveq, 0).unwrap();
+    board.enable(Which::Transmitq);
+    board.post(6);
+    assert!(board.offer(), "three chains are used, and three held");
+    let queues = board.path.lend(&board.mem).unwrap();
+    assert_eq!(lent(queues), [Some(3), Some(0)]);
+    assert_eq!(queues.map(|queue| queue.unwrap().config), board.queues);
+    assert!(!board.offer(), "they are lent");
+    // Another path is what goes on with them.
+    let [rx, tx] = board.queues.each_ref();
+    let starts = queues.map(|queue| Start::at(At::Base(queue.unwrap().next.into())));
+    let features = features(true, false, false);
+    let mut other = DevicePath::new_at(&board.mem, features, [rx, tx], starts).unwrap();
+    let frame = frame(0, 2 * LEN as usize - net::HEADER_LEN);
+    assert!(other.room(&board.mem).unwrap().fill(&board.mem, &frame));
+    assert_eq!(other.sent(&board.mem, frame.len()), Ok(None));
+    assert_eq!(other.lend(&board.mem).map(lent), Some([Some(5), Some(0)]));
+    for (which, next) in Which::BOTH.into_iter().zip([5, 0]) {
+        board.path.take_back(&board.mem, which, next).unwrap();
+    }
+    let mut used = 0;
+    let _ = board.path.flush(&board.mem);
+    while board.driver[0].pop_used(&board.mem).unwrap().is_some() {
+        used += 1;
+    }
+    assert_eq!(used, 5, "each once");
+    let garbled = board.path.take_back(&board.mem, Which::Receiveq, 1);
+    assert!(matches!(garbled, Err(PathError::Receiveq(_))), "fewer than are used: {garbled:?}");
+    assert_eq!(Board::new(true).path.lend(&board.mem), None, "an engine's");
 }

@@ -14,6 +14,7 @@ use seccompiler::{
 };
 
 use super::Part;
+use crate::os::vhost_net;
 
 /// For all: memory, waiting, clocks, threads that end, descriptors at hand, and what a panic does.
 const ALWAYS: &[c_long] = &[
@@ -242,6 +243,8 @@ fn rules(part: Part) -> io::Result<Rules> {
     let requests = ANY_REQUESTS.into_iter().chain(TAP_REQUESTS);
     let brokers = TAP_MAKING.into_iter().chain([NS_GET_NSTYPE]);
     let requests = requests.chain(brokers.filter(|_| part == Part::Broker));
+    let control = vhost_net::REQUESTS.into_iter().filter(|_| part == Part::Control);
+    let requests = requests.chain(control);
     rules.insert(libc::SYS_ioctl, one_of(1, requests.map(u64::from))?);
     // Its own limits.
     rules.insert(libc::SYS_prlimit64, one_of(0, [0])?);

@@ -122,6 +122,23 @@ mod seccomp {
     }
 
     #[test]
+    fn vhost_net_is_spoken_to_by_daemons_of_links_only() {
+        use crate::os::vhost_net::{VhostError, features};
+        for (part, errno) in [
+            (Part::Control, Errno::NOTTY),
+            (Part::Backplane, Errno::NOSYS),
+            (Part::Broker, Errno::NOSYS),
+        ] {
+            on_a_thread(|| {
+                let null = fs::File::open("/dev/null").unwrap();
+                process(part, None, WALLS);
+                let refused = Err(VhostError::Os { doing: "VHOST_GET_FEATURES", errno });
+                assert_eq!(features(&null), refused, "{part:?}");
+            });
+        }
+    }
+
+    #[test]
     fn no_other_process_gets_a_signal() {
         use rustix::process::{Pid, Signal, kill_process};
         let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -196,6 +213,9 @@ mod seccomp {
             let mut theirs = Connection::over(theirs.into()).unwrap();
             let mut ours = Connection::over(ours.into()).unwrap();
             let (inflight, _mapping) = create(4096).unwrap();
+            // What a back-end asks by, and no other kind of pair.
+            let (_requests, _asks) = crate::os::fabric::vhost_user::pair().unwrap();
+            assert!(std::os::unix::net::UnixDatagram::pair().is_err());
             let fds = [region.as_fd(), inflight.as_fd()];
             theirs.send(&[0; 12], &fds).unwrap();
             let fds = runtime.block_on(ours.next()).unwrap().fds;

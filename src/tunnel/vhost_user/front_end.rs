@@ -5,13 +5,13 @@
 //! `handle_timeout` and `set_queues`. After any, send what `poll_message` and `poll_backend_reply` give, then
 //! drain `poll_event`, then wait until `poll_timeout`.
 //!
-//! | step | requests, in brackets what depends on the back-end | goes on when |
+//! | step | requests, in parentheses what depends on the back-end | goes on when |
 //! |---|---|---|
-//! | learning | `GET_FEATURES` [`GET_`, `SET_PROTOCOL_FEATURES`] [`GET_QUEUE_NUM`] `SET_OWNER` [`SET_BACKEND_REQ_FD`] [`GET_CONFIG`] | all is answered |
-//! | features | [ACKNOWLEDGE, DRIVER] `SET_FEATURES` [FEATURES_OK, `GET_STATUS`] | FEATURES_OK stands, where there is a status |
+//! | learning | `GET_FEATURES` (`GET_`, `SET_PROTOCOL_FEATURES`) (`GET_QUEUE_NUM`) `SET_OWNER` (`SET_BACKEND_REQ_FD`) (`GET_CONFIG`) | all is answered |
+//! | features | (ACKNOWLEDGE, DRIVER) `SET_FEATURES` (FEATURES_OK, `GET_STATUS`) | FEATURES_OK stands, where there is a status |
 //! | queues | none | the owner gave memory and rings |
-//! | rings | `SET_MEM_TABLE`; of each ring NUM, BASE, ADDR, CALL, KICK; then [ENABLE]; [DRIVER_OK] | the last request is answered: `GET_STATUS`, else `GET_FEATURES` |
-//! | running | [`GET_CONFIG`, when the back-end says that it has changed]; then, and each 10 s, `GET_STATUS`, else `GET_FEATURES` | the connection ends, or an answer is missing |
+//! | rings | `SET_MEM_TABLE`; of each ring NUM, BASE, ADDR, CALL, KICK; then (ENABLE); (DRIVER_OK) | the last request is answered: `GET_STATUS`, else `GET_FEATURES` |
+//! | running | (`GET_CONFIG`, when the back-end says that it has changed); then, and each 10 s, `GET_STATUS`, else `GET_FEATURES` | the connection ends, or an answer is missing |
 //!
 //! One request at most waits for its reply, and nothing is sent meanwhile. With `REPLY_ACK` every request
 //! has one, so that the first that fails is known by name.

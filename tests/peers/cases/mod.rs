@@ -4,6 +4,7 @@ mod drives_testpmd;
 mod guest_drives;
 mod harness;
 mod testpmd_drives;
+mod vhost_net;
 
 /// A claim.
 pub(crate) struct Story {
@@ -49,4 +50,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(drives_testpmd::what_it_sends_comes_back),
     story!(drives_testpmd::it_answers_echoes_of_a_tap),
     story!(drives_testpmd::a_device_that_comes_back_is_found_again),
+    story!(vhost_net::links_of_boards_are_served_by_a_guests_kernel),
+    story!(vhost_net::links_without_a_feature_are_served_by_a_guests_kernel),
+    story!(vhost_net::stock_drivers_are_served_by_a_guests_kernel),
 ];

@@ -96,7 +96,8 @@ impl Workers<'_> {
     }
 
     /// The other end takes other offloads from now on.
-    pub(in crate::daemon::link_task) fn change_offloads(&self, offloads: Offloads) {
+    pub(in crate::daemon::link_task) fn change_offloads(&mut self, offloads: Offloads) {
+        self.stale.extend(self.workers.keys().chain(self.leaving.keys()));
         if let Err(e) = self.set_offloads(offloads) {
             self.task.log.warn(format_args!("offloads: {e}"));
         }

@@ -30,6 +30,9 @@ pub const HEADER_LEN: usize = 12;
 pub const MAX_PAYLOAD: usize = 4096;
 /// Most descriptors of a message. A memory table comes with 8.
 pub const MAX_FDS: usize = 32;
+/// Most descriptors that Linux takes with one message (SCM_MAX_FD). What there is no room for, the kernel
+/// closes within recvmsg(2), which may wait in that for as long as the other end likes.
+const KERNEL_MAX_FDS: usize = 253;
 /// Most messages that wait until the other end reads.
 pub const MAX_WAITING: usize = 64;
 
@@ -364,7 +367,7 @@ impl Inbox {
     }
 
     fn receive_some(&mut self, socket: BorrowedFd<'_>) -> Result<(), ConnectionError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let rest = match self.have.checked_sub(HEADER_LEN) {
             None => &mut self.header[self.have..],

@@ -286,3 +286,35 @@ fn whatever_octets_come_the_connection_ends_or_waits() {
     });
     run.unwrap();
 }
+
+#[test]
+fn however_a_stream_is_cut_each_message_has_its_octets_and_its_descriptors() {
+    let messages = proptest::collection::vec((any::<u32>(), 0..400_usize, 0..4_usize), 1..12);
+    let cuts = proptest::collection::vec(1..60_usize, 1..20);
+    TestRunner::new(Runs { cases: 200, failure_persistence: None, ..Runs::default() })
+        .run(&(messages, cuts), |(messages, cuts)| {
+            in_a_runtime(async {
+                let (theirs, mut ours) = pair();
+                let mut cuts = cuts.into_iter().cycle();
+                for (request, len, fds) in messages {
+                    let octets = message(request, &vec![request.to_ne_bytes()[0]; len]);
+                    let (mut rest, mut fds_left) = (&octets[..], fds);
+                    while !rest.is_empty() {
+                        let (now, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                        send_fds(&theirs, now, std::mem::take(&mut fds_left));
+                        rest = later;
+                        // Sometimes it is looked for before it is whole.
+                        if now.len() % 7 == 0 && !rest.is_empty() {
+                            let early = timeout(Duration::ZERO, ours.next()).await;
+                            prop_assert!(early.is_err(), "{early:?}");
+                        }
+                    }
+                    let received = soon(&mut ours).await.unwrap();
+                    prop_assert_eq!([&received.header[..], &received.payload].concat(), octets);
+                    prop_assert_eq!(received.fds.len(), fds);
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
