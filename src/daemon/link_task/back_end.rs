@@ -99,7 +99,10 @@ enum Ended {
     /// The netdev is gone.
     NetdevLost,
     /// The front-end has left.
-    Left,
+    Left {
+        /// Its device ran.
+        ran: bool,
+    },
     /// It did what cannot be.
     Fault,
 }
@@ -143,14 +146,9 @@ impl LinkTask {
                     match self.serve(connection, netdev.as_deref_mut(), &closer).await {
                         Ended::Stopping => return true,
                         Ended::NetdevLost => return false,
-                        Ended::Left => {
-                            if since.elapsed() >= pause {
-                                pause = RETRY;
-                            } else {
-                                // One that comes and goes is not to keep other links waiting.
-                                self.pause(LOOK).await;
-                            }
-                        }
+                        Ended::Left { ran: true } => pause = RETRY,
+                        // One that comes and goes is not to keep other links waiting.
+                        Ended::Left { ran: false } => self.pause(LOOK).await,
                         Ended::Fault => {
                             if since.elapsed() >= LONGEST_PAUSE {
                                 pause = RETRY;
@@ -238,7 +236,7 @@ impl LinkTask {
             Err(e) => {
                 self.wait_because(e);
                 self.pause(RETRY).await;
-                return Ended::Left;
+                return Ended::Left { ran: false };
             }
         };
         let ended = running.run().await;
@@ -260,6 +258,8 @@ struct Running<'a> {
     connection: Connection,
     closer: Closer,
     loss: Loss,
+    /// Its device has run.
+    ran: bool,
     /// Rung when the control queue has commands.
     kick: Option<Doorbell>,
     ringer: Ringer,
@@ -293,6 +293,7 @@ impl<'a> Running<'a> {
             connection,
             closer,
             loss: Loss::new(),
+            ran: false,
             kick: None,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
             pace: Pace::new(now, MOST_TURNS, TURN_INTERVAL),
@@ -328,12 +329,16 @@ impl<'a> Running<'a> {
                     self.link.handle_message(header, &payload, fds.collect());
                 }
                 Input::Over(why, fault) => {
-                    return self.over(&why, if fault { Ended::Fault } else { Ended::Left });
+                    return self.over(&why, if fault { Ended::Fault } else { self.left() });
                 }
                 Input::Kick => self.link.handle_kick(),
                 Input::Nothing => {}
             }
         }
+    }
+
+    fn left(&self) -> Ended {
+        Ended::Left { ran: self.ran }
     }
 
     /// The connection is over: why.
@@ -408,6 +413,7 @@ impl<'a> Running<'a> {
             match event {
                 Event::State(state, reason) => self.workers.state(state, reason),
                 Event::Start(start) => {
+                    self.ran = true;
                     if let Err(e) = self.workers.start(&start, None).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
@@ -446,7 +452,7 @@ impl<'a> Running<'a> {
                     match self.connection.send(&octets, &fds) {
                         Ok(()) => {}
                         Err(ConnectionError::Closed) => {
-                            return Some(self.over("the front-end has left", Ended::Left));
+                            return Some(self.over("the front-end has left", self.left()));
                         }
                         Err(e) => return Some(self.over(&e.to_string(), Ended::Fault)),
                     }
