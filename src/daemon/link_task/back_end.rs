@@ -23,7 +23,7 @@ use crate::link::State;
 use crate::link::back_end::{BackEndLink, Event, Params, StartPair};
 use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
-use crate::os::close::{Closer, Kept};
+use crate::os::close::{Closer, Kept, MOST_LEFT};
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
 use crate::os::fabric::vhost_user::memory::{Loss, create, map};
@@ -37,13 +37,6 @@ const MOST_TURNS: u32 = 256;
 const TURN_INTERVAL: Duration = Duration::from_millis(4);
 /// The longest delay after a connection that ended for a fault; one that lasted so long ends the row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Most of a front-end's descriptors that wait to be closed while another one is taken.
-const MOST_TO_CLOSE: usize = 64;
-/// Between looks at them.
-const CLOSE_LOOK: Duration = Duration::from_millis(5);
-/// How long they are waited for when a front-end has left, so that it sees its connection closed.
-const CLOSE_LOOKS: usize = 40;
 
 /// A front-end's descriptor. Its last closing may take long.
 #[derive(Clone, Debug)]
@@ -200,11 +193,7 @@ impl LinkTask {
         listener: &mut Option<Kept<Listener>>,
         closer: &Closer,
     ) -> Result<Connection, Refusal> {
-        let mut looks = 0;
-        while closer.left() > if looks < CLOSE_LOOKS { 0 } else { MOST_TO_CLOSE } {
-            tokio::time::sleep(CLOSE_LOOK).await;
-            looks += 1;
-        }
+        closer.settle().await;
         let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
         let os = |e: std::io::Error| refusal(e.to_string(), false);
         let client = SocketSide::Client;
@@ -231,14 +220,16 @@ impl LinkTask {
         netdev: Option<&mut Netdev>,
         closer: &Closer,
     ) -> Ended {
-        let mut running = match Running::new(self, connection, netdev, closer.clone()) {
-            Ok(running) => running,
+        let ringer = match Ringer::new() {
+            Ok(ringer) => ringer,
             Err(e) => {
-                self.wait_because(e);
+                closer.close(connection);
+                self.wait_because(format!("starting a thread: {e}"));
                 self.pause(RETRY).await;
                 return Ended::Left { ran: false };
             }
         };
+        let mut running = Running::new(self, connection, netdev, closer.clone(), ringer);
         let ended = running.run().await;
         let Running { workers, link, ringer, connection, closer, .. } = running;
         workers.leave().await;
@@ -274,7 +265,8 @@ impl<'a> Running<'a> {
         connection: Connection,
         netdev: Option<&'a mut Netdev>,
         closer: Closer,
-    ) -> Result<Self, String> {
+        ringer: Ringer,
+    ) -> Self {
         let unfit = netdev.as_ref().map(|netdev| netdev.unfit()).unwrap_or_default();
         let engine = task.config.dma == Dma::Engine;
         let cpu_below = task.config.engine.cpu_below as usize;
@@ -295,12 +287,12 @@ impl<'a> Running<'a> {
             loss: Loss::new(),
             ran: false,
             kick: None,
-            ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
+            ringer,
             pace: Pace::new(now, MOST_TURNS, TURN_INTERVAL),
             next_turn: now,
         };
         running.tell_netdev();
-        Ok(running)
+        running
     }
 
     fn tell_netdev(&mut self) {
@@ -354,7 +346,7 @@ impl<'a> Running<'a> {
         let ready = now >= self.next_turn;
         // A message or a command that waits for its turn, or a look whether memory was lost.
         let due = if ready { now + heartbeat } else { self.next_turn };
-        let takes = !self.link.is_busy() && self.closer.left() <= MOST_TO_CLOSE;
+        let takes = !self.link.is_busy() && self.closer.left() <= MOST_LEFT;
         tokio::select! {
             input = self.workers.input() => Input::Workers(input),
             received = self.connection.next(), if takes && ready => match received {
