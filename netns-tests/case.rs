@@ -20,6 +20,9 @@ use crate::world::{Traces, sweep};
 /// The argument before the name of the case that this process is.
 pub(crate) const ARGUMENT: &str = "--case";
 
+/// How long processes may outlive the case that they belong to.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// A case that is ignored for a reason, or fails for it where `CI=true` says that it must run; without
 /// one it is run.
 pub(crate) fn trial(
@@ -89,6 +92,11 @@ pub(crate) fn run(name: &str, limit: Duration, variable: (&str, &str)) -> Result
     };
     let traces = Traces::of(process.id());
     let mut left = Vec::new();
+    // A daemon's broker ends once it sees that the daemon has.
+    let ended = Instant::now();
+    while !traces.processes().is_empty() && ended.elapsed() < GRACE {
+        thread::sleep(Duration::from_millis(5));
+    }
     for (pid, line) in traces.processes() {
         // Already gone is as good.
         let _ = kill_process(pid, Signal::KILL);

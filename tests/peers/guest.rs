@@ -90,7 +90,8 @@ fn device(netdev: &str, queues: u16, properties: &str) -> [String; 2] {
 /// A running guest.
 pub(crate) struct Guest {
     talk: Talk,
-    kernel_log: PathBuf,
+    /// Of its kernel, and of QEMU.
+    logs: [PathBuf; 2],
     qemu: Qemu,
     commands: u64,
 }
@@ -110,9 +111,14 @@ impl Guest {
             image.add_linked(from, Path::new(to.trim_start_matches('/')));
         }
         image.write(&image_file);
-        let words = words(plan, &image_file, &kernel_log);
+        let errors = image_file.with_extension("stderr");
+        // What QEMU says of itself would stand in the middle of what the guest does.
+        let apart = ["sh", "-c", "exec \"$@\" 2>\"$0\""].map(str::to_owned).into_iter();
+        let words = apart.chain([errors.display().to_string()]);
+        let words: Vec<_> = words.chain(words_of(plan, &image_file, &kernel_log)).collect();
         let talk = Talk::start(world, name, machine, &words);
-        let mut guest = Self { talk, kernel_log, qemu: plan.qemu, commands: 0 };
+        let logs = [kernel_log, errors];
+        let mut guest = Self { talk, logs, qemu: plan.qemu, commands: 0 };
         guest.wait_for_shell();
         guest
     }
@@ -204,10 +210,12 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(&self.kernel_log).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(20)..];
-            eprintln!("-- kernel log of {}\n{}", self.talk.name(), tail.join("\n"));
+            for path in &self.logs {
+                let log = fs::read_to_string(path).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(20)..];
+                eprintln!("-- {}\n{}", path.display(), tail.join("\n"));
+            }
         }
     }
 }
@@ -241,7 +249,7 @@ pub(crate) fn version_of(qemu: Qemu) -> String {
 }
 
 /// The command line.
-fn words(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
+fn words_of(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
     let kernel = fs::read_dir(place::kernel().join("boot")).unwrap().flatten();
     let mut kernel = kernel.map(|entry| entry.path().display().to_string());
     let kernel = kernel.find(|path| path.contains("/vmlinuz-")).expect("a kernel");
