@@ -150,6 +150,10 @@ pub struct BackEndLink<F> {
     broken: Option<String>,
     /// `Stop` is out, and workers have not all stopped.
     stopping: bool,
+    /// Pairs whose workers will not say where the rings go on.
+    lost: Vec<u16>,
+    /// Memory was taken away last: what takes its place may follow.
+    more_memory: bool,
     /// Commands were left for the next turn.
     more: bool,
     closed: bool,
@@ -201,6 +205,8 @@ impl<F: Descriptor> BackEndLink<F> {
             started: false,
             broken: None,
             stopping: false,
+            lost: Vec::new(),
+            more_memory: false,
             more: false,
             closed: false,
             said: None,
@@ -272,6 +278,9 @@ impl<F: Descriptor> BackEndLink<F> {
     pub fn handle_stopped(&mut self) {
         self.stopping = false;
         self.pairs.fill(Pair::AtRest);
+        for pair in std::mem::take(&mut self.lost) {
+            [2 * pair, 2 * pair + 1].into_iter().for_each(|index| self.find_base(index));
+        }
         self.turn();
     }
 
@@ -287,6 +296,8 @@ impl<F: Descriptor> BackEndLink<F> {
         let rings = 0..=2 * self.params.pairs;
         let errs = rings.filter_map(|index| self.back.ring(index)?.err.clone());
         self.events.extend(errs.map(Event::Ring));
+        let pairs = (0..self.params.pairs).zip(&self.pairs);
+        self.lost.extend(pairs.filter(|(_, pair)| **pair != Pair::AtRest).map(|(pair, _)| pair));
         self.pairs.fill(Pair::Leaving);
         self.events.push_back(Event::Carrier(false));
         if !std::mem::replace(&mut self.stopping, true) {
@@ -379,11 +390,13 @@ impl<F: Descriptor> BackEndLink<F> {
             }
             _ => {}
         }
-        let stops = matches!(request, Request::GetVringBase { .. });
+        // Some front-ends only disable the rings of a driver that begins anew.
+        let stops = matches!(request, Request::GetVringBase { .. }) || self.broken.is_some();
         if stops && !(0..2 * self.params.pairs).any(|index| self.back.runs(index)) {
             self.rest();
             self.broken = None;
         }
+        self.more_memory = matches!(request, Request::RemMemReg(_));
     }
 
     /// The device forgets all, and takes the features that there are now.

@@ -42,6 +42,10 @@ impl Descriptor for Fd {
         map(self.0.as_fd(), offset, len, &Loss::new()).map_err(|e| e.to_string())
     }
 
+    fn is_channel(&self) -> bool {
+        true
+    }
+
     fn is_doorbell(&self) -> bool {
         true
     }

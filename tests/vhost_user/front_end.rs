@@ -187,7 +187,7 @@ impl FrontEnd {
         let socket = self.socket();
         let offered = number(socket, &Request::GetFeatures);
         assert_ne!(offered & 1 << F_PROTOCOL_FEATURES, 0);
-        let wanted = protocol::REPLY_ACK | protocol::MQ | protocol::INFLIGHT_SHMFD;
+        let wanted = protocol::REPLY_ACK | protocol::INFLIGHT_SHMFD;
         assert_eq!(number(socket, &Request::GetProtocolFeatures) & wanted, wanted);
         send(socket, &Request::SetProtocolFeatures(wanted).encode(false), &[]).unwrap();
         assert_eq!(number(socket, &Request::GetQueueNum), 1);

@@ -49,6 +49,10 @@ impl Descriptor for Fd {
         }
     }
 
+    fn is_channel(&self) -> bool {
+        true
+    }
+
     fn is_doorbell(&self) -> bool {
         self.is_bell()
     }

@@ -7,10 +7,12 @@
 //! the next one is taken with growing delay, as long as none lasts.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
+use tokio::task::spawn_blocking;
 
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY, Refusal};
@@ -23,9 +25,9 @@ use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
 use crate::os::close::Closer;
 use crate::os::doorbell::{Doorbell, Ringer};
-use crate::os::fabric::is_doorbell;
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
 use crate::os::fabric::vhost_user::memory::{Loss, create, map};
+use crate::os::fabric::{is_channel, is_doorbell};
 use crate::os::pace::Pace;
 use crate::tunnel::vhost_user::back_end::Descriptor;
 
@@ -76,6 +78,10 @@ impl Descriptor for Fd {
         map(self.get().as_fd(), offset, len, &self.loss).map_err(|e| e.to_string())
     }
 
+    fn is_channel(&self) -> bool {
+        is_channel(self.get().as_fd())
+    }
+
     fn is_doorbell(&self) -> bool {
         is_doorbell(self.get().as_fd())
     }
@@ -93,9 +99,20 @@ enum Ended {
     /// The netdev is gone.
     NetdevLost,
     /// The front-end has left.
-    Left,
+    Left {
+        /// Its device ran.
+        ran: bool,
+    },
     /// It did what cannot be.
     Fault,
+}
+
+/// What the wait for a front-end came to.
+enum Next {
+    Connection(Result<Connection, Refusal>),
+    /// There is an order.
+    Order,
+    NetdevLost,
 }
 
 /// What a connection waits for.
@@ -117,9 +134,11 @@ impl LinkTask {
         let mut pause = RETRY;
         let closer = Closer::default();
         while !self.obey(netdev.as_deref_mut()).await {
-            let connection = tokio::select! {
-                () = self.ordered() => continue,
-                connection = self.front_end(&mut listener, &closer) => connection,
+            let next = self.next_front_end(netdev.as_deref_mut(), &mut listener, &closer).await;
+            let connection = match next {
+                Next::Order => continue,
+                Next::NetdevLost => return false,
+                Next::Connection(connection) => connection,
             };
             let since = Instant::now();
             match connection {
@@ -127,7 +146,9 @@ impl LinkTask {
                     match self.serve(connection, netdev.as_deref_mut(), &closer).await {
                         Ended::Stopping => return true,
                         Ended::NetdevLost => return false,
-                        Ended::Left => pause = RETRY,
+                        Ended::Left { ran: true } => pause = RETRY,
+                        // One that comes and goes is not to keep other links waiting.
+                        Ended::Left { ran: false } => self.pause(LOOK).await,
                         Ended::Fault => {
                             if since.elapsed() >= LONGEST_PAUSE {
                                 pause = RETRY;
@@ -144,6 +165,33 @@ impl LinkTask {
             }
         }
         true
+    }
+
+    /// Waits for the next front-end, and sees to the netdev meanwhile.
+    async fn next_front_end(
+        &self,
+        netdev: Option<&mut Netdev>,
+        listener: &mut Option<Listener>,
+        closer: &Closer,
+    ) -> Next {
+        let mut workers = Workers::new(self, netdev);
+        let mut front_end = pin!(self.front_end(listener, closer));
+        loop {
+            let input = tokio::select! {
+                connection = &mut front_end => return Next::Connection(connection),
+                input = workers.input() => input,
+            };
+            // Nobody works, so there is nothing else.
+            let healed = match input {
+                workers::Input::Order => return Next::Order,
+                workers::Input::Netdev => workers.heal_netdev(None).await,
+                _ => Healed::Here,
+            };
+            if healed == Healed::Gone {
+                self.log.warn("the netdev has been deleted");
+                return Next::NetdevLost;
+            }
+        }
     }
 
     /// Waits for the next front-end, or connects to it.
@@ -188,13 +236,14 @@ impl LinkTask {
             Err(e) => {
                 self.wait_because(e);
                 self.pause(RETRY).await;
-                return Ended::Left;
+                return Ended::Left { ran: false };
             }
         };
         let ended = running.run().await;
-        let Running { workers, link, connection, closer, .. } = running;
+        let Running { workers, link, ringer, connection, closer, .. } = running;
         workers.leave().await;
-        drop(link);
+        // To unmap a guest's memory takes its time, and so may a ring of a doorbell that is full.
+        let _ = spawn_blocking(move || drop((link, ringer))).await;
         // With what nobody has read.
         closer.close(connection);
         ended
@@ -209,6 +258,8 @@ struct Running<'a> {
     connection: Connection,
     closer: Closer,
     loss: Loss,
+    /// Its device has run.
+    ran: bool,
     /// Rung when the control queue has commands.
     kick: Option<Doorbell>,
     ringer: Ringer,
@@ -242,6 +293,7 @@ impl<'a> Running<'a> {
             connection,
             closer,
             loss: Loss::new(),
+            ran: false,
             kick: None,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
             pace: Pace::new(now, MOST_TURNS, TURN_INTERVAL),
@@ -277,12 +329,16 @@ impl<'a> Running<'a> {
                     self.link.handle_message(header, &payload, fds.collect());
                 }
                 Input::Over(why, fault) => {
-                    return self.over(&why, if fault { Ended::Fault } else { Ended::Left });
+                    return self.over(&why, if fault { Ended::Fault } else { self.left() });
                 }
                 Input::Kick => self.link.handle_kick(),
                 Input::Nothing => {}
             }
         }
+    }
+
+    fn left(&self) -> Ended {
+        Ended::Left { ran: self.ran }
     }
 
     /// The connection is over: why.
@@ -357,6 +413,7 @@ impl<'a> Running<'a> {
             match event {
                 Event::State(state, reason) => self.workers.state(state, reason),
                 Event::Start(start) => {
+                    self.ran = true;
                     if let Err(e) = self.workers.start(&start, None).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
@@ -392,8 +449,12 @@ impl<'a> Running<'a> {
                 Event::Ring(fd) => self.ringer.ring(fd.get()),
                 Event::Send(octets, fd) => {
                     let fds: Vec<_> = fd.iter().map(|fd| fd.get().as_fd()).collect();
-                    if let Err(e) = self.connection.send(&octets, &fds) {
-                        return Some(self.over(&e.to_string(), Ended::Fault));
+                    match self.connection.send(&octets, &fds) {
+                        Ok(()) => {}
+                        Err(ConnectionError::Closed) => {
+                            return Some(self.over("the front-end has left", self.left()));
+                        }
+                        Err(e) => return Some(self.over(&e.to_string(), Ended::Fault)),
                     }
                 }
                 // A front-end that reads none of them has no use for more.

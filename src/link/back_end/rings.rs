@@ -88,7 +88,9 @@ impl<F: Descriptor> BackEndLink<F> {
     }
 
     fn cannot_start(&mut self, unfit: &Unfit) {
-        if unfit.may_be_by_driver() {
+        if matches!(unfit, Unfit::Memory(..)) && self.more_memory {
+            self.say(State::Waiting, &unfit.to_string());
+        } else if unfit.may_be_by_driver() {
             self.handle_broken(&unfit.to_string());
         } else {
             self.close(&unfit.to_string());
@@ -179,6 +181,18 @@ impl<F: Descriptor> BackEndLink<F> {
         let journal = Journal::new(tracked.memory.clone(), offset, tracked.queue_size, packed);
         let journal = journal.map_err(|e| Unfit::Queue(index, e))?;
         Ok(Begin { at: At::Crash { base }, journal: Some(journal) })
+    }
+
+    /// Finds where a ring goes on whose worker cannot say it. A packed one does not tell.
+    pub(super) fn find_base(&mut self, index: u16) {
+        let features = self.model.negotiated().unwrap_or_default();
+        let Ok(QueueConfig { device, packed: false, .. }) = self.queue(index, features) else {
+            return;
+        };
+        let ring = self.mem.resolve_mapped(device, 4, 4).ok().and_then(|span| self.mem.view(span));
+        if let Some(used) = ring.map(|ring| ring.load_acquire_le16(2)) {
+            self.back.set_base(index, used.into());
+        }
     }
 
     /// Nothing of these rings is in flight.

@@ -38,6 +38,10 @@ impl Descriptor for Fd {
         fits.then(|| memory.clone()).ok_or_else(|| "the file is shorter".to_owned())
     }
 
+    fn is_channel(&self) -> bool {
+        true
+    }
+
     fn is_doorbell(&self) -> bool {
         self.1.is_none()
     }

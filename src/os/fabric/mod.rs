@@ -22,10 +22,12 @@ mod wire;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, fstat, readlink};
+use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use error::{FabricError, Fault, MemoryFault};
@@ -53,11 +55,24 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Whether a descriptor that came from another process may be an eventfd: those are anonymous inodes,
-/// without a file type. Other kinds of them refuse to be written to; files, pipes and sockets might take
-/// what was meant to ring.
+/// Whether a descriptor that came from another process is an eventfd. Files, pipes and sockets might take
+/// what was meant to ring; an epoll descriptor can keep whoever polls it waiting.
+///
+/// The kernel is asked for its name, which asks no file system and no path can look like; without `/proc`
+/// all that is known is that it has no file type, as an eventfd.
 pub fn is_doorbell(fd: impl AsFd) -> bool {
-    fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown)
+    let fd = fd.as_fd();
+    match readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
+        Ok(name) => name.as_bytes() == b"anon_inode:[eventfd]",
+        Err(_) => fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Unknown),
+    }
+}
+
+/// Whether a descriptor is a Unix stream socket: one of another kind may keep whoever sends waiting, though
+/// he asks not to be.
+pub fn is_channel(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    socket_domain(fd) == Ok(AddressFamily::UNIX) && socket_type(fd) == Ok(SocketType::STREAM)
 }
 
 /// Whether a slot's memory may have this length: a BAR is a power of two.

@@ -43,6 +43,8 @@ pub trait Descriptor: Clone + fmt::Debug {
     fn map(&self, offset: u64, len: u64) -> Result<Arc<Mapping>, String>;
     /// Whether it may be a doorbell: something that can neither hold up nor kill who writes to it.
     fn is_doorbell(&self) -> bool;
+    /// Whether it may be a socket for requests: one to which sending can be given up at once.
+    fn is_channel(&self) -> bool;
     /// Makes `len` bytes of new memory, all zero.
     fn create(len: u64) -> Result<(Self, Arc<Mapping>), String>;
 }
@@ -270,6 +272,12 @@ impl<F: Descriptor> BackEnd<F> {
     ) -> Result<Option<Answer<F>>, Refusal> {
         let number = request.number();
         self.check_negotiated(request)?;
+        let asked = need_reply && self.protocol & protocol::REPLY_ACK != 0;
+        // A network device's config space is read-only for drivers of virtio 1.0 and later. It may be a
+        // driver that writes, and no fault of the front-end's.
+        if matches!(request, Request::SetConfig { .. }) {
+            return Ok(asked.then(|| (Reply::Number(1).encode(number), None)));
+        }
         let (reply, fd) = match self.read(request, config) {
             Some(reply) => (reply, None),
             None => match request {
@@ -288,15 +296,20 @@ impl<F: Descriptor> BackEnd<F> {
                 }
             },
         };
-        let asked = need_reply && self.protocol & protocol::REPLY_ACK != 0;
         Ok((request.has_reply() || asked).then(|| (reply.encode(number), fd)))
+    }
+
+    /// Without more pairs than one there is no number of queues to ask for, which some count in pairs
+    /// (QEMU, DPDK, and so do we) and others in rings (cloud-hypervisor, crosvm).
+    fn offered_protocol(&self) -> u64 {
+        if self.offer.pairs > 1 { PROTOCOL_FEATURES } else { PROTOCOL_FEATURES & !protocol::MQ }
     }
 
     /// What only asks.
     fn read(&self, request: &Request, config: &[u8]) -> Option<Reply> {
         Some(match request {
             Request::GetFeatures => Reply::Number(self.offer.features | 1 << F_PROTOCOL_FEATURES),
-            Request::GetProtocolFeatures => Reply::Number(PROTOCOL_FEATURES),
+            Request::GetProtocolFeatures => Reply::Number(self.offered_protocol()),
             Request::GetQueueNum => Reply::Number(self.offer.pairs.into()),
             Request::GetMaxMemSlots => Reply::Number(MAX_REGIONS as u64),
             Request::GetStatus => {
@@ -388,7 +401,11 @@ impl<F: Descriptor> BackEnd<F> {
                 let ring = self.ring_of(number, index)?;
                 ring.enabled = if enable > 1 { return Err(refused) } else { enable == 1 };
             }
-            Request::SetBackendReqFd => self.back_channel = fd,
+            Request::SetBackendReqFd => {
+                let fits = fd.as_ref().is_some_and(F::is_channel);
+                self.back_channel = fd.filter(|_| fits);
+                return if fits { Ok(()) } else { Err(Refusal::NoChannel) };
+            }
             Request::SetInflightFd(inflight) => {
                 let fd = fd.ok_or(Refusal::Inflight(inflight))?;
                 self.track(inflight, |offset, len| fd.map(offset, len))?;
@@ -398,10 +415,6 @@ impl<F: Descriptor> BackEnd<F> {
                 let status = u8::try_from(asked);
                 let refused = Refusal::Value { request: number, value: asked };
                 self.status |= status.map_err(|_| refused)?;
-            }
-            // A network device's config space is read-only for drivers of virtio 1.0 and later.
-            Request::SetConfig { offset, .. } => {
-                return Err(Refusal::Value { request: number, value: offset.into() });
             }
             _ => {}
         }

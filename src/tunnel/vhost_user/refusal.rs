@@ -15,6 +15,7 @@ pub enum Refusal {
     NoSuchRing { request: u32, index: u32 },
     Value { request: u32, value: u64 },
     NoDoorbell(u32),
+    NoChannel,
     Regions,
     Region { region: MemoryRegion, why: String },
     NoSuchRegion(MemoryRegion),
@@ -42,6 +43,9 @@ impl fmt::Display for Refusal {
             }
             Self::NoDoorbell(request) => {
                 write!(f, "{} came with a descriptor that is no eventfd", name(*request))
+            }
+            Self::NoChannel => {
+                f.write_str("SET_BACKEND_REQ_FD came with what is no connected Unix socket")
             }
             Self::Regions => write!(f, "more than {MAX_REGIONS} memory regions"),
             Self::Region { region: MemoryRegion { bus_addr, len, .. }, why } => {

@@ -36,6 +36,10 @@ impl Descriptor for Fd {
         self.0.clone().ok_or_else(|| "no memory".to_owned())
     }
 
+    fn is_channel(&self) -> bool {
+        true
+    }
+
     fn is_doorbell(&self) -> bool {
         self.0.is_none()
     }

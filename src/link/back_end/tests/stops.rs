@@ -173,3 +173,25 @@ fn a_driver_that_spoils_its_used_ring_breaks_its_device_and_not_the_connection()
     front_end.start_rings([0; 2]);
     front_end.exchange(0..10);
 }
+
+#[test]
+fn rings_that_broke_go_on_where_they_were_once_the_front_end_has_disabled_or_stopped_them_all() {
+    let mut front_end = FrontEnd::set_up(split());
+    front_end.exchange(0..100);
+    // A network device's config space is read-only; a driver that does not know it ends nothing.
+    let write = Request::SetConfig { offset: 0, flags: 0, data: vec![1] };
+    front_end.send_octets(&write.encode(true), vec![]);
+    let (nack, _) = front_end.replies.pop().unwrap();
+    assert_eq!((nack[12], &front_end.closed), (1, &None));
+    front_end.link.handle_broken("transmitq: broken");
+    front_end.drain();
+    for index in 0..2 {
+        assert!(front_end.running.is_empty());
+        front_end.send(&Request::SetVringEnable { index, enable: 0 }, vec![]);
+    }
+    assert_eq!(front_end.state.as_ref().map(|(state, _)| *state), Some(State::Negotiating));
+    let bases = [0, 1].map(|index| front_end.stop_ring(index));
+    assert_eq!(bases, [100, 100]);
+    front_end.start_rings(bases);
+    front_end.exchange(100..200);
+}

@@ -13,6 +13,10 @@ impl Given for Fd {
         self.1.clone().ok_or_else(|| "it is no memory".to_owned())
     }
 
+    fn is_channel(&self) -> bool {
+        true
+    }
+
     fn is_doorbell(&self) -> bool {
         matches!(self.0, Some(Descriptor::Kick(_) | Descriptor::Call(_)))
     }

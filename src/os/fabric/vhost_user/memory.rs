@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::fs::{FileType, fcntl_get_seals, fstat, fstatfs};
 use rustix::io::Errno;
 
 use crate::memory::{Kind, Mapping};
@@ -229,6 +229,8 @@ pub fn map(
 
 /// The size in bytes of the pages of a file of memory.
 fn page_of(fd: BorrowedFd<'_>) -> Result<usize, RegionError> {
+    // Only files of memory have seals. Another one's file system, which might take its time, is not asked.
+    fcntl_get_seals(fd).map_err(|_| RegionError::NotMemory)?;
     if FileType::from_raw_mode(fstat(fd)?.st_mode) != FileType::RegularFile {
         return Err(RegionError::NotMemory);
     }
