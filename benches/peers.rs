@@ -1,6 +1,6 @@
 //! An agent as a vhost-user back-end, next to DPDK's and QEMU's with the same drivers.
 //!
-//!     cargo bench --bench peers [-- --rounds N --seconds N]
+//!     cargo bench --bench peers [-- --rounds N --seconds N --only discard|echo|guest]
 //!
 //! testpmd is the driver, with rings of either layout and frames of 64 and 1500 octets: it sends what
 //! it can to an agent's `discard` port and to another testpmd that receives; and to an `echo` port and
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
     let plan = parse(std::env::args().skip(1));
     let missing = || case::missing().map_or_else(place::missing, Err);
     match plan.and_then(|plan| missing().map(|()| plan)) {
-        Ok((rounds, duration)) => {
+        Ok(plan) => {
             let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-            report(&measure(rounds, duration), duration, load.trim());
+            report(&measure(&plan), plan.duration, load.trim());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -60,43 +60,78 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<(usize, Duration), String> {
-    let (mut rounds, mut duration) = (9, Duration::from_secs(1));
-    while let Some(word) = words.next() {
-        let mut number = || {
-            let value = words.next().and_then(|value| value.parse::<u16>().ok());
-            value.filter(|n| *n > 0).ok_or(format!("{word} needs a number from 1 on"))
-        };
-        match word.as_str() {
-            "--rounds" => rounds = number()?.into(),
-            "--seconds" => duration = Duration::from_secs(number()?.into()),
-            // What cargo says to every bench.
-            "--bench" => {}
-            _ => return Err(format!("{word}? usage: [--rounds N] [--seconds N]")),
-        }
-    }
-    Ok((rounds, duration))
+struct Plan {
+    rounds: usize,
+    duration: Duration,
+    /// What to measure, if not all.
+    only: Option<String>,
 }
 
-fn measure(rounds: usize, duration: Duration) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for purpose in [Purpose::Discard, Purpose::Echo] {
-        for (packed, frame) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let (packed, frame) = (packed == 1, FRAMES[frame]);
-            let mut pairs = Pairs::start(purpose, packed, frame);
-            let layout = if packed { "packed" } else { "split" };
-            let what = format!("{}, {layout}, {frame} octets", purpose.name());
-            let rounds = (0..rounds).map(|_| pairs.measure(duration)).collect();
-            rows.push(Row { what, unit: "million/s", other: "DPDK", rounds });
-            pairs.end();
+impl Plan {
+    fn has(&self, what: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == what)
+    }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Plan, String> {
+    let mut plan = Plan { rounds: 9, duration: Duration::from_secs(1), only: None };
+    while let Some(word) = words.next() {
+        let value = match word.as_str() {
+            // What cargo says to every bench.
+            "--bench" => continue,
+            _ => words.next().unwrap_or_default(),
+        };
+        let number = || {
+            let number = value.parse::<u16>().ok().filter(|n| *n > 0);
+            number.ok_or(format!("{word} needs a number from 1 on"))
+        };
+        match word.as_str() {
+            "--rounds" => plan.rounds = number()?.into(),
+            "--seconds" => plan.duration = Duration::from_secs(number()?.into()),
+            "--only" if ["discard", "echo", "guest"].contains(&value.as_str()) => {
+                plan.only = Some(value);
+            }
+            _ => {
+                return Err(format!(
+                    "{word} {value}? usage: [--rounds N] [--seconds N] [--only discard|echo|guest]"
+                ));
+            }
         }
     }
+    Ok(plan)
+}
+
+fn measure(plan: &Plan) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for purpose in [Purpose::Discard, Purpose::Echo] {
+        if plan.has(purpose.name()) {
+            with_testpmd(plan, purpose, &mut rows);
+        }
+    }
+    if plan.has("guest") {
+        with_guests(plan, &mut rows);
+    }
+    rows
+}
+
+fn with_testpmd(plan: &Plan, purpose: Purpose, rows: &mut Vec<Row>) {
+    for (packed, frame) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let (packed, frame) = (packed == 1, FRAMES[frame]);
+        let mut pairs = Pairs::start(purpose, packed, frame);
+        let layout = if packed { "packed" } else { "split" };
+        let what = format!("{}, {layout}, {frame} octets", purpose.name());
+        let rounds = (0..plan.rounds).map(|_| pairs.measure(plan.duration)).collect();
+        rows.push(Row { what, unit: "million/s", other: "DPDK", rounds });
+        pairs.end();
+    }
+}
+
+fn with_guests(plan: &Plan, rows: &mut Vec<Row>) {
     let mut guests = Guests::start();
-    let rounds: Vec<_> = (0..rounds).map(|_| guests.measure(duration)).collect();
+    let rounds: Vec<_> = (0..plan.rounds).map(|_| guests.measure(plan.duration)).collect();
     for (way, name) in ["TCP from the guest", "TCP to the guest"].into_iter().enumerate() {
         let rounds = rounds.iter().map(|ways| ways[way]).collect();
         rows.push(Row { what: name.to_owned(), unit: "Gbit/s", other: "QEMU", rounds });
     }
     guests.end();
-    rows
 }

@@ -339,11 +339,15 @@ impl View<'_> {
         let mut at = off;
         let mut out = out;
         while !out.is_empty() {
-            let step = self.step(at, out.len());
-            let (now, later) = out.split_at_mut(step.min(out.len()));
-            match now.len() {
-                8 => now.copy_from_slice(&self.load_le64(at).to_le_bytes()),
-                _ => self.load_edge(at, now),
+            let (now, later) = out.split_at_mut(self.step(at, out.len()));
+            if now.len() >= 8 {
+                // Aligned from here on, and in range as a whole.
+                for (i, to) in now.chunks_exact_mut(8).enumerate() {
+                    let word = word!(self, at + 8 * i, AtomicU64).load(Ordering::Relaxed);
+                    to.copy_from_slice(&word.to_ne_bytes());
+                }
+            } else {
+                self.load_edge(at, now);
             }
             at += now.len();
             out = later;
@@ -356,11 +360,14 @@ impl View<'_> {
         let mut at = off;
         let mut data = data;
         while !data.is_empty() {
-            let step = self.step(at, data.len());
-            let (now, later) = data.split_at(step);
-            match <[u8; 8]>::try_from(now) {
-                Ok(word) => self.store_le64(at, u64::from_le_bytes(word)),
-                Err(_) => self.store_edge(at, now),
+            let (now, later) = data.split_at(self.step(at, data.len()));
+            if now.len() >= 8 {
+                for (i, from) in now.chunks_exact(8).enumerate() {
+                    let word = u64::from_ne_bytes(from.try_into().expect("8 of them"));
+                    word!(self, at + 8 * i, AtomicU64).store(word, Ordering::Relaxed);
+                }
+            } else {
+                self.store_edge(at, now);
             }
             at += now.len();
             data = later;
@@ -417,15 +424,20 @@ impl View<'_> {
         );
     }
 
-    /// How many of the `left` bytes at `at` the next access takes: 8 where aligned, else those up to
-    /// the next multiple of 8 (or 4 on memory that takes words only).
+    /// How many of the `left` bytes at `at` the next accesses take: all whole words where aligned to 8,
+    /// else those up to there.
     fn step(&self, at: usize, left: usize) -> usize {
-        let word = 8 - (self.base.as_ptr().addr() + at) % 8;
-        word.min(left)
+        match (self.base.as_ptr().addr() + at) % 8 {
+            0 if left >= 8 => left & !7,
+            past => (8 - past).min(left),
+        }
     }
 
     /// Loads fewer than 8 bytes that share one aligned 8-byte word.
     fn load_edge(&self, at: usize, out: &mut [u8]) {
+        if out.len() == 4 && (self.base.as_ptr().addr() + at) % 4 == 0 {
+            return out.copy_from_slice(&self.load_le32(at).to_le_bytes());
+        }
         for (i, b) in out.iter_mut().enumerate() {
             *b = if self.cached() {
                 atomic!(self, at + i, AtomicU8).load(Ordering::Relaxed)
@@ -438,6 +450,9 @@ impl View<'_> {
 
     /// Stores fewer than 8 bytes that share one aligned 8-byte word.
     fn store_edge(&self, at: usize, data: &[u8]) {
+        if let (Ok(word), 0) = (data.try_into(), (self.base.as_ptr().addr() + at) % 4) {
+            return self.store_le32(at, u32::from_le_bytes(word));
+        }
         for (i, b) in data.iter().enumerate() {
             if self.cached() {
                 atomic!(self, at + i, AtomicU8).store(*b, Ordering::Relaxed);

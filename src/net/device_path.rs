@@ -12,11 +12,14 @@
 //!
 //! A queue that the driver resets is gone until it is set up anew; its held chains go with it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Which, countable};
+use super::path::{
+    self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Taken, Which, countable,
+};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
 use crate::planted::{Bug, planted};
@@ -57,11 +60,14 @@ pub struct DevicePath {
     mergeable: bool,
     allowed: Offloads,
     /// Popped receive chains that wait for a frame: the first `held` of these, in order.
-    chains: Vec<Chain>,
+    chains: VecDeque<Chain>,
     held: usize,
     held_len: usize,
-    /// The held chains' spans.
+    /// The held chains' spans, behind `gone` ones of chains that were used.
     spans: Vec<Span>,
+    gone: usize,
+    /// Those of them that system calls may not copy to.
+    uncached: usize,
     lent: Lent,
     private: Box<[u8]>,
     /// A frame may be written up to the end of its last word.
@@ -112,10 +118,12 @@ impl DevicePath {
         Self {
             mergeable: features.has(net::F_MRG_RXBUF),
             allowed: Offloads::to_device(features),
-            chains: Vec::new(),
+            chains: VecDeque::new(),
             held: 0,
             held_len: 0,
             spans: Vec::new(),
+            gone: 0,
+            uncached: 0,
             lent: Lent::Private,
             settings: Settings::new(Current::at_first(features, [0; 6])).watch(),
             private: vec![0; LARGEST].into(),
@@ -133,7 +141,7 @@ impl DevicePath {
 
     /// No receive chain is held any more.
     fn let_go(&mut self) {
-        (self.held, self.held_len) = (0, 0);
+        (self.held, self.held_len, self.uncached, self.gone) = (0, 0, 0, 0);
         self.spans.clear();
     }
 
@@ -170,7 +178,7 @@ impl DevicePath {
         while self.held_len < LARGEST && !self.holds_all() {
             let Some(receiveq) = &mut self.receiveq else { break };
             if self.held == self.chains.len() {
-                self.chains.push(Chain::with_capacity(receiveq.size().into()));
+                self.chains.push_back(Chain::with_capacity(receiveq.size().into()));
             }
             let chain = &mut self.chains[self.held];
             if !receiveq.pop(mem, chain).map_err(PathError::Receiveq)? {
@@ -181,6 +189,7 @@ impl DevicePath {
                 return Err(PathError::BufferTooSmall(len));
             }
             self.spans.extend_from_slice(&chain.writable);
+            self.uncached += path::uncached(mem, &chain.writable);
             self.held += 1;
             self.held_len += countable(chain);
         }
@@ -203,14 +212,14 @@ impl DevicePath {
             Lent::Shared => 0,
         };
         if private == 0 {
-            path::copy_in(mem, &self.spans, NUM_BUFFERS, &count);
+            path::copy_in(mem, &self.spans[self.gone..], NUM_BUFFERS, &count);
         } else {
             self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
             let put = if self.whole_words { path::copy_frame_in } else { path::copy_start_in };
-            put(mem, &self.spans, &self.private[..private]);
+            put(mem, &self.spans[self.gone..], &self.private[..private]);
         }
         left = len;
-        for chain in &self.chains[..used] {
+        for chain in self.chains.range(..used) {
             let part = left.min(chain.writable_len() as usize);
             left -= part;
             let part = u32::try_from(part).expect("at most a u32's worth");
@@ -218,15 +227,17 @@ impl DevicePath {
             if let Some(receiveq) = &mut self.receiveq {
                 receiveq.push(mem, chain.head, part);
             }
+            self.gone += chain.writable.len();
+            self.held_len -= countable(chain);
+            self.uncached -= path::uncached(mem, &chain.writable);
         }
-        self.chains[..self.held].rotate_left(used);
+        // A short frame takes one chain of many: the others' spans are moved for one in many frames only.
+        if self.gone >= MOST_SPANS {
+            self.spans.drain(..self.gone);
+            self.gone = 0;
+        }
+        self.chains.rotate_left(used);
         self.held -= used;
-        self.spans.clear();
-        self.held_len = 0;
-        for chain in &self.chains[..self.held] {
-            self.spans.extend_from_slice(&chain.writable);
-            self.held_len += countable(chain);
-        }
     }
 }
 
@@ -254,8 +265,8 @@ impl Path for DevicePath {
             return Ok(Room::Nowhere);
         }
         let lend = self.held_len >= LARGEST
-            && self.spans.len() <= MOST_SPANS
-            && path::all_cached(mem, &self.spans);
+            && self.spans.len() - self.gone <= MOST_SPANS
+            && self.uncached == 0;
         self.lent = match (lend, self.settings.current.judges()) {
             (false, _) => Lent::Private,
             (true, true) => Lent::Split,
@@ -263,10 +274,10 @@ impl Path for DevicePath {
         };
         Ok(match self.lent {
             Lent::Private => Room::Private(&mut self.private),
-            Lent::Shared => Room::Shared(&self.spans),
+            Lent::Shared => Room::Shared(&self.spans[self.gone..]),
             Lent::Split => {
                 self.tail.clear();
-                self.tail.extend_from_slice(&self.spans);
+                self.tail.extend_from_slice(&self.spans[self.gone..]);
                 path::skip(&mut self.tail, JUDGED_LEN);
                 Room::Split { head: &mut self.private[..JUDGED_LEN], rest: &self.tail }
             }
@@ -317,6 +328,27 @@ impl Path for DevicePath {
         self.tail.extend_from_slice(&self.transmit.readable);
         path::skip(&mut self.tail, cut);
         Ok(Inward::Frame { prefix, tail: &self.tail, len: total - HEADER_LEN })
+    }
+
+    fn receive_whole(
+        &mut self,
+        mem: &BusMemory,
+        _: &BusMemory,
+        to: &mut [u8],
+    ) -> Result<Taken, PathError> {
+        let Some(transmitq) = &mut self.transmitq else { return Ok(Taken::Empty) };
+        if !transmitq.pop(mem, &mut self.transmit).map_err(PathError::Transmitq)? {
+            return Ok(Taken::Empty);
+        }
+        let total = self.transmit.readable_len() as usize;
+        let judged = if total > LARGEST {
+            Err(Drop::TooLong)
+        } else {
+            path::copy_out(mem, &self.transmit.readable, 0, &mut to[..total]);
+            frame::check(&to[..total.min(PREFIX_LEN)], total, self.allowed)
+        };
+        transmitq.push(mem, self.transmit.head, 0);
+        Ok(judged.map_or_else(Taken::Dropped, |()| Taken::Frame(total)))
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {

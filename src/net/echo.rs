@@ -6,7 +6,7 @@
 //! whose offloads may not be sent the other way is dropped.
 
 use super::frame::{self, Drop, LARGEST, Offloads};
-use super::path::{Inward, Path, PathError, Room};
+use super::path::{Path, PathError, Room, Taken};
 use crate::memory::BusMemory;
 use crate::spec::net::{HDR_F_DATA_VALID, HEADER_LEN};
 
@@ -60,30 +60,21 @@ impl Echo {
         if matches!(path.room(mem)?, Room::Nowhere) {
             return Ok(Step::NoRoom);
         }
-        let total = match path.receive(mem)? {
-            Inward::Empty => return Ok(Step::Empty),
-            Inward::Dropped(reason) => {
-                path.received(mem)?;
-                return Ok(Step::Dropped(reason));
-            }
-            Inward::Frame { prefix, tail, len } => {
-                let (head, mut rest) = self.frame[..len + HEADER_LEN].split_at_mut(prefix.len());
-                head.copy_from_slice(prefix);
-                for span in tail {
-                    let (now, later) = rest.split_at_mut(span.len());
-                    if let Some(view) = frames.view(*span) {
-                        view.copy_to(0, now);
-                    }
-                    rest = later;
-                }
-                len + HEADER_LEN
-            }
+        let total = match path.receive_whole(mem, frames, &mut self.frame)? {
+            Taken::Empty => return Ok(Step::Empty),
+            Taken::Dropped(reason) => return Ok(Step::Dropped(reason)),
+            Taken::Frame(total) => total,
         };
-        path.received(mem)?;
         let len = total - HEADER_LEN;
         let frame = &mut self.frame[..total];
-        frame[0] &= !HDR_F_DATA_VALID;
-        frame[NUM_BUFFERS..HEADER_LEN].fill(0);
+        // Mostly they are clear. What has just been written can be read at once only if it is read in the
+        // same words: a part that is written over has the reader wait for all stores before it.
+        if frame[0] & HDR_F_DATA_VALID != 0 {
+            frame[0] &= !HDR_F_DATA_VALID;
+        }
+        if frame[NUM_BUFFERS..HEADER_LEN] != [0; 2] {
+            frame[NUM_BUFFERS..HEADER_LEN].fill(0);
+        }
         if let Err(reason) = frame::check_own(frame, self.back) {
             return Ok(Step::NotSent { len, reason });
         }

@@ -194,29 +194,29 @@ pub fn check(prefix: &[u8], total: usize, allowed: Offloads) -> Result<(), Drop>
     if let Some(reason) = wrong_length(total) {
         return Err(reason);
     }
-    let (header, _) = Header::read_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
+    let (header, _) = Header::ref_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
     let frame_len = total - HEADER_LEN;
     if header.flags & !(net::HDR_F_NEEDS_CSUM | net::HDR_F_DATA_VALID) != 0 {
         return Err(Drop::BadFlags);
     }
     let needs_csum = header.flags & net::HDR_F_NEEDS_CSUM != 0;
     if needs_csum {
-        check_csum(&header, frame_len, allowed)?;
+        check_csum(header, frame_len, allowed)?;
     }
-    check_hdr_len(&header, frame_len, needs_csum)?;
+    check_hdr_len(header, frame_len, needs_csum)?;
     if header.gso_type == net::GSO_NONE {
         return Ok(());
     }
     if !allowed.has_gso(header.gso_type) {
         return Err(Drop::GsoNotNegotiated);
     }
-    check_gso(&header, frame_len, needs_csum)
+    check_gso(header, frame_len, needs_csum)
 }
 
 /// Judges the header of a frame that our own kernel handed to us: it may have been made before the
 /// other end asked for fewer offloads.
 pub fn check_own(prefix: &[u8], allowed: Offloads) -> Result<(), Drop> {
-    let (header, _) = Header::read_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
+    let (header, _) = Header::ref_from_prefix(prefix).map_err(|_| Drop::TooShort)?;
     if header.flags & net::HDR_F_NEEDS_CSUM != 0 && !allowed.csum {
         return Err(Drop::CsumNotNegotiated);
     }

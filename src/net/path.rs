@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::frame::{Drop, LARGEST};
 use crate::dma::{Completion, Transfer};
 use crate::memory::{BusMemory, Kind, Span, View};
+use crate::spec::net::HEADER_LEN;
 use crate::virtqueue::{At, Chain, DeviceQueue, Position, QueueConfig, QueueError, Start};
 
 /// Most spans that [`Room::Shared`] has: a read takes a list of bounded length, and stock drivers'
@@ -101,6 +102,17 @@ pub enum Inward<'a> {
     Empty,
 }
 
+/// What came out of the ring, whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A checked frame, of so many bytes with its header.
+    Frame(usize),
+    /// A frame that must not go on.
+    Dropped(Drop),
+    /// Nothing is there.
+    Empty,
+}
+
 /// A queue of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -140,6 +152,28 @@ pub trait Path: Send + fmt::Debug {
     fn flush(&mut self, mem: &BusMemory) -> bool;
     /// The next frame from the other end.
     fn receive(&mut self, mem: &BusMemory) -> Result<Inward<'_>, PathError>;
+    /// The next frame from the other end, in private memory, which has room for the largest; it is done
+    /// with. The spans of `receive` are in the table `frames`.
+    fn receive_whole(
+        &mut self,
+        mem: &BusMemory,
+        frames: &BusMemory,
+        to: &mut [u8],
+    ) -> Result<Taken, PathError> {
+        let taken = match self.receive(mem)? {
+            Inward::Empty => return Ok(Taken::Empty),
+            Inward::Dropped(reason) => Taken::Dropped(reason),
+            Inward::Frame { prefix, tail, len } => {
+                let total = len + HEADER_LEN;
+                let (head, rest) = to[..total].split_at_mut(prefix.len());
+                head.copy_from_slice(prefix);
+                copy_out(frames, tail, 0, rest);
+                Taken::Frame(total)
+            }
+        };
+        self.received(mem)?;
+        Ok(taken)
+    }
     /// The frame that `receive` gave is done with.
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError>;
     /// Publishes what was given back. `true`: ring the other end.
@@ -336,7 +370,12 @@ pub(super) fn countable(chain: &Chain) -> usize {
 
 /// Whether system calls may copy to and from all of these spans.
 pub(super) fn all_cached(mem: &BusMemory, spans: &[Span]) -> bool {
-    spans.iter().all(|s| mem.kind(*s) == Kind::Cached)
+    uncached(mem, spans) == 0
+}
+
+/// How many of these spans system calls may not copy to and from.
+pub(super) fn uncached(mem: &BusMemory, spans: &[Span]) -> usize {
+    spans.iter().filter(|s| mem.kind(**s) != Kind::Cached).count()
 }
 
 /// Keeps what follows the first `cut` bytes of the spans, in place.

@@ -66,23 +66,29 @@ impl Turn {
                 }
                 Step::Sent { len } => {
                     batch.take(len);
-                    stats.rx.frame(len);
-                    stats.tx.frame(len);
                     (unpublished, bytes) = (unpublished + 1, bytes + len);
                 }
             }
             frames += 1;
             if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
-                let ring = path.flush(mem);
-                self.published(OUT, unpublished, ring);
+                self.publish_echoes(unpublished, bytes);
                 (unpublished, bytes) = (0, 0);
             }
         }
-        let ring = self.job.path.flush(&self.job.mem);
-        self.published(OUT, unpublished, ring);
+        self.publish_echoes(unpublished, bytes);
         let ring = self.job.path.release(&self.job.mem);
         self.published(IN, frames, ring);
         Ok((frames, blocked))
+    }
+
+    /// Publishes so many frames that were sent back, of so many bytes, and counts them: together, as to
+    /// count costs some bus cycles.
+    fn publish_echoes(&mut self, frames: usize, bytes: usize) {
+        let Job { path, mem, stats, .. } = &mut self.job;
+        stats.rx.frames(frames, bytes);
+        stats.tx.frames(frames, bytes);
+        let ring = path.flush(mem);
+        self.published(OUT, frames, ring);
     }
 
     /// Asks to be notified of what there is to wait for. `true`: there is something already.

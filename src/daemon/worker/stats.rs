@@ -17,7 +17,12 @@ pub struct DirectionStats {
 
 impl DirectionStats {
     pub(super) fn frame(&self, bytes: usize) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.frames(1, bytes);
+    }
+
+    /// So many frames, of so many bytes together.
+    pub(super) fn frames(&self, frames: usize, bytes: usize) {
+        self.frames.fetch_add(frames as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::dma::Completion;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::path::PathError;
+use crate::net::frame::LARGEST;
+use crate::net::path::{PathError, Taken};
 use crate::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 use crate::virtqueue::{QueueConfig, QueueError};
 
@@ -18,6 +19,8 @@ struct Hostile {
     /// Available index of the transmitq.
     avail: u16,
     path: Box<dyn Path>,
+    /// Whether frames are taken as an echo does.
+    whole: bool,
 }
 
 /// A descriptor: address, length, flags, next.
@@ -43,7 +46,7 @@ impl Hostile {
         } else {
             Box::new(DevicePath::new(&mem, features, receiveq, transmitq).unwrap())
         };
-        Self { mem, queues, avail: 0, path }
+        Self { mem, queues, avail: 0, path, whole: false }
     }
 
     fn poke(&self, addr: u64, bytes: &[u8]) {
@@ -82,12 +85,22 @@ impl Hostile {
         }
         let local = self.path.local();
         let table = local.as_deref().unwrap_or(&self.mem);
-        let outcome = match self.path.receive(&self.mem)? {
-            Inward::Empty => panic!("a chain is there"),
-            Inward::Dropped(reason) => Err(reason),
-            Inward::Frame { prefix, tail, len } => Ok(written(table, prefix, tail, len)),
+        let outcome = if self.whole {
+            let mut to = vec![0; LARGEST];
+            match self.path.receive_whole(&self.mem, table, &mut to)? {
+                Taken::Empty => panic!("a chain is there"),
+                Taken::Dropped(reason) => Err(reason),
+                Taken::Frame(total) => Ok(to[..total].to_vec()),
+            }
+        } else {
+            let outcome = match self.path.receive(&self.mem)? {
+                Inward::Empty => panic!("a chain is there"),
+                Inward::Dropped(reason) => Err(reason),
+                Inward::Frame { prefix, tail, len } => Ok(written(table, prefix, tail, len)),
+            };
+            self.path.received(&self.mem)?;
+            outcome
         };
-        self.path.received(&self.mem)?;
         let _ = self.path.release(&self.mem);
         let at = self.queues[1].device;
         let mut idx = [0; 2];
@@ -130,8 +143,11 @@ fn chains_that_hold_no_frame_are_dropped_with_the_reason_and_the_ring_goes_on() 
             (&[(DATA, 65_602, 0, 0)], Drop::TooLong),
             (&[(DATA, 2 << 20, DESC_F_NEXT, 1), (DATA, 1 << 20, 0, 0)], Drop::TooLong),
         ];
-        for (descs, reason) in cases {
-            assert_eq!(hostile.send(descs), Ok(Err(reason)), "{descs:?}");
+        for (whole, (descs, reason)) in
+            [false, true].into_iter().flat_map(|w| cases.map(|c| (w, c)))
+        {
+            hostile.whole = whole;
+            assert_eq!(hostile.send(descs), Ok(Err(reason)), "{descs:?}, whole: {whole}");
             hostile.goes_on();
         }
     }
