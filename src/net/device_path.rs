@@ -325,8 +325,11 @@ impl Path for DevicePath {
             return Ok(Inward::Dropped(reason));
         }
         self.tail.clear();
-        self.tail.extend_from_slice(&self.transmit.readable);
-        path::skip(&mut self.tail, cut);
+        // Of a short frame nothing follows.
+        if cut < total {
+            self.tail.extend_from_slice(&self.transmit.readable);
+            path::skip(&mut self.tail, cut);
+        }
         Ok(Inward::Frame { prefix, tail: &self.tail, len: total - HEADER_LEN })
     }
 

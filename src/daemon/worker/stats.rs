@@ -22,8 +22,13 @@ impl DirectionStats {
 
     /// So many frames, of so many bytes together.
     pub(super) fn frames(&self, frames: usize, bytes: usize) {
-        self.frames.fetch_add(frames as u64, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        // One thread at a time writes them, and a locked addition costs a third of a short frame's way.
+        let add = |counter: &AtomicU64, n: usize| {
+            let sum = counter.load(Ordering::Relaxed).wrapping_add(n as u64);
+            counter.store(sum, Ordering::Relaxed);
+        };
+        add(&self.frames, frames);
+        add(&self.bytes, bytes);
     }
 
     pub(super) fn dropped(&self, reason: FrameDrop) {
