@@ -121,7 +121,8 @@ impl DevicePath {
             chains: VecDeque::new(),
             held: 0,
             held_len: 0,
-            spans: Vec::new(),
+            // Of chains as long as any, and as many used ones before them as are kept.
+            spans: Vec::with_capacity(usize::from(receiveq.size()) + 2 * MOST_SPANS),
             gone: 0,
             uncached: 0,
             lent: Lent::Private,
