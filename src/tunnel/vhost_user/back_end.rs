@@ -272,11 +272,10 @@ impl<F: Descriptor> BackEnd<F> {
     ) -> Result<Option<Answer<F>>, Refusal> {
         let number = request.number();
         self.check_negotiated(request)?;
-        let asked = need_reply && self.protocol & protocol::REPLY_ACK != 0;
         // A network device's config space is read-only for drivers of virtio 1.0 and later. It may be a
         // driver that writes, and no fault of the front-end's.
         if matches!(request, Request::SetConfig { .. }) {
-            return Ok(asked.then(|| (Reply::Number(1).encode(number), None)));
+            return Ok(self.acks(need_reply).then(|| (Reply::Number(1).encode(number), None)));
         }
         let (reply, fd) = match self.read(request, config) {
             Some(reply) => (reply, None),
@@ -296,7 +295,13 @@ impl<F: Descriptor> BackEnd<F> {
                 }
             },
         };
-        Ok((request.has_reply() || asked).then(|| (reply.encode(number), fd)))
+        // REPLY_ACK counts for the request that accepts it.
+        let answers = request.has_reply() || self.acks(need_reply);
+        Ok(answers.then(|| (reply.encode(number), fd)))
+    }
+
+    fn acks(&self, need_reply: bool) -> bool {
+        need_reply && self.protocol & protocol::REPLY_ACK != 0
     }
 
     /// Without more pairs than one there is no number of queues to ask for, which some count in pairs
