@@ -25,6 +25,11 @@
 //! [session](tunnel::session) lets the ends find each other in the window's header: an end that starts
 //! draws a new *epoch*, and what was set up with the old one is gone.
 //!
+//! **vhost-user** takes the place of window, session and messages where the other end is a process of
+//! this machine: at an agent a front-end (QEMU, DPDK) configures the same device model
+//! ([`link::back_end`]), at a master the same driver half drives somebody else's device
+//! ([`link::front_end`]). Rings then start and stop in the middle, and memory comes and goes.
+//!
 //! **A command** of the control queue (a filter, the number of pairs) is the link's own: the
 //! [device's end](net::control) has the model carry it out, and workers look at what it
 //! [set](net::settings). A pair's data path [changes hands](link) between link and worker, so that a
