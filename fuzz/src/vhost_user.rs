@@ -270,7 +270,7 @@ impl Story {
             }
             Event::Ring(fd) => assert!(fd.is_bell()),
             Event::Watch(fd) => assert!(fd.is_none_or(|fd| fd.is_bell())),
-            Event::Carrier(_) | Event::Offloads(_) => {}
+            Event::Carrier(_) | Event::Offloads(_) | Event::Dropped(..) => {}
         }
     }
 

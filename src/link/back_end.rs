@@ -25,9 +25,9 @@ use crate::memory::BusMemory;
 use crate::net::control::ControlPath;
 use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
-use crate::net::frame::Offloads;
+use crate::net::frame::{Drop, Offloads};
 use crate::net::model::{self, NetDevice, QueueSetup};
-use crate::net::path::Path;
+use crate::net::path::{Path, Which};
 use crate::net::settings::Settings;
 use crate::spec::net;
 use crate::spec::vhost_user::{BACKEND_CONFIG_CHANGE, HEADER_LEN, flags, protocol};
@@ -71,6 +71,8 @@ pub enum Event<F> {
     /// Stop all workers, whose data paths are done with, then call
     /// [`handle_stopped`](BackEndLink::handle_stopped).
     Stop,
+    /// A frame of this pair, on its way to or from this queue, was lost as the pair stopped.
+    Dropped(u16, Which, Drop),
     /// The driver takes these offloads from now on.
     Offloads(Offloads),
     /// Whether the netdev is to have a carrier.
@@ -263,6 +265,11 @@ impl<F: Descriptor> BackEndLink<F> {
         match path {
             Some(mut path) => {
                 let positions = path.halt(&self.mem);
+                let waited = std::iter::from_fn(|| path.tick()).map(|why| (Which::Receiveq, why));
+                let mut lost: Vec<_> = waited.collect();
+                lost.extend(std::iter::from_fn(|| path.poll_drop()));
+                let lost = lost.into_iter().map(|(which, why)| Event::Dropped(pair, which, why));
+                self.events.extend(lost);
                 for (index, position) in (2 * pair..).zip(positions) {
                     if let Some(position) = position {
                         self.back.set_base(index, position.base());

@@ -23,6 +23,7 @@ use crate::link::State;
 use crate::link::back_end::{BackEndLink, Event, Params, StartPair};
 use crate::memory::Mapping;
 use crate::net::engine_path::EngineUse;
+use crate::net::path::Which;
 use crate::os::close::{Closer, Kept, MOST_LEFT};
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::fabric::vhost_user::connection::{Connection, ConnectionError, Listener, Received};
@@ -426,6 +427,13 @@ impl<'a> Running<'a> {
                 Event::Stop => {
                     self.workers.stop_all().await;
                     self.link.handle_stopped();
+                }
+                Event::Dropped(pair, which, reason) => {
+                    let stats = self.task.view.borrow_mut().stats(pair);
+                    match which {
+                        Which::Receiveq => stats.tx.dropped(reason),
+                        Which::Transmitq => stats.rx.dropped(reason),
+                    }
                 }
                 Event::Offloads(offloads) => self.workers.change_offloads(offloads),
                 Event::Carrier(up) => self.workers.carrier(up),

@@ -31,7 +31,7 @@ impl DirectionStats {
         add(&self.bytes, bytes);
     }
 
-    pub(super) fn dropped(&self, reason: FrameDrop) {
+    pub(in crate::daemon) fn dropped(&self, reason: FrameDrop) {
         self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -70,6 +70,7 @@ struct FrontEnd {
     rung: Vec<u32>,
     watched: Option<u32>,
     offloads: Vec<Offloads>,
+    dropped: Vec<Which>,
     state: Option<(State, String)>,
     carrier: bool,
     closed: Option<String>,
@@ -143,6 +144,7 @@ impl FrontEnd {
             rung: Vec::new(),
             watched: None,
             offloads: Vec::new(),
+            dropped: Vec::new(),
             state: None,
             carrier: false,
             closed: None,
@@ -206,6 +208,7 @@ impl FrontEnd {
                 Event::Close(why) => self.closed = Some(why),
                 Event::Watch(kick) => self.watched = kick.map(|fd| fd.0),
                 Event::Offloads(offloads) => self.offloads.push(offloads),
+                Event::Dropped(_, which, _) => self.dropped.push(which),
                 Event::Start(_) | Event::Tell(..) => {}
             }
         }

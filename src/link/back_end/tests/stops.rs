@@ -1,6 +1,7 @@
 //! How it comes to rest: resets, faults, the end of the connection; and what is kept for a successor.
 
 use super::*;
+use crate::net::path::{Inward, PathError, Room};
 
 /// Memory to track in is asked for and set.
 fn track(front_end: &mut FrontEnd) {
@@ -194,4 +195,50 @@ fn rings_that_broke_go_on_where_they_were_once_the_front_end_has_disabled_or_sto
     assert_eq!(bases, [100, 100]);
     front_end.start_rings(bases);
     front_end.exchange(100..200);
+}
+
+/// A path that has come to rest with a frame that waits for buffers.
+#[derive(Debug)]
+struct Waiting(Option<Drop>);
+
+impl Path for Waiting {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<Drop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        Ok(Inward::Empty)
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+        Ok(false)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+    fn tick(&mut self) -> Option<Drop> {
+        self.0.take()
+    }
+}
+
+#[test]
+fn a_frame_that_waits_for_buffers_when_its_pair_stops_is_told_as_dropped() {
+    let mut front_end = FrontEnd::set_up(split());
+    front_end.send(&Request::GetVringBase { index: 0 }, vec![]);
+    front_end.running.clear();
+    let waiting = Waiting(Some(Drop::QueueReset));
+    front_end.link.handle_pair_stopped(0, Some(Box::new(waiting)));
+    front_end.drain();
+    assert_eq!(front_end.dropped, [Which::Receiveq]);
 }
