@@ -106,6 +106,7 @@ impl Bench {
             peers: peers.clone().map(Some),
             stats: stats.clone(),
             heartbeat: Duration::from_millis(20),
+            busy_poll: Duration::from_micros(50),
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
             limits: Limits::default(),
@@ -275,6 +276,7 @@ fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
         peers: [None, None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
+        busy_poll: Duration::from_micros(50),
         engine: EngineModel::default(),
         settings: None,
         limits: Limits {
@@ -368,6 +370,7 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
         peers: [Some(bell()), None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
+        busy_poll: Duration::from_micros(50),
         engine: EngineModel::default(),
         settings: None,
         // One a second.
@@ -447,6 +450,7 @@ fn memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev() {
         peers: [None, None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
+        busy_poll: Duration::from_micros(50),
         engine: EngineModel::default(),
         settings: None,
         limits: Limits::default(),

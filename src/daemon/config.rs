@@ -40,6 +40,8 @@ pub const MTU_MAX: u16 = 65521;
 pub const MTU_MIN_IPV6: u16 = 1280;
 /// Default of `heartbeat_ms`, in milliseconds.
 pub const HEARTBEAT_MS: u32 = 250;
+/// Default of `busy_poll_us`, in microseconds: a round trip between two machines that look, and to spare.
+const BUSY_POLL_US: u32 = 50;
 /// Where the daemons of this machine have their sockets.
 pub const RUN_DIR: &str = "/run/boardlane";
 
@@ -96,6 +98,8 @@ pub struct LinkConfig {
     pub keep: bool,
     /// Interval of the heartbeat, in milliseconds.
     pub heartbeat_ms: u32,
+    /// Longest look for an answer before a worker sleeps, in microseconds.
+    pub busy_poll_us: u32,
     /// MAC addresses that the other end may have; any if empty. At most [`ALLOW_MAX`].
     pub allow_mac: Vec<[u8; 6]>,
     /// Addresses and networks that the other end may have; any if empty. At most [`ALLOW_MAX`].

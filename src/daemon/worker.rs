@@ -1,7 +1,8 @@
 //! The thread that moves one queue pair's frames between a port, mostly a netdev, and the rings.
 //!
 //! A breath takes a bounded batch each way, publishes, and rings the other end if it asked for that.
-//! With nothing left on either side it arms notifications, looks once more, and sleeps. When the other
+//! With nothing left on either side it [looks again](busy_poll) for a short while, arms notifications, looks
+//! once more, and sleeps. When the other
 //! end has no room, the netdev is not read: its own queue then holds the frames, and nothing is lost.
 //!
 //! All descriptors are waited for edge-triggered: a TAP that is left unread because the ring is full
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::owed::Owed;
-use crate::net::path::{Inward, Path, PathError, Room, Which};
+use crate::net::path::{Inward, Path, Room, Which};
 use crate::net::settings::{Coalesce, Settings, Watch};
 use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
@@ -31,6 +32,8 @@ use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
+mod busy_poll;
+mod fault;
 mod frames;
 mod kernel;
 mod limits;
@@ -38,6 +41,8 @@ mod port;
 mod rings;
 mod stats;
 
+use busy_poll::BusyPoll;
+use fault::Fault;
 pub use frames::drop_stale;
 use frames::{read_shared, unwritten, write};
 pub use kernel::KernelJob;
@@ -88,6 +93,8 @@ pub struct Job {
     pub stats: Arc<QueueStats>,
     /// Longest sleep.
     pub heartbeat: Duration,
+    /// Longest look for an answer before a sleep; 0: it sleeps at once.
+    pub busy_poll: Duration,
     /// What the engine is like, for a path that needs one.
     pub engine: EngineModel,
     /// What the driver sets at run time; a device's.
@@ -141,6 +148,7 @@ impl Worker {
                 let settings = job.settings.as_ref().map(Settings::watch);
                 let owed = [Owed::default(), Owed::default()];
                 let (refused, rest, rings, stop) = (None, None, Rings::default(), flag);
+                let busy_poll = BusyPoll::new(job.busy_poll);
                 let mut turn = Turn {
                     job,
                     frames,
@@ -149,6 +157,7 @@ impl Worker {
                     settings,
                     owed,
                     rings,
+                    busy_poll,
                     rest,
                     poll,
                     stop,
@@ -203,43 +212,6 @@ impl Drop for Worker {
     }
 }
 
-/// Why a worker cannot go on.
-enum Fault {
-    Path(PathError),
-    Tap(LostTap),
-    Poll(std::io::Error),
-    Engine,
-    SlowEngine,
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Path(e) => write!(f, "{e}"),
-            Self::Tap(e) => write!(f, "{e}"),
-            Self::Poll(e) => write!(f, "waiting for work: {e}"),
-            Self::Engine => f.write_str("the DMA engine's thread has ended"),
-            Self::SlowEngine => write!(
-                f,
-                "the DMA engine has not done within {} s what was under way",
-                FINISH_TIME.as_secs()
-            ),
-        }
-    }
-}
-
-impl From<PathError> for Fault {
-    fn from(e: PathError) -> Self {
-        Self::Path(e)
-    }
-}
-
-impl From<LostTap> for Fault {
-    fn from(e: LostTap) -> Self {
-        Self::Tap(e)
-    }
-}
-
 struct Turn {
     job: Job,
     /// The table of the frames' spans.
@@ -252,6 +224,7 @@ struct Turn {
     /// Notifications that wait, by way.
     owed: [Owed; 2],
     rings: Rings,
+    busy_poll: BusyPoll,
     /// The other end has sent what it may, until then.
     rest: Option<Instant>,
     poll: Poll,
@@ -282,6 +255,11 @@ impl Turn {
             let moved = sent + received + copied;
             if moved > 0 {
                 self.rings.paid_by(moved);
+                self.busy_poll.found(now);
+                continue;
+            }
+            if self.busy_poll.goes_on(now, &self.job.stats) {
+                rustix::thread::sched_yield();
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;

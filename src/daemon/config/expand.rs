@@ -87,6 +87,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
     line("features_off", list(link.features_off.iter().map(string)));
     line("keep", link.keep.to_string());
     line("heartbeat_ms", link.heartbeat_ms.to_string());
+    line("busy_poll_us", link.busy_poll_us.to_string());
     match &link.allow_mac[..] {
         [] => line("# allow_mac", "any".into()),
         macs => line("allow_mac", list(macs.iter().map(|mac| mac_text(*mac)))),

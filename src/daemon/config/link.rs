@@ -5,15 +5,15 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN, MTU_MIN_IPV6,
-    Netns, Port, QUEUES_MAX, Role, Route,
+    BUSY_POLL_US, Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN,
+    MTU_MIN_IPV6, Netns, Port, QUEUES_MAX, Role, Route,
 };
 use super::{ip, limits, pump, transport};
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
 /// Keys of a link that a later version works on.
-pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "busy_poll_us", "cpu"];
+pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "cpu"];
 
 /// A key with few values: those of this version, the first one the default, and those of a later.
 pub(super) struct Choice {
@@ -82,6 +82,7 @@ pub(super) fn read(
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let keep = reader.boolean(table, "keep").unwrap_or(false);
     let heartbeat_ms = reader.number(table, "heartbeat_ms", 10..=10_000).unwrap_or(HEARTBEAT_MS);
+    let busy_poll_us = reader.number(table, "busy_poll_us", 0..=1000).unwrap_or(BUSY_POLL_US);
     let allow_mac = limits::read_allow_mac(reader, table);
     let allow_ip = limits::read_allow_ip(reader, table);
     let rate = limits::read_rate(reader, table);
@@ -104,6 +105,7 @@ pub(super) fn read(
         features_off,
         keep,
         heartbeat_ms,
+        busy_poll_us,
         allow_mac,
         allow_ip,
         rate,

@@ -44,7 +44,7 @@ pub(super) const LINK: Keys = &[
     ("keep", "keep = true"),
     ("dialect", r#"dialect = "v2""#),
     ("layout", r#"layout = "boardlane""#),
-    ("busy_poll_us", ""),
+    ("busy_poll_us", "busy_poll_us = 50"),
     ("cpu", ""),
     ("heartbeat_ms", "heartbeat_ms = 250"),
     ("allow_mac", r#"allow_mac = ["02:00:00:00:00:01"]"#),

@@ -36,6 +36,7 @@ keep = true
 dialect = "v1"
 layout = "boardlane"
 heartbeat_ms = 100
+busy_poll_us = 0
 allow_mac = ["02:00:00:00:00:02", "02:00:00:00:00:AC"]
 allow_ip = ["10.77.0.2", "10.80.0.0/24", "fd77::2", "fe80::/10"]
 rate = { bits = "1G", frames = 100_000 }
@@ -108,6 +109,7 @@ fn a_full_config_means_what_it_says() {
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],
         keep: true,
         heartbeat_ms: 100,
+        busy_poll_us: 0,
         allow_mac: vec![[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 0xac]],
         allow_ip: ["10.77.0.2/32", "10.80.0.0/24", "fd77::2/128", "fe80::/10"]
             .map(|network| network.parse().unwrap())
@@ -141,7 +143,10 @@ fn a_short_config_has_defaults_by_role() {
         assert_eq!(config.access, Access::default());
         let link = &config.links[0];
         assert_eq!((link.mtu, link.mac, link.slot, &link.netns), (None, None, None, &None));
-        assert_eq!((link.dma, link.keep, link.heartbeat_ms), (Dma::Auto, false, 250));
+        assert_eq!(
+            (link.dma, link.keep, link.heartbeat_ms, link.busy_poll_us),
+            (Dma::Auto, false, 250, 50)
+        );
         assert_eq!(link.pump, Pump::Builtin);
         assert_eq!(link.engine, EngineConfig::default());
         assert_eq!((link.dialect, link.port), (Dialect::V2, Port::Tap));
@@ -188,6 +193,7 @@ fn good_values_at_their_limits_are_taken() {
         "netns = \"/run/netns/a\"",
         "netns = 1",
         "heartbeat_ms = 10",
+        "busy_poll_us = 1000",
         "queues = 1",
         "queues = 16",
         "dma = \"direct\"",

@@ -238,6 +238,7 @@ impl<'a> Workers<'a> {
             stats: view.stats(number),
             engine: model(&self.task.config.engine),
             heartbeat,
+            busy_poll: Duration::from_micros(self.task.config.busy_poll_us.into()),
             settings,
             limits: self.task.limits.clone(),
         };
