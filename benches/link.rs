@@ -3,19 +3,27 @@
 //!     cargo bench --bench link [-- --only NAME[,NAME] --rounds N --seconds N --compare FILE.json | --list]
 //!
 //! Figures come in groups, which `--list` names. A group's subjects are built in namespaces of their own
-//! and stay until it is done. In each round each measurement takes every subject in turn, there and back
-//! again, so that what else the machine does falls on all of them; a figure is the median of the rounds,
-//! and a comparison the median of the rounds' own ratios. It needs root, TUN and the program `ip`; prints
-//! a table, and writes `link-bench.json` and `link-bench.svg` into the target directory.
+//! and stay until it is done. In each round each measurement takes every subject in turn, every other
+//! round backwards, so that what else the machine does falls on all of them; a figure is the median of
+//! the rounds, and a comparison the median of the rounds' own ratios. It needs root, TUN and the program
+//! `ip`; prints a table, and writes `link-bench.json` and `link-bench.svg` into the target directory.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to its user")]
 
+#[path = "link/chart.rs"]
+mod chart;
+#[path = "link/compare.rs"]
+mod compare;
 #[path = "link/figures.rs"]
 mod figures;
+#[path = "link/groups.rs"]
+mod groups;
 #[path = "link/report.rs"]
 mod report;
 #[path = "link/subject.rs"]
 mod subject;
+#[path = "link/usage.rs"]
+mod usage;
 #[path = "link/work.rs"]
 mod work;
 
@@ -27,12 +35,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use figures::{GROUPS, Group};
+use figures::Group;
+use groups::GROUPS;
 use report::{Machine, Report};
+use serde_json::Value;
 use subject::{Programs, Subject};
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: [--only NAME[,NAME]] [--rounds N] [--seconds N] [--list]";
+const USAGE: &str =
+    "usage: [--only NAME[,NAME]] [--rounds N] [--seconds N] [--compare FILE.json] [--list]";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -40,6 +51,8 @@ struct Options {
     groups: Vec<&'static Group>,
     rounds: usize,
     duration: Duration,
+    /// The JSON of an earlier run, to compare with.
+    earlier: Option<Value>,
 }
 
 /// What a group came to: by round, by measurement, by subject; the values stand as the measurement's
@@ -82,8 +95,14 @@ fn bench() -> Result<()> {
         }
     }
     say("");
+    if outcomes.is_empty() {
+        return result;
+    }
     let report = Report { machine, outcomes, duration: options.duration };
     report.print();
+    if let Some(earlier) = &options.earlier {
+        compare::print(&report, earlier);
+    }
     report.write(target)?;
     result
 }
@@ -99,6 +118,8 @@ fn measure(
     say(&format!("{name}: building {} pairs of namespaces", subjects.len()));
     let subjects: Vec<Subject> =
         subjects.iter().map(|plan| Subject::build(plan, programs, stop)).collect::<Result<_>>()?;
+    let settles = measurements.iter().map(|measurement| measurement.work.settles()).max();
+    work::pause(settles.unwrap_or_default(), stop);
     for round in 1..=options.rounds {
         let mut samples = Vec::new();
         for (number, measurement) in measurements.iter().enumerate() {
@@ -123,8 +144,12 @@ fn measure(
 
 /// What the words ask for; nothing if it is done with that.
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
-    let mut options =
-        Options { groups: GROUPS.iter().collect(), rounds: 9, duration: Duration::from_secs(1) };
+    let mut options = Options {
+        groups: GROUPS.iter().collect(),
+        rounds: 9,
+        duration: Duration::from_secs(1),
+        earlier: None,
+    };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value; {USAGE}"));
         let number = |text: String| {
@@ -134,7 +159,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
         match word.as_str() {
             "--rounds" => options.rounds = number(value()?)?.into(),
             "--seconds" => options.duration = Duration::from_secs(number(value()?)?.into()),
-            "--only" => options.groups = groups(&value()?)?,
+            "--only" => options.groups = chosen(&value()?)?,
+            "--compare" => {
+                let file = value()?;
+                let text = std::fs::read(&file).map_err(|error| format!("{file}: {error}"))?;
+                let earlier =
+                    serde_json::from_slice(&text).map_err(|error| format!("{file}: {error}"))?;
+                options.earlier = Some(earlier);
+            }
             "--list" => {
                 for Group { name, title, .. } in GROUPS {
                     println!("{name:<10}{title}");
@@ -149,7 +181,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
     Ok(Some(options))
 }
 
-fn groups(names: &str) -> Result<Vec<&'static Group>> {
+fn chosen(names: &str) -> Result<Vec<&'static Group>> {
     for name in names.split(',') {
         if !GROUPS.iter().any(|group| group.name == name) {
             return Err(format!("{name:?} is no group; --list shows them").into());

@@ -1,19 +1,7 @@
-//! What is measured, of what, and what is wanted of it.
+//! What a figure is, how it compares, and what is wanted of it.
 
-use crate::subject::{Joint, Plan};
+use crate::subject::Plan;
 use crate::work::Work;
-
-const OWN_MTU: u16 = 1500;
-
-const VETH: Plan = Plan { name: "veth", joint: Joint::Veth, mtu: OWN_MTU };
-const BRIDGE: Plan = Plan { name: "bridge", joint: Joint::Bridge, mtu: OWN_MTU };
-const LINK: Plan = link("link", "", "", OWN_MTU);
-const SPLIT: Plan = link("split", "features_off = [\"RING_PACKED\"]\n", "", OWN_MTU);
-const ENGINE: Plan = link("engine", "", "dma = \"engine\"\n", OWN_MTU);
-
-const fn link(name: &'static str, both: &'static str, agent: &'static str, mtu: u16) -> Plan {
-    Plan { name, joint: Joint::Link { links: 1, both, agent }, mtu }
-}
 
 /// Figures that are measured of the same subjects.
 pub(crate) struct Group {
@@ -79,118 +67,18 @@ impl std::fmt::Display for Target {
     }
 }
 
-const fn ratio(of: &'static str, to: &'static str) -> Comparison {
+pub(crate) const fn ratio(of: &'static str, to: &'static str) -> Comparison {
     Comparison { of, to: Some(to), target: None }
 }
 
-const fn at_least(of: &'static str, to: &'static str, least: f64) -> Comparison {
+pub(crate) const fn at_least(of: &'static str, to: &'static str, least: f64) -> Comparison {
     Comparison { of, to: Some(to), target: Some(Target::AtLeast(least)) }
 }
 
-const fn at_most(of: &'static str, to: &'static str, most: f64) -> Comparison {
+pub(crate) const fn at_most(of: &'static str, to: &'static str, most: f64) -> Comparison {
     Comparison { of, to: Some(to), target: Some(Target::AtMost(most)) }
 }
 
-/// The ends of a link: where something goes to.
-const MASTER: usize = 0;
-const BOARD: usize = 1;
-
-const ONE_STREAM: &[Comparison] = &[
-    at_least("link", "bridge", 1.0),
-    at_least("link", "veth", 0.75),
-    at_least("engine", "link", 0.8),
-    ratio("split", "link"),
-];
-const FOUR_STREAMS: &[Comparison] = &[at_least("link", "bridge", 0.95), ratio("link", "veth")];
-const BOTH_WAYS: &[Comparison] = &[ratio("link", "bridge"), ratio("link", "veth")];
-
-pub(crate) const GROUPS: &[Group] = &[
-    Group {
-        name: "tcp",
-        title: "TCP payload: one stream each way, both ways at once, four streams each way",
-        subjects: &[VETH, BRIDGE, LINK, ENGINE, SPLIT],
-        measurements: &[
-            Measurement {
-                work: Work::Tcp { to: &[BOARD], streams: 1 },
-                figures: &[Figure { name: "to the board, Gbit/s", comparisons: ONE_STREAM }],
-            },
-            Measurement {
-                work: Work::Tcp { to: &[MASTER], streams: 1 },
-                figures: &[Figure { name: "to the master, Gbit/s", comparisons: ONE_STREAM }],
-            },
-            Measurement {
-                work: Work::Tcp { to: &[MASTER, BOARD], streams: 1 },
-                figures: &[Figure { name: "both ways, Gbit/s", comparisons: BOTH_WAYS }],
-            },
-            Measurement {
-                work: Work::Tcp { to: &[BOARD], streams: 4 },
-                figures: &[Figure { name: "four to the board, Gbit/s", comparisons: FOUR_STREAMS }],
-            },
-            Measurement {
-                work: Work::Tcp { to: &[MASTER], streams: 4 },
-                figures: &[Figure {
-                    name: "four to the master, Gbit/s",
-                    comparisons: FOUR_STREAMS,
-                }],
-            },
-        ],
-    },
-    Group {
-        name: "rtt",
-        title: "round trips: echoes, and TCP messages of one byte, each sent once the last one is back",
-        subjects: &[VETH, BRIDGE, LINK, SPLIT],
-        measurements: &[
-            Measurement {
-                work: Work::Echoes,
-                figures: &[
-                    Figure {
-                        name: "echo, mean, us",
-                        comparisons: &[at_most("link", "bridge", 0.6), ratio("link", "veth")],
-                    },
-                    Figure { name: "echo, p50, us", comparisons: &[ratio("link", "bridge")] },
-                    Figure { name: "echo, p99, us", comparisons: &[ratio("link", "bridge")] },
-                ],
-            },
-            Measurement {
-                work: Work::Messages,
-                figures: &[
-                    Figure {
-                        name: "TCP message, p50, us",
-                        comparisons: &[at_most("link", "veth", 0.7), ratio("link", "bridge")],
-                    },
-                    Figure {
-                        name: "TCP message, p99, us",
-                        comparisons: &[at_most("link", "bridge", 1.5), ratio("link", "veth")],
-                    },
-                ],
-            },
-        ],
-    },
-    Group {
-        name: "frames",
-        title: "Ethernet frames to the board, from a packet socket that never stops",
-        subjects: &[VETH, BRIDGE, LINK, SPLIT],
-        measurements: &[
-            Measurement {
-                work: Work::Frames { len: 64 },
-                figures: &[
-                    Figure {
-                        name: "64 bytes, thousand/s",
-                        comparisons: &[at_least("link", "bridge", 1.1), ratio("split", "link")],
-                    },
-                    Figure { name: "of those sent, thousand/s", comparisons: &[] },
-                ],
-            },
-            Measurement {
-                work: Work::Frames { len: 1500 },
-                figures: &[
-                    Figure {
-                        name: "1500 bytes, thousand/s",
-                        comparisons: &[at_least("link", "bridge", 1.3), ratio("split", "link")],
-                    },
-                    Figure { name: "of those sent, thousand/s", comparisons: &[] },
-                ],
-            },
-        ],
-    },
-];
+pub(crate) const fn limit(of: &'static str, most: f64) -> Comparison {
+    Comparison { of, to: None, target: Some(Target::AtMost(most)) }
+}

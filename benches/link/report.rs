@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::chart::chart;
 use crate::figures::{Comparison, Figure, Target};
 use crate::{Outcome, Result};
 
 /// Width of a figure's name, and of a column of numbers.
 const NAME: usize = 28;
-const COLUMN: usize = 10;
+const COLUMN: usize = 12;
 
 /// Where and when it was measured.
 pub(crate) struct Machine {
@@ -50,20 +51,44 @@ pub(crate) struct Row<'a> {
     pub(crate) columns: Vec<Vec<f64>>,
 }
 
-/// A comparison's values, by round, sorted.
+/// Where values lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    /// Of the values that are there; NaN if there are none.
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let mut values: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = match values.len() {
+            0 => f64::NAN,
+            n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+            _ => values[middle],
+        };
+        let [least, most] =
+            [values.first(), values.last()].map(|value| value.copied().unwrap_or(f64::NAN));
+        Self { median, least, most }
+    }
+
+    pub(crate) fn holds(&self, value: f64) -> bool {
+        (self.least..=self.most).contains(&value)
+    }
+}
+
+/// A comparison's values, by round.
 pub(crate) struct Compared<'a> {
     pub(crate) comparison: &'a Comparison,
     values: Vec<f64>,
 }
 
 impl Compared<'_> {
-    pub(crate) fn median(&self) -> f64 {
-        median(&self.values)
-    }
-
-    /// The least, and the greatest.
-    pub(crate) fn spread(&self) -> [f64; 2] {
-        [self.values.first(), self.values.last()].map(|value| value.copied().unwrap_or(f64::NAN))
+    pub(crate) fn spread(&self) -> Spread {
+        Spread::of(&self.values)
     }
 
     /// What is compared: `link/bridge`, or `link`.
@@ -73,12 +98,12 @@ impl Compared<'_> {
     }
 
     fn line(&self) -> String {
-        let [least, most] = self.spread();
+        let Spread { median, least, most } = self.spread();
         let spread = format!("({least:.2} to {most:.2})");
-        let mut line = format!("{:<16}{:>7.2} {spread:<18}", self.name(), self.median());
+        let mut line = format!("{:<22}{median:>7.2} {spread:<18}", self.name());
         if let Some(target) = self.comparison.target {
             // Writing to a string does not fail.
-            let _ = write!(line, "{target}: {}", verdict(target, self.median()));
+            let _ = write!(line, "{target}: {}", verdict(target, median));
         }
         line.trim_end().to_owned()
     }
@@ -97,11 +122,10 @@ impl Row<'_> {
     pub(crate) fn comparisons(&self) -> impl Iterator<Item = Compared<'_>> {
         self.figure.comparisons.iter().map(|comparison| {
             let of = self.column(comparison.of).iter();
-            let mut values: Vec<f64> = match comparison.to {
+            let values: Vec<f64> = match comparison.to {
                 Some(to) => of.zip(self.column(to)).map(|(of, to)| of / to).collect(),
                 None => of.copied().collect(),
             };
-            values.sort_by(f64::total_cmp);
             Compared { comparison, values }
         })
     }
@@ -111,18 +135,21 @@ impl Row<'_> {
             let names = self.subjects.iter().map(|name| (*name).to_owned());
             names.zip(self.columns.iter().map(value)).collect::<serde_json::Map<_, _>>().into()
         };
-        let comparisons: Vec<Value> = self.comparisons().map(|compared| {
-            let target = compared.comparison.target;
-            let [least, most] = compared.spread();
-            json!({
-                "name": compared.name(), "median": compared.median(), "least": least, "most": most,
-                "target": target.map(|target| target.to_string()),
-                "met": target.map(|target| target.missed_by(compared.median()).is_none()),
+        let comparisons: Vec<Value> = self
+            .comparisons()
+            .map(|compared| {
+                let target = compared.comparison.target;
+                let Spread { median, least, most } = compared.spread();
+                json!({
+                    "name": compared.name(), "median": median, "least": least, "most": most,
+                    "target": target.map(|target| target.to_string()),
+                    "met": target.map(|target| target.missed_by(median).is_none()),
+                })
             })
-        }).collect();
+            .collect();
         json!({
             "figure": self.figure.name,
-            "medians": of_subjects(&|column| json!(median(column))),
+            "medians": of_subjects(&|column| json!(Spread::of(column).median)),
             "rounds": of_subjects(&|column| json!(column)),
             "comparisons": comparisons,
         })
@@ -156,8 +183,8 @@ pub(crate) struct Report {
 impl Report {
     /// Shows medians by subject, and beneath them the paired comparisons.
     pub(crate) fn print(&self) {
-        let Machine { date, cpu, cpus, kernel, rustc, load } = &self.machine;
-        println!("{date}, {cpus} CPUs ({cpu}), Linux {kernel}, {rustc}, load before {load}");
+        let Machine { rustc, load, .. } = &self.machine;
+        println!("{}, {rustc}, load before {load}", self.title());
         println!(
             "{} s a measurement; comparisons are medians of the rounds' own, with the least and the most",
             self.duration.as_secs()
@@ -173,7 +200,7 @@ impl Report {
             for row in outcome.rows() {
                 print!("{:<NAME$}", row.figure.name);
                 for column in &row.columns {
-                    match median(column) {
+                    match Spread::of(column).median {
                         value if value.is_nan() => print!("{:>COLUMN$}", "-"),
                         value => print!("{value:>COLUMN$.2}"),
                     }
@@ -186,12 +213,23 @@ impl Report {
         }
     }
 
-    /// Writes the JSON into this directory.
+    /// Writes JSON and chart into this directory.
     pub(crate) fn write(&self, target: &Path) -> Result<()> {
         let file = target.join("link-bench.json");
         fs::write(&file, format!("{:#}\n", self.json()))?;
         println!("\nwritten to {}", file.display());
+        if let Some(chart) = chart(self) {
+            let file = target.join("link-bench.svg");
+            fs::write(&file, chart)?;
+            println!("drawn in {}", file.display());
+        }
         Ok(())
+    }
+
+    /// Where and when, in few words.
+    pub(crate) fn title(&self) -> String {
+        let Machine { date, cpu, cpus, kernel, .. } = &self.machine;
+        format!("{date}, {cpus} CPUs ({cpu}), Linux {kernel}")
     }
 
     fn json(&self) -> Value {
@@ -204,18 +242,6 @@ impl Report {
             "date": date, "cpu": cpu, "cpus": cpus, "kernel": kernel, "rustc": rustc,
             "load_before": load, "seconds": self.duration.as_secs(), "groups": groups,
         })
-    }
-}
-
-/// The middle one of the values that are there.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut values: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
     }
 }
 

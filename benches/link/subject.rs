@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use boardlane::daemon::control::client::ask_status;
+use boardlane::daemon::status::{LinkState, Status};
 use boardlane::daemon::traffic::{Ping, ping};
 use boardlane::os::child;
 use boardlane::os::netns::Namespace;
@@ -17,6 +19,8 @@ use crate::Result;
 
 /// How long a pair of netdevs may take until they carry an echo.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Says that netdevs to come are without IPv6.
+const IPV6_OFF: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
 /// How long a process has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -25,6 +29,15 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) joint: Joint,
     pub(crate) mtu: u16,
+}
+
+impl Plan {
+    pub(crate) fn links(&self) -> f64 {
+        match self.joint {
+            Joint::Link { links, .. } => links.into(),
+            Joint::Veth | Joint::Bridge => 1.0,
+        }
+    }
 }
 
 /// What joins the two namespaces.
@@ -71,7 +84,7 @@ impl Subject {
         programs: &Programs,
         stop: &AtomicBool,
     ) -> Result<Self> {
-        let id = format!("bl-bench-{}-{}", std::process::id(), plan.name);
+        let id = format!("bl-bench-{}-{}", std::process::id(), plan.name.replace(' ', "-"));
         let directory = std::env::temp_dir().join(&id);
         fs::create_dir(&directory)?;
         let (namespaces, names, processes) = Default::default();
@@ -81,6 +94,11 @@ impl Subject {
             let name = format!("{id}-{end}");
             subject.namespaces.push(Namespace::create(&name)?);
             subject.names.push(name);
+        }
+        for namespace in &subject.namespaces {
+            // A netdev's kernel would solicit and report by itself for a minute, in the midst of what is
+            // measured. A kernel without IPv6 has no such file.
+            let _ = namespace.run(|| fs::write(IPV6_OFF, "1"))?;
         }
         match plan.joint {
             Joint::Veth => subject.veth()?,
@@ -144,6 +162,20 @@ impl Subject {
         self.directory.join(["master", "agent"][end]).join("control.sock")
     }
 
+    /// What the daemon at an end says of itself, if there is one.
+    pub(crate) fn status(&self, end: usize) -> Result<Option<Status>> {
+        match self.plan.joint {
+            Joint::Link { .. } => Ok(Some(ask_status(&self.control(end))?.1)),
+            Joint::Veth | Joint::Bridge => Ok(None),
+        }
+    }
+
+    /// The processes of a link: backplane, master, agent.
+    pub(crate) fn pids(&self) -> Result<[u32; 3]> {
+        let pids: Vec<u32> = self.processes.iter().map(Child::id).collect();
+        pids.try_into().map_err(|_| format!("{} is no link", self.plan.name).into())
+    }
+
     /// Frames that an end's netdev has received.
     pub(crate) fn received_frames(&self, end: usize) -> Result<u64> {
         let text =
@@ -156,14 +188,20 @@ impl Subject {
         frames.ok_or_else(|| format!("{}: no counters of t0", self.plan.name).into())
     }
 
-    /// Waits until echoes come back.
+    /// Waits until echoes come back, and all links are up.
     fn settle(&self, stop: &AtomicBool) -> Result<()> {
         let began = Instant::now();
         let plan = Ping { count: 1, timeout: Duration::from_millis(300), ..Ping::default() };
-        while self.namespaces[0].run(|| ping(self.addresses[1], &plan, stop))??.received == 0 {
+        let answers = || -> Result<bool> {
+            let echoes = self.namespaces[0].run(|| ping(self.addresses[1], &plan, stop))??;
+            let all_up =
+                |status: Status| status.links.iter().all(|link| link.state == LinkState::Up);
+            Ok(echoes.received > 0 && self.status(0)?.is_none_or(all_up))
+        };
+        while !answers()? {
             if began.elapsed() > SETTLE {
                 let name = self.plan.name;
-                return Err(format!("{name}: no echo within 10 s{}", self.logs()).into());
+                return Err(format!("{name}: not up within 10 s{}", self.logs()).into());
             }
         }
         Ok(())

@@ -6,17 +6,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use boardlane::daemon::traffic::{
-    FrameFlood, Ping, TcpTest, flood_frames, frame_socket, message_round_trips, round_trips,
-    tcp_throughput,
+    Datagrams, FrameFlood, Ping, SLICE, TcpTest, Throughput, datagram_throughput, flood_frames,
+    frame_socket, message_round_trips, round_trips, tcp_throughput,
 };
 
 use crate::Result;
 use crate::subject::Subject;
+use crate::usage::{Processors, Usage};
 
 /// Echoes of one measurement.
 const ECHOES: u16 = 10_000;
 /// How long a flood goes on before what arrives is counted: until queues are full.
 const FLOOD_RISES: Duration = Duration::from_millis(100);
+/// How long links have been up before it counts as idle what they do.
+const IDLE_SETTLES: Duration = Duration::from_secs(5);
+/// Bytes of an IPv4 and a UDP header.
+const UDP_HEADERS: u16 = 20 + 8;
 
 /// Ends are given by number: 0 is the master, 1 the board.
 #[derive(Clone, Copy)]
@@ -29,9 +34,25 @@ pub(crate) enum Work {
     Messages,
     /// Frames to the board: thousands a second that arrive, and that are sent.
     Frames { len: usize },
+    /// UDP with segmentation offload to an end: Gbit/s of payload that arrive.
+    Datagrams { to: usize },
+    /// One TCP stream to an end: milliseconds of processor time a Gbit, whole machine; notifications each
+    /// way for 1,000 frames.
+    TcpCost { to: usize },
+    /// Frames to the board: notifications each way for 1,000 of them.
+    FrameCost { len: usize },
+    /// Links without traffic: percent of a CPU, of all processes and of the master's; percent of a CPU for
+    /// a link; times a second that threads go to sleep, and that for a link; MiB of memory of their own, of
+    /// all processes and of the master's; MiB of shared memory that a link has touched.
+    Idle,
 }
 
 impl Work {
+    /// How long a subject is to be left alone at first.
+    pub(crate) fn settles(self) -> Duration {
+        if matches!(self, Self::Idle) { IDLE_SETTLES } else { Duration::ZERO }
+    }
+
     pub(crate) fn run(
         self,
         subject: &Subject,
@@ -45,6 +66,14 @@ impl Work {
             Self::Echoes => echoes(subject, stop),
             Self::Messages => messages(subject, duration, stop),
             Self::Frames { len } => frames(subject, len, duration, stop),
+            Self::Datagrams { to } => datagrams(subject, to, duration, stop),
+            Self::TcpCost { to } => tcp_cost(subject, to, duration, stop),
+            Self::FrameCost { len } => {
+                let before = Notifications::now(subject)?;
+                frames(subject, len, duration, stop)?;
+                Ok(vec![Notifications::now(subject)?.per_thousand(&before)])
+            }
+            Self::Idle => idle(subject, duration, stop),
         }
     }
 }
@@ -63,6 +92,96 @@ fn tcp(subject: &Subject, to: &[usize], test: TcpTest, stop: &AtomicBool) -> Res
         threads.into_iter().map(ended).collect::<io::Result<Vec<_>>>()
     })?;
     Ok(rates.iter().map(|rate| rate.gbit_s()).sum())
+}
+
+fn tcp_cost(
+    subject: &Subject,
+    to: usize,
+    duration: Duration,
+    stop: &AtomicBool,
+) -> Result<Vec<f64>> {
+    let [server, client] = [&subject.namespaces[to], &subject.namespaces[1 - to]];
+    let test = TcpTest { duration, streams: 1 };
+    let notified = Notifications::now(subject)?;
+    // What was used by the first and by the last time that data is known to have come.
+    let mut first = None;
+    let mut last = None;
+    let mut look = |so_far: Throughput| {
+        if let Ok(processors) = Processors::now() {
+            let known = (so_far.bytes, processors);
+            if first.is_none() { first = Some(known) } else { last = Some(known) }
+        }
+    };
+    tcp_throughput(server, client, subject.addresses[to], &test, stop, &mut look)?;
+    let notifications = Notifications::now(subject)?.per_thousand(&notified);
+    let (Some((before, first)), Some((after, last))) = (first, last) else {
+        return Err(format!("{}: no TCP data in time", subject.plan.name).into());
+    };
+    let gbit = (after - before) as f64 * 8.0 / 1e9;
+    Ok(vec![last.busy_ms(&first) / gbit, notifications])
+}
+
+/// Frames and notifications each way up to a moment, as a link's master counts them.
+struct Notifications {
+    frames: f64,
+    notifications: f64,
+}
+
+impl Notifications {
+    /// NaN for what is no link.
+    fn now(subject: &Subject) -> Result<Self> {
+        let Some(status) = subject.status(0)? else {
+            return Ok(Self { frames: f64::NAN, notifications: f64::NAN });
+        };
+        let queues = || status.links.iter().flat_map(|link| &link.queues);
+        let frames: u64 = queues().map(|queue| queue.rx.frames + queue.tx.frames).sum();
+        let notifications: u64 =
+            queues().map(|queue| queue.notifications_sent + queue.notifications_received).sum();
+        Ok(Self { frames: frames as f64, notifications: notifications as f64 })
+    }
+
+    fn per_thousand(&self, before: &Self) -> f64 {
+        (self.notifications - before.notifications) * 1e3 / (self.frames - before.frames)
+    }
+}
+
+fn datagrams(
+    subject: &Subject,
+    to: usize,
+    duration: Duration,
+    stop: &AtomicBool,
+) -> Result<Vec<f64>> {
+    let [server, client] = [&subject.namespaces[to], &subject.namespaces[1 - to]];
+    let test = Datagrams { duration, payload: subject.plan.mtu - UDP_HEADERS };
+    let arrived = datagram_throughput(server, client, subject.addresses[to], &test, stop)?;
+    Ok(vec![arrived.gbit_s()])
+}
+
+fn idle(subject: &Subject, duration: Duration, stop: &AtomicBool) -> Result<Vec<f64>> {
+    let usage = || -> Result<(Instant, Usage, Usage)> {
+        let [backplane, master, agent] = subject.pids()?;
+        let master = Usage::of_family(master)?;
+        let all = master.and_family(agent)?.and_family(backplane)?;
+        Ok((Instant::now(), all, master))
+    };
+    let (began, all_before, master_before) = usage()?;
+    pause(duration, stop);
+    let (ended, all, master) = usage()?;
+    stopped(stop)?;
+    let (seconds, links) = ((ended - began).as_secs_f64(), subject.plan.links());
+    let percent = |after: Usage, before: Usage| (after.cpu_ns - before.cpu_ns) / seconds / 1e7;
+    let sleeps = (all.sleeps - all_before.sleeps) / seconds;
+    let cpu = percent(all, all_before);
+    Ok(vec![
+        cpu,
+        percent(master, master_before),
+        cpu / links,
+        sleeps,
+        sleeps / links,
+        all.anonymous_kib / 1024.0,
+        master.anonymous_kib / 1024.0,
+        all.shared_kib / 1024.0 / links,
+    ])
 }
 
 fn echoes(subject: &Subject, stop: &AtomicBool) -> Result<Vec<f64>> {
@@ -125,11 +244,11 @@ fn frames(
 }
 
 /// Sleeps, but not on when told to stop.
-fn pause(duration: Duration, stop: &AtomicBool) {
+pub(crate) fn pause(duration: Duration, stop: &AtomicBool) {
     let began = Instant::now();
     while began.elapsed() < duration && !stop.load(Ordering::Relaxed) {
         let left = duration.saturating_sub(began.elapsed());
-        thread::sleep(left.min(boardlane::daemon::traffic::SLICE));
+        thread::sleep(left.min(SLICE));
     }
 }
 
