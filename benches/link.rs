@@ -1,16 +1,31 @@
-//! A boardlane link next to a veth pair and to a plain bridge between two TAPs.
+//! The data path in figures: a boardlane link next to a veth pair and to a plain bridge between two TAPs.
 //!
-//!     cargo bench --bench link [-- --rounds N --seconds N]
+//!     cargo bench --bench link [-- --only NAME[,NAME] --rounds N --seconds N --compare FILE.json | --list]
 //!
-//! All three are built in namespaces of their own and stay for the whole run. In each round each is
-//! measured in turn, so that what else the machine does falls on all of them; a figure is the median
-//! of the rounds, and a comparison the median of the rounds' own ratios. It needs root, TUN and the
-//! program `ip`, prints a table, and writes `link-bench.json` into the target directory.
+//! Figures come in groups, which `--list` names. A group's subjects are built in namespaces of their own
+//! and stay until it is done. In each round each measurement takes every subject in turn, every other
+//! round backwards, so that what else the machine does falls on all of them; a figure is the median of
+//! the rounds, and a comparison the median of the rounds' own ratios. It needs root, TUN and the program
+//! `ip`; prints a table, and writes `link-bench.json` and `link-bench.svg` into the target directory.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to its user")]
 
+#[path = "link/chart.rs"]
+mod chart;
+#[path = "link/compare.rs"]
+mod compare;
+#[path = "link/figures.rs"]
+mod figures;
+#[path = "link/groups.rs"]
+mod groups;
+#[path = "link/report.rs"]
+mod report;
 #[path = "link/subject.rs"]
 mod subject;
+#[path = "link/usage.rs"]
+mod usage;
+#[path = "link/work.rs"]
+mod work;
 
 use std::error::Error;
 use std::io::{IsTerminal, Write};
@@ -20,22 +35,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
-use subject::Subject;
+use figures::Group;
+use groups::GROUPS;
+use report::{Machine, Report};
+use serde_json::Value;
+use subject::{Programs, Subject};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Echoes of one measurement.
-const ECHOES: u16 = 3000;
-/// What is measured of each subject.
-const FIGURES: [&str; 3] =
-    ["TCP to the board, Gbit/s", "TCP to the master, Gbit/s", "echo round trip, us"];
+const USAGE: &str =
+    "usage: [--only NAME[,NAME]] [--rounds N] [--seconds N] [--compare FILE.json] [--list]";
 
-/// The figures of one subject in one round, in the order of [`FIGURES`].
-type Sample = [f64; FIGURES.len()];
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 struct Options {
+    groups: Vec<&'static Group>,
     rounds: usize,
     duration: Duration,
+    /// The JSON of an earlier run, to compare with.
+    earlier: Option<Value>,
+}
+
+/// What a group came to: by round, by measurement, by subject; the values stand as the measurement's
+/// figures do.
+struct Outcome {
+    group: &'static Group,
+    rounds: Vec<Vec<Vec<Vec<f64>>>>,
 }
 
 fn main() -> ExitCode {
@@ -48,65 +72,122 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> Result<(), Box<dyn Error>> {
-    let options = parse(std::env::args().skip(1))?;
+fn bench() -> Result<()> {
+    let Some(options) = parse(std::env::args().skip(1))? else {
+        return Ok(());
+    };
     let stop = watch_signals()?;
     let program = Path::new(env!("CARGO_BIN_EXE_boardlane"));
     let target = program.ancestors().nth(2).ok_or("the program has no target directory")?;
-    let bridge = build_bridge(target)?;
-    let load = load_average();
-    say("building three pairs of namespaces");
-    let subjects = [Subject::veth()?, Subject::bridge(&bridge)?, Subject::link(program)?];
-    for subject in &subjects {
-        subject.settle(&stop)?;
-    }
-    let mut rounds: Vec<[Sample; 3]> = Vec::new();
-    let mut lost = 0;
-    for round in 1..=options.rounds {
-        let mut samples = [Sample::default(); 3];
-        for (subject, sample) in subjects.iter().zip(&mut samples) {
-            let progress =
-                |what| say(&format!("round {round}/{}, {}: {what}", options.rounds, subject.name));
-            progress("TCP to the board");
-            sample[0] = subject.tcp(1, options.duration, &stop)?;
-            progress("TCP to the master");
-            sample[1] = subject.tcp(0, options.duration, &stop)?;
-            progress("echoes");
-            let echoes = subject.echoes(ECHOES, &stop)?;
-            lost += echoes.sent - echoes.received;
-            sample[2] = echoes.average().map_or(f64::NAN, |mean| mean.as_secs_f64() * 1e6);
+    let programs = Programs { boardlane: program.into(), bridge: build_bridge(target)? };
+    let machine = Machine::look()?;
+    let mut outcomes = Vec::new();
+    let mut result = Ok(());
+    for group in &options.groups {
+        let mut outcome = Outcome { group, rounds: Vec::new() };
+        result = measure(&mut outcome, &programs, &options, &stop);
+        // What was measured before somebody ended it is worth telling.
+        if !outcome.rounds.is_empty() {
+            outcomes.push(outcome);
         }
-        rounds.push(samples);
+        if result.is_err() {
+            break;
+        }
     }
-    say("cleaning up");
-    let names = subjects.each_ref().map(|subject| subject.name);
-    drop(subjects);
     say("");
-    report(&names, &rounds, &options, lost, &load, &target.join("link-bench.json"))
+    if outcomes.is_empty() {
+        return result;
+    }
+    let report = Report { machine, outcomes, duration: options.duration };
+    report.print();
+    if let Some(earlier) = &options.earlier {
+        compare::print(&report, earlier);
+    }
+    report.write(target)?;
+    result
 }
 
-/// How many threads wanted to run in the last minute: what else this machine has to do.
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
+/// Builds the subjects of a group, and adds its rounds to the outcome.
+fn measure(
+    outcome: &mut Outcome,
+    programs: &Programs,
+    options: &Options,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let Group { name, subjects, measurements, .. } = outcome.group;
+    say(&format!("{name}: building {} pairs of namespaces", subjects.len()));
+    let subjects: Vec<Subject> =
+        subjects.iter().map(|plan| Subject::build(plan, programs, stop)).collect::<Result<_>>()?;
+    let settles = measurements.iter().map(|measurement| measurement.work.settles()).max();
+    work::pause(settles.unwrap_or_default(), stop);
+    for round in 1..=options.rounds {
+        let mut samples = Vec::new();
+        for (number, measurement) in measurements.iter().enumerate() {
+            let mut values = vec![Vec::new(); subjects.len()];
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            if round % 2 == 0 {
+                order.reverse();
+            }
+            for index in order {
+                let (subject, total) = (&subjects[index], measurements.len());
+                let place = format!("round {round}/{}, {}/{total}", options.rounds, number + 1);
+                say(&format!("{name}: {place}: {}, {}", measurement.name(), subject.plan.name));
+                values[index] = measurement.work.run(subject, options.duration, stop)?;
+            }
+            samples.push(values);
+        }
+        outcome.rounds.push(samples);
+    }
+    say(&format!("{name}: cleaning up"));
+    Ok(())
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { rounds: 3, duration: Duration::from_secs(3) };
+/// What the words ask for; nothing if it is done with that.
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
+    let mut options = Options {
+        groups: GROUPS.iter().collect(),
+        rounds: 9,
+        duration: Duration::from_secs(1),
+        earlier: None,
+    };
     while let Some(word) = words.next() {
-        let mut number = || {
-            let value = words.next().and_then(|value| value.parse::<u16>().ok());
-            value.filter(|n| *n > 0).ok_or(format!("{word} needs a number from 1 on"))
+        let mut value = || words.next().ok_or(format!("{word} needs a value; {USAGE}"));
+        let number = |text: String| {
+            let number = text.parse::<u16>().ok().filter(|n| *n > 0);
+            number.ok_or(format!("{word} needs a number from 1 on"))
         };
         match word.as_str() {
-            "--rounds" => options.rounds = number()?.into(),
-            "--seconds" => options.duration = Duration::from_secs(number()?.into()),
+            "--rounds" => options.rounds = number(value()?)?.into(),
+            "--seconds" => options.duration = Duration::from_secs(number(value()?)?.into()),
+            "--only" => options.groups = chosen(&value()?)?,
+            "--compare" => {
+                let file = value()?;
+                let text = std::fs::read(&file).map_err(|error| format!("{file}: {error}"))?;
+                let earlier =
+                    serde_json::from_slice(&text).map_err(|error| format!("{file}: {error}"))?;
+                options.earlier = Some(earlier);
+            }
+            "--list" => {
+                for Group { name, title, .. } in GROUPS {
+                    println!("{name:<10}{title}");
+                }
+                return Ok(None);
+            }
             // What cargo says to every bench.
             "--bench" => {}
-            _ => return Err(format!("{word}? usage: [--rounds N] [--seconds N]")),
+            _ => return Err(format!("{word}? {USAGE}").into()),
         }
     }
-    Ok(options)
+    Ok(Some(options))
+}
+
+fn chosen(names: &str) -> Result<Vec<&'static Group>> {
+    for name in names.split(',') {
+        if !GROUPS.iter().any(|group| group.name == name) {
+            return Err(format!("{name:?} is no group; --list shows them").into());
+        }
+    }
+    Ok(GROUPS.iter().filter(|group| names.split(',').any(|name| name == group.name)).collect())
 }
 
 /// A flag that Ctrl-C and SIGTERM set; every measurement looks at it.
@@ -131,7 +212,7 @@ fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 /// Builds the example that this bench compares with, beside the program that it measures.
-fn build_bridge(target: &Path) -> Result<PathBuf, Box<dyn Error>> {
+fn build_bridge(target: &Path) -> Result<PathBuf> {
     say("building the example tap_bridge");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -154,72 +235,4 @@ fn say(what: &str) {
     } else if !what.is_empty() {
         eprintln!("{what}");
     }
-}
-
-fn report(
-    names: &[&str; 3],
-    rounds: &[[Sample; 3]],
-    options: &Options,
-    lost: u32,
-    load: &str,
-    file: &Path,
-) -> Result<(), Box<dyn Error>> {
-    let date = first_line("date", &["-u", "+%Y-%m-%d"]);
-    let rustc = first_line("rustc", &["--version"]);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = std::thread::available_parallelism()?;
-    let seconds = options.duration.as_secs();
-    println!("{date}, {cpus} CPUs, Linux {}, {rustc}, load before {load}", kernel.trim());
-    println!("medians of {} rounds, {seconds} s a stream, {ECHOES} echoes\n", rounds.len());
-    print!("{:<26}", "");
-    let ratios = [format!("{}/{}", names[2], names[1]), format!("{}/{}", names[2], names[0])];
-    for heading in names.iter().copied().chain(ratios.iter().map(String::as_str)) {
-        print!("{heading:>13}");
-    }
-    println!();
-    let mut rows = Vec::new();
-    for (figure, what) in FIGURES.iter().enumerate() {
-        let values = |subject: usize| rounds.iter().map(move |round| round[subject][figure]);
-        let ratio = |to: usize| median(values(2).zip(values(to)).map(|(ours, other)| ours / other));
-        let medians = [0, 1, 2].map(|subject| median(values(subject)));
-        let ratios = [ratio(1), ratio(0)];
-        print!("{what:<26}");
-        for value in medians.iter().chain(&ratios) {
-            print!("{value:>13.2}");
-        }
-        println!();
-        let columns: Vec<Vec<f64>> = [0, 1, 2].map(|subject| values(subject).collect()).into();
-        rows.push(json!({
-            "figure": what, "rounds": columns, "medians": medians, "paired_ratios": ratios,
-        }));
-    }
-    if lost > 0 {
-        println!("{lost} echoes were lost");
-    }
-    let report = json!({
-        "date": date, "cpus": cpus.get(), "kernel": kernel.trim(), "rustc": rustc, "load_before": load,
-        "seconds": seconds, "echoes": ECHOES, "echoes_lost": lost, "subjects": names,
-        "ratios": ratios, "rows": rows,
-    });
-    std::fs::write(file, format!("{report:#}\n"))?;
-    println!("\nwritten to {}", file.display());
-    Ok(())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    }
-}
-
-/// The first line that a program prints; nothing if it cannot be had.
-fn first_line(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
 }

@@ -15,7 +15,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use boardlane::daemon::traffic::{Echoes, Ping, TcpTest, ping, ping_all, tcp_throughput};
+use boardlane::daemon::traffic::{
+    Datagrams, Echoes, FrameFlood, Ping, TcpTest, datagram_throughput, flood_frames, frame_socket,
+    message_round_trips, ping, ping_all, round_trips, tcp_throughput,
+};
 use boardlane::os::netns::Namespace;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -95,7 +98,7 @@ fn ip(arguments: &[&str]) -> io::Result<()> {
 type Case = fn(&Pair);
 
 fn main() {
-    let cases: [(&str, Case); 9] = [
+    let cases: [(&str, Case); 12] = [
         ("both_families_answer_without_loss", both_families_answer_without_loss),
         ("a_machine_answers_itself", a_machine_answers_itself),
         ("an_address_that_nobody_has_is_all_loss", an_address_that_nobody_has_is_all_loss),
@@ -105,6 +108,9 @@ fn main() {
         ("tcp_flows_both_ways_over_both_families", tcp_flows_both_ways_over_both_families),
         ("a_link_cut_while_measuring_is_no_hang", a_link_cut_while_measuring_is_no_hang),
         ("a_connection_without_a_way_is_an_error", a_connection_without_a_way_is_an_error),
+        ("messages_come_back_one_by_one", messages_come_back_one_by_one),
+        ("datagrams_arrive_in_both_families", datagrams_arrive_in_both_families),
+        ("a_flood_of_frames_arrives_as_it_was_sent", a_flood_of_frames_arrives_as_it_was_sent),
     ];
     let missing = Pair::new().err().map(|error| error.to_string());
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
@@ -132,6 +138,11 @@ fn both_families_answer_without_loss(pair: &Pair) {
         let average = echoes.average().unwrap();
         assert!(Duration::ZERO < echoes.min, "{echoes:?}");
         assert!(echoes.min <= average && average <= echoes.max, "{echoes:?}");
+        let (target, stop) = (target.parse().unwrap(), AtomicBool::new(false));
+        let trips = pair.left.run(|| round_trips(target, &Ping::default(), &stop));
+        let (echoes, trips) = trips.unwrap().unwrap();
+        assert_eq!(trips.len(), 10, "{target}");
+        assert_eq!(trips.iter().sum::<Duration>(), echoes.total, "{target}");
     }
 }
 
@@ -210,4 +221,49 @@ fn a_connection_without_a_way_is_an_error(pair: &Pair) {
     let address = "10.9.0.2".parse().unwrap();
     let result = tcp_throughput(&pair.right, &pair.left, address, &test, &stop, &mut |_| {});
     assert!(result.is_err(), "{result:?}");
+}
+
+fn messages_come_back_one_by_one(pair: &Pair) {
+    let (duration, stop) = (Duration::from_millis(200), AtomicBool::new(false));
+    let address = "10.9.0.2".parse().unwrap();
+    let trips = message_round_trips(&pair.right, &pair.left, address, duration, &stop).unwrap();
+    let total: Duration = trips.iter().sum();
+    assert!(trips.len() > 10 && total >= duration, "{} in {total:?}", trips.len());
+}
+
+fn datagrams_arrive_in_both_families(pair: &Pair) {
+    for (address, payload) in [("10.9.0.2", 1472), ("fd09::2", 1452)] {
+        let test = Datagrams { duration: Duration::from_millis(200), payload };
+        let (address, stop) = (address.parse().unwrap(), AtomicBool::new(false));
+        let result = datagram_throughput(&pair.right, &pair.left, address, &test, &stop).unwrap();
+        assert!(
+            result.bytes > 0 && result.bytes % u64::from(payload) == 0,
+            "{address}: {result:?}"
+        );
+    }
+}
+
+fn a_flood_of_frames_arrives_as_it_was_sent(pair: &Pair) {
+    let received = || {
+        let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("v0:")).unwrap();
+        let numbers: Vec<u64> =
+            line.split_whitespace().take(2).map(|word| word.parse().unwrap()).collect();
+        (numbers[0], numbers[1])
+    };
+    let socket = pair.left.run(|| frame_socket("v0")).unwrap().unwrap();
+    let (bytes_before, frames_before) = pair.right.run(received).unwrap();
+    let flood = FrameFlood::default();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| flood_frames(&socket, 64, &flood));
+        std::thread::sleep(Duration::from_millis(200));
+        flood.done.store(true, Ordering::Relaxed);
+        thread.join().unwrap().unwrap();
+    });
+    let (bytes, frames) = pair.right.run(received).unwrap();
+    let (bytes, frames) = (bytes - bytes_before, frames - frames_before);
+    let sent = flood.sent.load(Ordering::Relaxed);
+    // The kernels of both have a few words of their own to say.
+    assert!(frames > 100 && frames <= sent + 20, "{frames} of {sent}");
+    assert!(bytes / frames <= 70, "{bytes} bytes in {frames} frames");
 }

@@ -21,5 +21,6 @@ pub mod poll;
 pub mod socket_file;
 pub mod tap;
 pub mod terminal;
+pub mod udp;
 pub mod userns;
 pub mod vhost_net;

@@ -1,18 +1,25 @@
-//! Traffic of our own, through ordinary sockets: echo requests and TCP streams. The demo shows its
-//! links with it, tests and benches judge them with it; no external tool is needed.
+//! Traffic of our own, through ordinary sockets: echo requests, TCP streams and messages, floods of
+//! datagrams and of frames. The demo shows its links with it, tests and benches judge them with it; no
+//! external tool is needed.
 //!
 //! A socket stays in the network namespace in which it was made. So [`ping`] and [`ping_all`] run
-//! wholly on a thread inside the namespace; a TCP measurement takes a listener and its clients, each
-//! made inside its own, and may then run anywhere.
+//! wholly on a thread inside the namespace; other measurements take sockets, each made inside its own,
+//! or make them there, and may then run anywhere.
 //!
 //! Invariant: nothing here waits without a bound. Sockets have timeouts of at most [`SLICE`], and
 //! between two waits every loop looks at its deadline and at the caller's stop flag. Loss is a
 //! result, never an error.
 
+mod datagrams;
+mod frames;
+mod messages;
 mod ping;
 mod tcp;
 
-pub use ping::{Echoes, Ping, ping, ping_all};
+pub use datagrams::{Datagrams, datagram_throughput};
+pub use frames::{FrameFlood, flood_frames, frame_socket};
+pub use messages::message_round_trips;
+pub use ping::{Echoes, Ping, ping, ping_all, round_trips};
 pub use tcp::{Flow, TcpTest, Throughput, connect, listen, measure, tcp_throughput};
 
 use std::io;

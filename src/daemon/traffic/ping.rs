@@ -91,14 +91,34 @@ pub fn ping(target: IpAddr, plan: &Ping, stop: &AtomicBool) -> io::Result<Echoes
     Ok(ping_all(&[target], plan, stop)?.pop().unwrap_or_default())
 }
 
+/// As [`ping`]; also each round trip, in the order of the replies.
+///
+/// # Errors
+/// As [`ping_all`].
+pub fn round_trips(
+    target: IpAddr,
+    plan: &Ping,
+    stop: &AtomicBool,
+) -> io::Result<(Echoes, Vec<Duration>)> {
+    let targets = [target];
+    let mut run = run(&targets, plan, stop)?;
+    Ok((run.echoes.pop().unwrap_or_default(), run.round_trips))
+}
+
 /// Sends echo requests to several addresses at once, from the calling thread's network namespace;
 /// results stand in the order of `targets`.
 ///
 /// # Errors
 /// No permission for a raw socket; targets of both families; a payload out of range; `stop` was set.
 pub fn ping_all(targets: &[IpAddr], plan: &Ping, stop: &AtomicBool) -> io::Result<Vec<Echoes>> {
-    let Some(first) = targets.first() else { return Ok(Vec::new()) };
-    let v4 = first.is_ipv4();
+    if targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(run(targets, plan, stop)?.echoes)
+}
+
+fn run<'a>(targets: &'a [IpAddr], plan: &'a Ping, stop: &AtomicBool) -> io::Result<Run<'a>> {
+    let v4 = targets.first().is_none_or(IpAddr::is_ipv4);
     if targets.iter().any(|target| target.is_ipv4() != v4) {
         return Err(invalid("targets of both address families in one measurement"));
     }
@@ -113,7 +133,7 @@ pub fn ping_all(targets: &[IpAddr], plan: &Ping, stop: &AtomicBool) -> io::Resul
             std::thread::sleep(plan.interval.min(SLICE));
         }
     }
-    Ok(run.echoes)
+    Ok(run)
 }
 
 fn invalid(why: &str) -> io::Error {
@@ -129,6 +149,7 @@ struct Run<'a> {
     identifier: u16,
     cookie: [u8; COOKIE],
     echoes: Vec<Echoes>,
+    round_trips: Vec<Duration>,
     /// Per target, when this round's request left; `None` when answered or not sent.
     waiting: Vec<Option<Instant>>,
     buffer: Vec<u8>,
@@ -157,6 +178,7 @@ impl<'a> Run<'a> {
             identifier: u16::from_be_bytes([high, low]),
             cookie,
             echoes: vec![Echoes::default(); targets.len()],
+            round_trips: Vec::new(),
             waiting: vec![None; targets.len()],
             buffer: vec![0; PAYLOAD_MAX + HEADER + 60],
         })
@@ -221,7 +243,9 @@ impl<'a> Run<'a> {
         }
         let Some(index) = self.targets.iter().position(|target| *target == from) else { return };
         if let Some(sent) = self.waiting[index].take() {
-            self.echoes[index].count_reply(now.saturating_duration_since(sent));
+            let round_trip = now.saturating_duration_since(sent);
+            self.echoes[index].count_reply(round_trip);
+            self.round_trips.push(round_trip);
         }
     }
 }

@@ -138,7 +138,8 @@ pub fn measure(
             for socket in flow.clients {
                 thread::Builder::new().spawn_scoped(scope, move || shared.write_all(socket))?;
             }
-            shared.keep_time(duration, stop, progress)
+            let ended = || shared.readers.load(Ordering::Relaxed) == 0;
+            keep_time(duration, &shared.received, &ended, stop, progress)
         };
         let result = run();
         // Whatever came of it: the scope waits for its threads.
@@ -148,7 +149,7 @@ pub fn measure(
 }
 
 /// Accepts one connection of each client; strangers are turned away.
-fn accept_all(flow: &Flow, stop: &AtomicBool) -> io::Result<Vec<TcpStream>> {
+pub(super) fn accept_all(flow: &Flow, stop: &AtomicBool) -> io::Result<Vec<TcpStream>> {
     let mut expected =
         flow.clients.iter().map(TcpStream::local_addr).collect::<io::Result<Vec<_>>>()?;
     let deadline = Instant::now() + CONNECT;
@@ -207,34 +208,36 @@ impl Shared {
             }
         }
     }
+}
 
-    fn keep_time(
-        &self,
-        duration: Duration,
-        stop: &AtomicBool,
-        progress: &mut dyn FnMut(Throughput),
-    ) -> io::Result<Throughput> {
-        let opened = Instant::now();
-        while self.received.load(Ordering::Relaxed) == 0 {
-            stopped(stop)?;
-            if opened.elapsed() >= CONNECT || self.readers.load(Ordering::Relaxed) == 0 {
-                return Ok(Throughput::default());
-            }
-            thread::sleep(Duration::from_millis(1));
+/// Waits for the first of the `received` bytes, then for `duration` or until the senders have `ended`.
+pub(super) fn keep_time(
+    duration: Duration,
+    received: &AtomicU64,
+    ended: &dyn Fn() -> bool,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Throughput),
+) -> io::Result<Throughput> {
+    let opened = Instant::now();
+    while received.load(Ordering::Relaxed) == 0 {
+        stopped(stop)?;
+        if opened.elapsed() >= CONNECT || ended() {
+            return Ok(Throughput::default());
         }
-        let base = self.received.load(Ordering::Relaxed);
-        let start = Instant::now();
-        loop {
-            stopped(stop)?;
-            let left = duration.saturating_sub(start.elapsed());
-            thread::sleep(left.min(SLICE));
-            let bytes = self.received.load(Ordering::Relaxed).saturating_sub(base);
-            let so_far = Throughput { bytes, elapsed: start.elapsed() };
-            if so_far.elapsed >= duration || self.readers.load(Ordering::Relaxed) == 0 {
-                return Ok(so_far);
-            }
-            progress(so_far);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let base = received.load(Ordering::Relaxed);
+    let start = Instant::now();
+    loop {
+        stopped(stop)?;
+        let left = duration.saturating_sub(start.elapsed());
+        thread::sleep(left.min(SLICE));
+        let bytes = received.load(Ordering::Relaxed).saturating_sub(base);
+        let so_far = Throughput { bytes, elapsed: start.elapsed() };
+        if so_far.elapsed >= duration || ended() {
+            return Ok(so_far);
         }
+        progress(so_far);
     }
 }
 
