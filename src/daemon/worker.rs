@@ -375,7 +375,7 @@ impl Turn {
     fn copies(&mut self) -> Result<usize, Fault> {
         self.submit();
         let Some(engine) = &mut self.engine else { return Ok(0) };
-        let Job { path, stats, .. } = &mut self.job;
+        let Job { path, stats, mem, .. } = &mut self.job;
         if engine.is_dead() {
             return Err(Fault::Engine);
         }
@@ -389,6 +389,11 @@ impl Turn {
                 Which::Receiveq => stats.tx.dropped(reason),
                 Which::Transmitq => stats.rx.dropped(reason),
             }
+        }
+        if done > 0 {
+            // What has landed is told before more is read.
+            let ring = path.flush(mem);
+            self.published(OUT, 0, ring);
         }
         Ok(done)
     }

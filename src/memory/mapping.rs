@@ -34,6 +34,8 @@ use super::cells::{Cells, Word, fence};
 use super::halves::AtomicU64;
 use crate::planted::{Bug, planted};
 
+mod whole;
+
 /// A range of memory shared with a peer, and how it may be accessed.
 pub struct Mapping {
     base: NonNull<u8>,
@@ -390,29 +392,6 @@ impl View<'_> {
                 self.store_le64(off + whole, u64::from_le_bytes(word));
             }
             _ => self.copy_from(off, data),
-        }
-    }
-
-    /// Copies all bytes of this view to the start of another, which is at least as long.
-    pub fn copy_into(&self, to: &View<'_>) {
-        let mut chunk = [0; 256];
-        let mut at = 0;
-        while at < self.len {
-            let n = (self.len - at).min(chunk.len());
-            self.copy_to(at, &mut chunk[..n]);
-            to.copy_from(at, &chunk[..n]);
-            at += n;
-        }
-    }
-
-    /// Sets every byte to zero.
-    pub fn zero(&self) {
-        const ZEROS: [u8; 256] = [0; 256];
-        let mut at = 0;
-        while at < self.len {
-            let n = (self.len - at).min(ZEROS.len());
-            self.copy_from(at, &ZEROS[..n]);
-            at += n;
         }
     }
 

@@ -56,7 +56,7 @@ impl Cell {
         let off = self.off().filter(|(_, at)| *at == end).map(|(feature, _)| feature);
         let off: Vec<_> = off.collect();
         let dma = match end {
-            "board" if self.engine => "dma = \"engine\"",
+            "board" if self.engine => "dma = \"engine\"\nengine = { latency_us = 20 }",
             "board" => "dma = \"direct\"",
             _ => "",
         };

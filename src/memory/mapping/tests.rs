@@ -76,3 +76,31 @@ fn a_view_beyond_the_end_is_our_bug() {
     let m = Mapping::anonymous(64, Kind::Cached);
     let _ = m.view(60, 8);
 }
+
+#[test]
+fn whole_copies_between_all_kinds_touch_only_their_bytes() {
+    for (from, to) in KINDS.iter().flat_map(|from| KINDS.map(|to| (*from, to))) {
+        let (source, target) = (Mapping::anonymous(1024, from), Mapping::anonymous(1024, to));
+        let data: Vec<u8> = (0..1024_u32).map(|i| (i % 251) as u8).collect();
+        source.view(0, 1024).copy_from(0, &data);
+        for len in [0, 1, 7, 64, 255, 256, 257, 300, 999] {
+            for (here, there) in [(0, 0), (8, 3), (5, 5), (12, 7), (24, 16)] {
+                target.view(0, 1024).zero();
+                source.view(here, len).copy_into(&target.view(there, len + 1));
+                let mut all = [0; 1024];
+                target.view(0, 1024).copy_to(0, &mut all);
+                let (before, rest) = all.split_at(there);
+                let (copied, behind) = rest.split_at(len);
+                assert_eq!(copied, &data[here..here + len], "{from:?} to {to:?}, {len}");
+                assert!(before.iter().chain(behind).all(|byte| *byte == 0), "{len} at {there}");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "copy of 0+300")]
+fn a_whole_copy_to_a_shorter_view_panics() {
+    let m = Mapping::anonymous(1024, Kind::Cached);
+    m.view(0, 300).copy_into(&m.view(512, 299));
+}
