@@ -87,6 +87,8 @@ pub struct LinkTask {
     other_mac: [u8; 6],
     features_off: Features,
     broker: Broker,
+    /// What all links of the daemon count their heartbeats from.
+    origin: Instant,
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
@@ -103,6 +105,8 @@ pub struct LinkTask {
 pub struct Shared {
     /// What opens things for it.
     pub broker: Broker,
+    /// What all links of the daemon count their heartbeats from.
+    pub origin: Instant,
     /// What is known of the link.
     pub view: Rc<RefCell<View>>,
     /// What it is to do.
@@ -114,7 +118,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { broker, view, orders, done } = shared;
+        let Shared { broker, origin, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = match role {
             Role::Master => End::Driver,
@@ -137,6 +141,7 @@ impl LinkTask {
             features_off,
             log,
             broker,
+            origin,
             limits,
             vhost: Cell::new(None),
             view,
