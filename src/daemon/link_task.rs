@@ -42,7 +42,7 @@ use super::broker::{Broker, Refused};
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::{Look, Netdev};
-use super::worker::Limits;
+use super::worker::{Cpu, Limits};
 use crate::link::State;
 use crate::net::features::Features;
 use crate::net::rate::Rate;
@@ -249,6 +249,13 @@ impl LinkTask {
             }
         }
         true
+    }
+
+    /// The CPU for the worker of this queue pair, if the config has one.
+    fn cpu(&self, pair: u16) -> Option<Cpu> {
+        let cpus = &self.config.cpu;
+        let at = usize::from(pair).checked_rem(cpus.len())?;
+        Some(Cpu { number: cpus[at], log: self.log.clone() })
     }
 
     async fn connect(&self) -> Result<ShmLink, Refusal> {

@@ -31,6 +31,7 @@ use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
+mod cpu;
 mod frames;
 mod kernel;
 mod limits;
@@ -38,6 +39,7 @@ mod port;
 mod rings;
 mod stats;
 
+pub use cpu::Cpu;
 pub use frames::drop_stale;
 use frames::{read_shared, unwritten, write};
 pub use kernel::KernelJob;
@@ -94,6 +96,8 @@ pub struct Job {
     pub settings: Option<Arc<Settings>>,
     /// What the other end may send.
     pub limits: Limits,
+    /// Where its thread runs, if not anywhere.
+    pub cpu: Option<Cpu>,
 }
 
 /// A running worker. Dropping it stops it.
@@ -135,6 +139,7 @@ impl Worker {
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+                cpu::bind_to(&job);
                 confine::worker();
                 // A wait tells all that is ready, so that doorbells which rang together are one ring.
                 let events = Events::with_capacity(3 + job.doorbells.len());

@@ -240,6 +240,7 @@ impl<'a> Workers<'a> {
             heartbeat,
             settings,
             limits: self.task.limits.clone(),
+            cpu: self.task.cpu(number),
         };
         self.workers.insert(number, Worker::start(name, job, report).map_err(failed)?);
         Ok(())
