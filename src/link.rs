@@ -56,7 +56,7 @@ use crate::tunnel::session::{Change, Session};
 use again::QUARANTINE;
 use dead::Untaken;
 pub use event::{Event, Start, StartPair};
-use messages::KEEPALIVE;
+use messages::next_keepalive;
 use netdev_state::NetdevStates;
 pub use netdev_state::PeerLink;
 use pairs::Pair;
@@ -252,6 +252,11 @@ impl Link {
         })
     }
 
+    /// Links of one program that have this moment and the heartbeat's interval in common share wake-ups.
+    pub fn align(&mut self, origin: Instant) {
+        self.session.align(origin);
+    }
+
     /// The ids that are on the transport, our own aside.
     pub fn handle_peers(&mut self, now: Instant, alive: BTreeSet<u32>) {
         self.alive = alive;
@@ -426,7 +431,7 @@ impl Link {
                     },
                 )),
                 control: None,
-                next_ping: now + KEEPALIVE,
+                next_ping: next_keepalive(&self.session, self.params.heartbeat, now),
                 features: Features::NONE,
             },
         });

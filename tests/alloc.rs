@@ -4,16 +4,22 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use boardlane::dma::{Completion, Place};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::device_path::DevicePath;
 use boardlane::net::driver_path::DriverPath;
 use boardlane::net::echo::{Echo, Step};
+use boardlane::net::engine_path::{EnginePath, EngineUse};
 use boardlane::net::features::Features;
-use boardlane::net::frame::Offloads;
+use boardlane::net::frame::{Drop as FrameDrop, Offloads};
 use boardlane::net::path::{Inward, Path};
 use boardlane::net::placement::place;
+use boardlane::net::rate::Rate;
+use boardlane::net::sources::Sources;
 use boardlane::spec::{net, virtio};
 use boardlane::virtqueue::{Buffer, DriverQueue, QueueConfig};
 
@@ -50,6 +56,8 @@ fn allocations(f: impl FnOnce()) -> u64 {
 
 const SLOT: u64 = 16 << 20;
 const WINDOW: u64 = SLOT / 4;
+/// Of frames, header included.
+const LENGTHS: [usize; 5] = [26, 72, 1526, 9026, 65_589];
 
 fn memory(kind: Kind) -> BusMemory {
     let region = |at, len: u64, side| {
@@ -69,6 +77,12 @@ fn send(path: &mut dyn Path, mem: &BusMemory, len: usize) -> bool {
     true
 }
 
+/// The same with a path whose buffers are `local`.
+fn send_local(path: &mut dyn Path, mem: &BusMemory, local: &BusMemory, len: usize) -> bool {
+    path.room(mem).expect("a sound ring").fill(local, &[0; 12])
+        && path.sent(mem, len).expect("a sound ring").is_none()
+}
+
 /// Takes everything in; how many frames.
 fn receive(path: &mut dyn Path, mem: &BusMemory) -> usize {
     for frames in 0.. {
@@ -84,8 +98,7 @@ fn receive(path: &mut dyn Path, mem: &BusMemory) -> usize {
 
 /// A batch each way, as a worker does it, with everything that it calls in between.
 fn breath<'a>(from: &'a mut dyn Path, to: &'a mut dyn Path, mem: &BusMemory) {
-    let lengths = [26, 72, 1526, 9026, 65_589];
-    let sent = lengths.iter().filter(|len| send(from, mem, **len)).count();
+    let sent = LENGTHS.iter().filter(|len| send(from, mem, **len)).count();
     from.flush(mem);
     assert_eq!(receive(to, mem), sent);
     to.release(mem);
@@ -132,35 +145,117 @@ fn our_two_paths_do_not_allocate() {
 
 #[test]
 fn an_echo_does_not_allocate() {
-    let mem = memory(Kind::Cached);
-    let features = Features::OFFER;
-    let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], features)
-        .expect("there is memory enough");
-    let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
-        .expect("our own placement");
-    let mut device =
-        DevicePath::new(&mem, features, &p.receiveq, &p.transmitq).expect("sound queues");
-    let mut echo = Echo::new(Offloads::to_driver(features));
-    let mut run = |breaths| {
-        for _ in 0..breaths {
-            let lengths = [26, 72, 1526, 9026, 65_589];
-            let sent = lengths.iter().filter(|len| send(&mut driver, &mem, **len)).count();
-            driver.flush(&mem);
-            for _ in 0..sent {
-                let step = echo.step(&mut device, &mem, &mem).expect("a sound ring");
-                assert!(matches!(step, Step::Sent { .. }), "{step:?}");
+    for off in rings(Kind::Cached) {
+        let mem = memory(Kind::Cached);
+        let features = Features::OFFER.without(off);
+        let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], features)
+            .expect("there is memory enough");
+        let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
+            .expect("our own placement");
+        let mut device =
+            DevicePath::new(&mem, features, &p.receiveq, &p.transmitq).expect("sound queues");
+        let mut echo = Echo::new(Offloads::to_driver(features));
+        let mut run = |breaths| {
+            for _ in 0..breaths {
+                let sent = LENGTHS.iter().filter(|len| send(&mut driver, &mem, **len)).count();
+                driver.flush(&mem);
+                for _ in 0..sent {
+                    let step = echo.step(&mut device, &mem, &mem).expect("a sound ring");
+                    assert!(matches!(step, Step::Sent { .. }), "{step:?}");
+                }
+                assert_eq!(echo.step(&mut device, &mem, &mem), Ok(Step::Empty));
+                device.flush(&mem);
+                device.release(&mem);
+                let _ = device.arm_for_room(&mem).expect("a sound ring");
+                device.disarm(&mem);
+                assert_eq!(receive(&mut driver, &mem), sent);
+                driver.release(&mem);
             }
-            assert_eq!(echo.step(&mut device, &mem, &mem), Ok(Step::Empty));
-            device.flush(&mem);
-            device.release(&mem);
-            let _ = device.arm_for_room(&mem).expect("a sound ring");
-            device.disarm(&mem);
-            assert_eq!(receive(&mut driver, &mem), sent);
-            driver.release(&mem);
+        };
+        run(2);
+        assert_eq!(allocations(|| run(300)), 0, "{features}");
+    }
+}
+
+/// An engine that does at once what it is asked for.
+fn copies(path: &mut EnginePath, mem: &BusMemory, local: &BusMemory) {
+    while let Some(transfer) = path.poll_transfer() {
+        for piece in &transfer.pieces {
+            let view = |place| match place {
+                Place::Bus(span) => mem.view(span).expect("mapped"),
+                Place::Local(span) => local.view(span).expect("mapped"),
+            };
+            view(piece.from).copy_into(&view(piece.to));
+        }
+        path.handle_completion(Completion { transfer, good: true }).expect("it has asked for it");
+    }
+    assert_eq!(path.poll_drop(), None);
+}
+
+#[test]
+fn an_engine_s_path_does_not_allocate() {
+    for (off, cpu_below) in rings(Kind::Cached).flat_map(|off| [0, 256].map(|below| (off, below))) {
+        let mem = memory(Kind::Cached);
+        let features = Features::OFFER.without(off);
+        let p = place(0x3000..WINDOW, WINDOW + 0x3000..SLOT, [64, 64], features)
+            .expect("there is memory enough");
+        let mut driver = DriverPath::new(&mem, features, &p.receiveq, &p.transmitq, &p.buffers)
+            .expect("our own placement");
+        let by = EngineUse { cpu_below };
+        let mut device =
+            EnginePath::new(&mem, features, &p.receiveq, &p.transmitq, by).expect("sound queues");
+        let local = device.local().expect("an engine's path has local memory");
+        let mut run = |breaths| {
+            for _ in 0..breaths {
+                let sent = LENGTHS.iter().filter(|len| send(&mut driver, &mem, **len)).count();
+                driver.flush(&mem);
+                let mut taken = 0;
+                while taken < sent {
+                    taken += receive(&mut device, &mem);
+                    copies(&mut device, &mem, &local);
+                }
+                device.release(&mem);
+                let sent =
+                    LENGTHS.iter().filter(|len| send_local(&mut device, &mem, &local, **len));
+                let sent = sent.count();
+                device.flush(&mem);
+                copies(&mut device, &mem, &local);
+                device.flush(&mem);
+                assert_eq!(receive(&mut driver, &mem), sent);
+                driver.release(&mem);
+                let _ = device.arm(&mem, true).expect("a sound ring");
+                device.disarm(&mem);
+                device.tick();
+            }
+        };
+        run(20);
+        assert_eq!(allocations(|| run(300)), 0, "{features}, by the CPU below {cpu_below}");
+    }
+}
+
+#[test]
+fn what_the_other_end_may_send_is_judged_and_counted_without_an_allocation() {
+    let (mac, start) = ([2, 0, 0, 0, 0, 2], Instant::now());
+    let networks: Vec<_> = (0..64).map(|n| (Ipv4Addr::new(10, n, 0, 0).into(), 16)).collect();
+    let sources = Sources::new(&[mac], &networks).expect("there are lists");
+    let rate = Rate::new(start, Some(1_000_000_000), Some(100_000));
+    let mut frame = [&[0; 12][..], &[2, 0, 0, 0, 0, 1], &mac, &[8, 0]].concat();
+    frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 63, 0, 9, 10, 0, 0, 1]);
+    frame.extend([0; 8]);
+    let mut run = |breaths: u32| {
+        for n in 0..breaths {
+            let batch = rate.batch(start + n * Duration::from_millis(1));
+            while batch.is_spent().is_none() {
+                assert_eq!(sources.check(&frame), Ok(()));
+                batch.take(frame.len());
+            }
+            frame[41] ^= 0xff;
         }
     };
     run(2);
     assert_eq!(allocations(|| run(300)), 0);
+    frame[12 + 6] = 4;
+    assert_eq!(sources.check(&frame), Err(FrameDrop::ForeignMac));
 }
 
 /// A driver that posts small buffers and sends in several pieces.

@@ -110,6 +110,7 @@ impl Bench {
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
             limits: Limits::default(),
+            cpu: None,
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
         let bench = Self { worker, doorbells, peers, settings, stats, breaths };
@@ -283,6 +284,7 @@ fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
             sources: Sources::new(&[OWN], &[]).map(Arc::new),
             rate: Some(Arc::new(Rate::new(start, None, Some(RATE)))),
         },
+        cpu: None,
     };
     let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -378,6 +380,7 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
             sources: None,
             rate: Some(Arc::new(Rate::new(Instant::now(), None, Some(1)))),
         },
+        cpu: None,
     };
     let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
     let since = Instant::now();
@@ -454,6 +457,7 @@ fn memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev() {
         engine: EngineModel::default(),
         settings: None,
         limits: Limits::default(),
+        cpu: None,
     };
     let (tell, told) = std::sync::mpsc::channel();
     let broken = move |why, netdev_lost| tell.send((why, netdev_lost)).unwrap();

@@ -15,6 +15,7 @@ mod features;
 mod flood;
 mod front_end;
 pub(crate) mod hostile;
+mod idle;
 mod life;
 mod limits;
 pub(crate) mod matrix;
@@ -135,6 +136,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(engine::a_board_that_reaches_the_masters_memory_by_engine_only_carries_tcp),
     case!(engine::each_frame_that_the_engine_spoils_is_counted, "ping"),
     case!(matrix::the_checker_misses_the_frames_that_an_engine_spoils_and_no_other),
+    case!(idle::daemons_sleep_from_heartbeat_to_heartbeat_and_after_a_burst_again),
+    case!(idle::workers_run_on_the_cpus_of_their_config_and_anywhere_without_them),
     case!(limits::spoofed_frames_do_not_come_out_and_are_counted_by_reason),
     case!(limits::honest_boards_notice_nothing_of_their_masters_lists),
     case!(limits::a_source_that_the_board_changes_while_it_is_received_never_comes_out),

@@ -8,6 +8,7 @@
 //!
 //! A key that this version does not work on yet is refused, never ignored.
 
+mod cpu;
 mod expand;
 mod ip;
 mod limits;
@@ -84,6 +85,9 @@ pub struct LinkConfig {
     pub netns: Option<Netns>,
     /// Where frames go and come from.
     pub port: Port,
+    /// The CPUs that workers run on, each up to [`CPU_MAX`](crate::os::affinity::CPU_MAX): that of a queue
+    /// pair on the entry of its number, from the start again after the last. None: on any.
+    pub cpu: Vec<u32>,
     /// Who copies the payload.
     pub dma: Dma,
     /// Who moves frames between rings and netdev.

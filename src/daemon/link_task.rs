@@ -42,7 +42,7 @@ use super::broker::{Broker, Refused};
 use super::config::{LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::{Look, Netdev};
-use super::worker::Limits;
+use super::worker::{Cpu, Limits};
 use crate::link::State;
 use crate::net::features::Features;
 use crate::net::rate::Rate;
@@ -87,6 +87,8 @@ pub struct LinkTask {
     other_mac: [u8; 6],
     features_off: Features,
     broker: Broker,
+    /// What all links of the daemon count their heartbeats from.
+    origin: Instant,
     log: Log,
     /// Of all sessions, so that a new one finds no fresh bucket.
     limits: Limits,
@@ -103,6 +105,8 @@ pub struct LinkTask {
 pub struct Shared {
     /// What opens things for it.
     pub broker: Broker,
+    /// What all links of the daemon count their heartbeats from.
+    pub origin: Instant,
     /// What is known of the link.
     pub view: Rc<RefCell<View>>,
     /// What it is to do.
@@ -114,7 +118,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { broker, view, orders, done } = shared;
+        let Shared { broker, origin, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = match role {
             Role::Master => End::Driver,
@@ -137,6 +141,7 @@ impl LinkTask {
             features_off,
             log,
             broker,
+            origin,
             limits,
             vhost: Cell::new(None),
             view,
@@ -244,6 +249,13 @@ impl LinkTask {
             }
         }
         true
+    }
+
+    /// The CPU for the worker of this queue pair, if the config has one.
+    fn cpu(&self, pair: u16) -> Option<Cpu> {
+        let cpus = &self.config.cpu;
+        let at = usize::from(pair).checked_rem(cpus.len())?;
+        Some(Cpu { number: cpus[at], log: self.log.clone() })
     }
 
     async fn connect(&self) -> Result<ShmLink, Refusal> {

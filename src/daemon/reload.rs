@@ -213,6 +213,7 @@ mod tests {
             ("address = [\"10.77.0.1/30\"]\nmtu = 1400", Changed, ANEW),
             ("address = [\"10.77.0.1/30\"]\nmac = \"02:00:00:00:00:01\"", ANEW, ANEW),
             ("address = [\"10.77.0.1/30\"]\nqueues = 2", ANEW, ANEW),
+            ("address = [\"10.77.0.1/30\"]\ncpu = 1", ANEW, ANEW),
             ("address = [\"10.77.0.9/30\"]\nfeatures_off = [\"MRG_RXBUF\"]", ANEW, ANEW),
         ] {
             let new = config(&[("a", "/slot0.sock", lines)]);

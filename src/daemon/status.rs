@@ -101,6 +101,18 @@ pub struct QueueStatus {
     /// Times that the other end had sent as much as `rate` allows, and was held back.
     #[serde(default)]
     pub throttled: u64,
+    /// Where its thread runs, if the config has it run somewhere.
+    #[serde(default)]
+    pub cpu: Option<CpuStatus>,
+}
+
+/// The CPU that a thread is to run on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuStatus {
+    /// Its number.
+    pub number: u32,
+    /// Why the thread is not bound to it.
+    pub reason: Option<String>,
 }
 
 /// Frames one way.
@@ -193,14 +205,18 @@ fn row(link: &LinkStatus) -> [String; 10] {
     ]
 }
 
-/// Why the link is not up; and of its pump what is not the default.
+/// Why the link is not up; of its pump what is not the default, and what CPUs it does not have.
 fn remark(link: &LinkStatus) -> String {
     let PumpStatus { mode, reason } = &link.pump;
     let pump = match reason {
         Some(reason) => Some(format!("pump: {mode}, as {reason}")),
         None => (*link.pump.mode != *PumpStatus::default().mode).then(|| format!("pump: {mode}")),
     };
-    let all: Vec<String> = link.reason.clone().into_iter().chain(pump).collect();
+    let cpus = link.queues.iter().filter_map(|queue| {
+        let CpuStatus { number, reason } = queue.cpu.as_ref()?;
+        Some(format!("CPU {number}: {}", reason.as_ref()?))
+    });
+    let all: Vec<String> = link.reason.clone().into_iter().chain(pump).chain(cpus).collect();
     all.join("; ")
 }
 
@@ -276,7 +292,8 @@ mod tests {
         "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
-        "notifications_received":4,"rescues":1,"throttled":5}],
+        "notifications_received":4,"rescues":1,"throttled":5,
+        "cpu":{"number":3,"reason":null}}],
         "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
         "pump":{"mode":"vhost-net","reason":null}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
@@ -306,6 +323,7 @@ mod tests {
                 notifications_received: 4,
                 rescues: 1,
                 throttled: 5,
+                cpu: Some(CpuStatus { number: 3, reason: None }),
             }],
             dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
             pump: PumpStatus { mode: "vhost-net".into(), reason: None },
@@ -361,6 +379,9 @@ mod tests {
         let remark = "- descriptor chain loops; pump: builtin, as /dev/vhost-net: no";
         assert!(lines[3].join(" ").ends_with(remark), "{table}");
         status.links[0].pump = PumpStatus::default();
+        status.links[0].queues[1].cpu = Some(CpuStatus { number: 9, reason: Some("no".into()) });
+        assert!(super::table(&[status.clone()]).contains("  CPU 9: no\n"));
+        status.links[0].queues[1].cpu = None;
         assert!(super::table(&[status]).contains("csum-,mrg\n"), "the default is no remark");
     }
 

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -85,6 +85,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
     let daemon = Rc::new(Daemon {
         role,
         broker: broker.clone(),
+        origin: Instant::now(),
         control: config.control.clone(),
         identity,
         links: RefCell::default(),
@@ -164,6 +165,8 @@ struct Daemon {
     broker: Broker,
     control: PathBuf,
     identity: Identity,
+    /// What all links count their heartbeats from.
+    origin: Instant,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// What they were made from. Whoever adds or ends links holds it for so long.
@@ -268,7 +271,13 @@ impl Daemon {
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
         let broker = self.broker.clone();
-        let shared = Shared { view: view.clone(), orders: ordered, done: carried_out, broker };
+        let shared = Shared {
+            broker,
+            origin: self.origin,
+            view: view.clone(),
+            orders: ordered,
+            done: carried_out,
+        };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
         RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
     }

@@ -33,6 +33,7 @@ use crate::os::tap::{IoSpanMut, LostTap};
 use crate::spec::net::HEADER_LEN;
 
 mod busy_poll;
+mod cpu;
 mod fault;
 mod frames;
 mod kernel;
@@ -42,6 +43,7 @@ mod rings;
 mod stats;
 
 use busy_poll::BusyPoll;
+pub use cpu::Cpu;
 use fault::Fault;
 pub use frames::drop_stale;
 use frames::{read_shared, unwritten, write};
@@ -101,6 +103,8 @@ pub struct Job {
     pub settings: Option<Arc<Settings>>,
     /// What the other end may send.
     pub limits: Limits,
+    /// Where its thread runs, if not anywhere.
+    pub cpu: Option<Cpu>,
 }
 
 /// A running worker. Dropping it stops it.
@@ -142,6 +146,7 @@ impl Worker {
         // The kernel keeps 15 bytes of a thread's name.
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+                cpu::bind_to(&job);
                 confine::worker();
                 // A wait tells all that is ready, so that doorbells which rang together are one ring.
                 let events = Events::with_capacity(3 + job.doorbells.len());

@@ -7,12 +7,12 @@ use super::{Core, Link, State, Work};
 use crate::spec::{msg, window};
 use crate::tunnel::fifo::FifoError;
 use crate::tunnel::message::{self, DecodeError, Dialect};
-use crate::tunnel::session::LOOK_TIME;
+use crate::tunnel::session::{LOOK_TIME, Session};
 
 /// Messages taken per turn; a flood waits for the next turn.
 const MESSAGES_PER_TURN: usize = 64;
-/// Time between the driver's keepalives.
-pub(super) const KEEPALIVE: Duration = Duration::from_secs(1);
+/// Time between the driver's keepalives, or a heartbeat if that is longer.
+const KEEPALIVE: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Takes and sends messages; an error is the peer's fault.
@@ -23,7 +23,7 @@ impl Link {
             tunnel.handle_timeout(now);
             if self.work == Work::Running && now >= *next_ping {
                 tunnel.ping(now);
-                *next_ping = now + KEEPALIVE;
+                *next_ping = next_keepalive(&self.session, self.params.heartbeat, now);
             }
         }
         let mut slot = [0; window::SLOT_LEN];
@@ -86,6 +86,11 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// With a heartbeat, so that it costs no wake-up of its own: the last one within [`KEEPALIVE`], or the next.
+pub(super) fn next_keepalive(session: &Session, heartbeat: Duration, now: Instant) -> Instant {
+    session.tick(now + KEEPALIVE.saturating_sub(heartbeat))
 }
 
 /// Octets that are a message in neither dialect are a fault. One that is not known may be a later

@@ -1,6 +1,7 @@
 //! The OS edge: what touches the kernel, and nothing that thinks about rings or messages.
 
 pub mod access;
+pub mod affinity;
 pub mod announce;
 pub mod broker;
 pub mod bus_error;

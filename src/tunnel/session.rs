@@ -86,6 +86,8 @@ pub struct Session {
     heartbeat: u32,
     /// Whose id stood in the peer's part when it was met.
     peer_id: u32,
+    /// Heartbeats come at whole intervals after it.
+    origin: Instant,
     next_beat: Instant,
     next_look: Instant,
     peer_beat: u32,
@@ -116,6 +118,7 @@ impl Session {
             nonce: 0,
             heartbeat: 0,
             peer_id: 0,
+            origin: now,
             next_beat: now,
             next_look: now,
             peer_beat: 0,
@@ -138,6 +141,19 @@ impl Session {
         self.fifo = None;
         self.said = None;
         self.next_look = now;
+    }
+
+    /// From now on heartbeats come at whole intervals after this moment: ends that have it and the interval
+    /// in common send theirs in one wake-up.
+    pub fn align(&mut self, origin: Instant) {
+        self.origin = origin;
+    }
+
+    /// The first heartbeat's time after `now`.
+    pub fn tick(&self, now: Instant) -> Instant {
+        let interval = self.params.heartbeat.as_nanos().max(1);
+        let past = now.saturating_duration_since(self.origin).as_nanos() % interval;
+        now + Duration::from_nanos(u64::try_from(interval - past).unwrap_or(u64::MAX))
     }
 
     /// Our epoch.
@@ -306,7 +322,7 @@ impl Session {
         fence_full();
         write_pair(part, w::PART_STATE, w::STATE_READY, 0);
         fence_full();
-        self.next_beat = now + self.params.heartbeat;
+        self.next_beat = self.tick(now);
     }
 
     /// In `READY`: is there a peer that may be met?
@@ -413,7 +429,7 @@ impl Session {
         if now >= self.next_beat {
             self.heartbeat = self.heartbeat.wrapping_add(1);
             write_pair(self.part(mem, self.params.role), w::PART_PULSE, self.epoch, self.heartbeat);
-            self.next_beat = now + self.params.heartbeat;
+            self.next_beat = self.tick(now);
         }
     }
 

@@ -68,6 +68,10 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
     }
     line("port", string(link.port));
     line("pump", string(link.pump));
+    match &link.cpu[..] {
+        [] => line("# cpu", "any".into()),
+        cpus => line("cpu", list(cpus.iter().map(u32::to_string))),
+    }
     line("dma", string(link.dma));
     match link.dma {
         Dma::Engine => line("engine", engine(&link.engine)),

@@ -8,12 +8,12 @@ use super::{
     BUSY_POLL_US, Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN,
     MTU_MIN_IPV6, Netns, Port, QUEUES_MAX, Role, Route,
 };
-use super::{ip, limits, pump, transport};
+use super::{cpu, ip, limits, pump, transport};
 use crate::net::features::Features;
 use crate::spec::virtio::F_VERSION_1;
 
 /// Keys of a link that a later version works on.
-pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf", "cpu"];
+pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf"];
 
 /// A key with few values: those of this version, the first one the default, and those of a later.
 pub(super) struct Choice {
@@ -80,6 +80,7 @@ pub(super) fn read(
     let mac = read_mac(reader, table);
     let features_off = read_features(reader, table);
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
+    let cpu = cpu::read(reader, table);
     let keep = reader.boolean(table, "keep").unwrap_or(false);
     let heartbeat_ms = reader.number(table, "heartbeat_ms", 10..=10_000).unwrap_or(HEARTBEAT_MS);
     let busy_poll_us = reader.number(table, "busy_poll_us", 0..=1000).unwrap_or(BUSY_POLL_US);
@@ -98,6 +99,7 @@ pub(super) fn read(
         queues: u16::try_from(queues).unwrap_or(1),
         netns,
         port,
+        cpu,
         dma,
         pump,
         engine,

@@ -35,6 +35,7 @@ pub(super) fn read(
             "dma" if dma == Dma::Engine => "vhost-net copies by itself, not by a DMA engine",
             "allow_mac" | "allow_ip" => "vhost-net lets frames pass whosever they are",
             "rate" => "vhost-net moves frames as fast as they come",
+            "cpu" => "vhost-net moves frames by threads of the kernel's",
             _ => continue,
         };
         reader.problem(key.span(), what, REMEDY);

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::problem::{ConfigError, Problem, SHOWN_MAX, nearest, quoted};
 
@@ -45,7 +45,7 @@ pub(super) const LINK: Keys = &[
     ("dialect", r#"dialect = "v2""#),
     ("layout", r#"layout = "boardlane""#),
     ("busy_poll_us", "busy_poll_us = 50"),
-    ("cpu", ""),
+    ("cpu", "cpu = [2, 3]"),
     ("heartbeat_ms", "heartbeat_ms = 250"),
     ("allow_mac", r#"allow_mac = ["02:00:00:00:00:01"]"#),
     ("allow_ip", r#"allow_ip = ["10.77.0.2", "10.80.0.0/24"]"#),
@@ -225,6 +225,17 @@ impl<'t> Reader<'t> {
             self.wrong_type(key, value.get_ref(), value.span());
             return None;
         };
+        self.in_range(key, integer, value.span(), range)
+    }
+
+    /// This number of `key`, if it is in `range`.
+    pub(super) fn in_range(
+        &mut self,
+        key: &str,
+        integer: &DeInteger<'_>,
+        place: Place,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         let number = number.and_then(|number| u32::try_from(number).ok());
         let number = number.filter(|number| range.contains(number));
@@ -234,7 +245,7 @@ impl<'t> Reader<'t> {
                 shown if shown.len() <= 24 => format!("{key} {shown} is out of range"),
                 _ => format!("{key} is out of range"),
             };
-            self.problem(value.span(), what, remedy);
+            self.problem(place, what, remedy);
         }
         number
     }

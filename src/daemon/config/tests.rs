@@ -35,6 +35,7 @@ features_off = ["MRG_RXBUF", "HOST_TSO4"]
 keep = true
 dialect = "v1"
 layout = "boardlane"
+cpu = [2, 0]
 heartbeat_ms = 100
 busy_poll_us = 0
 allow_mac = ["02:00:00:00:00:02", "02:00:00:00:00:AC"]
@@ -47,6 +48,7 @@ const PORT_FULL: &str = r#"port = "echo"
 pump = "builtin"
 slot = 3
 queues = 4
+cpu = 1
 dma = "engine"
 engine = { depth = 8 }
 features_off = ["MRG_RXBUF"]
@@ -96,6 +98,7 @@ fn a_full_config_means_what_it_says() {
         netns: Some(Netns::Name("board0".into())),
         port: Port::Tap,
         dma: Dma::Engine,
+        cpu: vec![2, 0],
         pump: Pump::Builtin,
         engine: EngineConfig {
             depth: 8,

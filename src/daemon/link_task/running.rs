@@ -119,7 +119,9 @@ impl<'a> Running<'a> {
             version: VERSION.to_owned(),
             seed: random(),
         };
-        let link = Link::new(Instant::now(), mem.clone(), params).map_err(|e| e.to_string())?;
+        let link = Link::new(Instant::now(), mem.clone(), params);
+        let mut link = link.map_err(|e| e.to_string())?;
+        link.align(task.origin);
         let first = slot.doorbells.first().ok_or("the slot has no doorbell")?.clone();
         let doorbell = Doorbell::new(first).map_err(|e| format!("watching the doorbell: {e}"))?;
         let peers = shm.peers().clone();

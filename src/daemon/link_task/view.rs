@@ -1,8 +1,8 @@
 //! What `status` shows of a link; written by the link's task.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use crate::daemon::config::LinkConfig;
 use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
@@ -132,6 +132,7 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         notifications_received: count(&stats.notifications_received),
         rescues: count(&stats.rescues),
         throttled: count(&stats.throttled),
+        cpu: stats.cpu.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
 }
 

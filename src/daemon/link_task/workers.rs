@@ -241,6 +241,7 @@ impl<'a> Workers<'a> {
             busy_poll: Duration::from_micros(self.task.config.busy_poll_us.into()),
             settings,
             limits: self.task.limits.clone(),
+            cpu: self.task.cpu(number),
         };
         self.workers.insert(number, Worker::start(name, job, report).map_err(failed)?);
         Ok(())

@@ -1,7 +1,9 @@
 //! What a worker counts.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::daemon::status::CpuStatus;
 use crate::net::frame::Drop as FrameDrop;
 
 /// Counters of one direction; written by one worker, read by anyone.
@@ -57,4 +59,6 @@ pub struct QueueStats {
     pub transfer_bytes: AtomicU64,
     /// Most transfers that were under way at once.
     pub most_under_way: AtomicU64,
+    /// The CPU that its thread is bound to, or is not; written as it starts.
+    pub cpu: Mutex<Option<CpuStatus>>,
 }

@@ -256,6 +256,8 @@ fn rules(part: Part) -> io::Result<Rules> {
         rules.insert(libc::SYS_socket, one_of(0, families.map(number))?);
     }
     if part == Part::Control {
+        // A worker binds itself before it takes on its own list.
+        rules.insert(libc::SYS_sched_setaffinity, one_of(0, [0])?);
         // A connection makes a socket of its own before it is given that of the broker.
         let netlink = (0, Len::Dword, Is::Eq, number(libc::AF_NETLINK));
         let route = (2, Len::Dword, Is::Eq, number(libc::NETLINK_ROUTE));

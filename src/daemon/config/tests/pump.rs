@@ -11,6 +11,7 @@ fn vhost_net_is_refused_beside_what_it_cannot_do() {
         ("allow_mac = [\"02:00:00:00:00:02\"]", "vhost-net lets frames pass whosever they are"),
         ("allow_ip = [\"10.0.0.2\"]", "vhost-net lets frames pass whosever they are"),
         ("rate = \"200M\"", "vhost-net moves frames as fast as they come"),
+        ("cpu = 0", "vhost-net moves frames by threads of the kernel's"),
     ] {
         let text = format!("{HEAD}pump = \"vhost-net\"\n{line}\n");
         let error = Config::parse("f.toml", &text, Role::Agent).expect_err(line).to_string();

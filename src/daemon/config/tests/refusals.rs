@@ -190,7 +190,7 @@ fn wrong_routes_are_refused_with_the_right_one() {
 
 #[test]
 fn what_a_later_version_does_is_refused_by_name() {
-    let later = ["bridge", "vlan", "vrf", "cpu"];
+    let later = ["bridge", "vlan", "vrf"];
     for key in later {
         let what = format!("4:1: {key} is not in this version");
         assert_complaints(&[(&format!("{key} = 1"), &what, "take this line out")]);
@@ -198,6 +198,11 @@ fn what_a_later_version_does_is_refused_by_name() {
     assert_complaints(&[
         ("queues = 17", "4:10: queues 17 is out of range", "write 1 to 16"),
         ("queues = 0", "4:10: queues 0 is out of range", "write 1 to 16"),
+        ("cpu = -1", "4:7: cpu -1 is out of range", "write 0 to 1023"),
+        ("cpu = [0, 1024]", "4:11: cpu 1024 is out of range", "write 0 to 1023"),
+        ("cpu = []", "4:7: cpu has 0 entries", "write 1 to 16, one for a queue pair"),
+        ("cpu = \"0-3\"", "4:7: cpu is a string", "write it as cpu = [2, 3]"),
+        ("cpu = [0, \"1\"]", "4:11: an entry of cpu is a string", "write it as cpu = [2, 3]"),
         (
             "dma = \"drect\"",
             "4:7: dma has no \"drect\"",
