@@ -1,6 +1,6 @@
 //! Ring to ring, with no kernel between: what a frame costs both ends' rings and data paths.
 //!
-//!     cargo bench --bench rings [-- --rounds N --millis N]
+//!     cargo bench --bench rings [-- --rounds N --millis N --only TEXT]
 //!
 //! A generator, which is the library's driver half, sends frames of 64 octets to an agent's `discard` or
 //! `echo` port by a slot of a backplane, with rings of either layout, so many frames at a time; it writes
@@ -24,7 +24,7 @@ mod site;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use generator::{Generator, PORTS};
+use generator::{Generator, PORTS, measure};
 use report::{Row, report};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -47,10 +47,12 @@ fn main() -> ExitCode {
 struct Plan {
     rounds: usize,
     duration: Duration,
+    /// What to measure: rows whose names, as `discard, packed, 32`, have this in them.
+    only: Option<String>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Plan, String> {
-    let mut plan = Plan { rounds: 9, duration: Duration::from_secs(1) };
+    let mut plan = Plan { rounds: 9, duration: Duration::from_secs(1), only: None };
     while let Some(word) = words.next() {
         let mut number = || {
             let value = words.next().and_then(|value| value.parse::<u16>().ok());
@@ -59,9 +61,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Plan, String> {
         match word.as_str() {
             "--rounds" => plan.rounds = number()?.into(),
             "--millis" => plan.duration = Duration::from_millis(number()?.into()),
+            "--only" => plan.only = words.next(),
             // What cargo says to every bench.
             "--bench" => {}
-            _ => return Err(format!("{word}? usage: [--rounds N] [--millis N]")),
+            _ => return Err(format!("{word}? usage: [--rounds N] [--millis N] [--only TEXT]")),
         }
     }
     Ok(plan)
@@ -87,13 +90,19 @@ fn bench(plan: Plan) -> Result<(), String> {
     }
     for round in 1..=plan.rounds {
         eprintln!("round {round} of {}", plan.rounds);
-        for at in 0..generators.len() {
-            for row in &mut rows[at] {
-                generators.iter_mut().for_each(Generator::look);
-                row.samples.push(generators[at].measure(row.batch, plan.duration));
+        for (at, rows) in rows.iter_mut().enumerate() {
+            for row in rows {
+                if plan.only.as_ref().is_none_or(|only| row.name().contains(only.as_str())) {
+                    row.samples.push(measure(&mut generators, at, row.batch, plan.duration));
+                }
             }
         }
     }
-    report(&rows.concat(), plan.duration, load.trim());
+    let mut rows = rows.concat();
+    rows.retain(|row| !row.samples.is_empty());
+    if rows.is_empty() {
+        return Err("there is no such row".to_owned());
+    }
+    report(&rows, plan.duration, load.trim());
     Ok(())
 }

@@ -62,49 +62,9 @@ impl Generator {
         pair.path.disarm(&self.master.mem);
     }
 
-    /// Keeps the link alive.
-    pub(crate) fn look(&mut self) {
-        self.master.turn();
-    }
-
     /// What the agent counts.
     fn counts(&self) -> QueueStatus {
         self.site.link("agent").unwrap().queues.remove(0)
-    }
-
-    /// Frames are sent and published `batch` at a time for this long.
-    pub(crate) fn measure(&mut self, batch: usize, duration: Duration) -> Sample {
-        self.run(batch, WARM_UP);
-        let (before, returned, began) = (self.counts(), self.back, Instant::now());
-        let rung = self.run(batch, duration);
-        let took = began.elapsed().as_secs_f64();
-        let (after, returned) = (self.counts(), self.back - returned);
-        assert!(after.rx.drops.is_empty() && after.tx.drops.is_empty(), "{after:?}");
-        let frames = match self.port {
-            "echo" => returned,
-            _ => after.rx.frames - before.rx.frames,
-        };
-        let from = after.notifications_sent - before.notifications_sent;
-        let per_1000 = |n: u64| n as f64 * 1000.0 / frames as f64;
-        Sample { rate: frames as f64 / took, notifications: [rung, from].map(per_1000) }
-    }
-
-    /// Returns how often the agent was rung.
-    fn run(&mut self, batch: usize, duration: Duration) -> u64 {
-        let mut rung = 0;
-        let (mut now, began) = (Instant::now(), Instant::now());
-        let mut next_look = began + LOOK;
-        while now - began < duration {
-            for _ in 0..TURNS {
-                rung += u64::from(self.turn(batch));
-            }
-            now = Instant::now();
-            if now >= next_look {
-                next_look = now + LOOK;
-                self.look();
-            }
-        }
-        rung
     }
 
     /// A batch out, as far as there is room, and at most as much back; whether the agent was rung.
@@ -112,8 +72,8 @@ impl Generator {
         let Self { master: Master { mem, pair, .. }, frame, next, back, .. } = self;
         let path = &mut pair.as_mut().unwrap().path;
         for _ in 0..batch {
-            let number = next.to_le_bytes().into_iter().cycle();
-            frame[HEADER_LEN + 16..].iter_mut().zip(number).for_each(|(to, octet)| *to = octet);
+            let words = frame[HEADER_LEN + 16..].chunks_exact_mut(8);
+            words.for_each(|word| word.copy_from_slice(&next.to_le_bytes()));
             if !path.room(mem).unwrap().fill(mem, frame) {
                 break;
             }
@@ -140,4 +100,42 @@ impl Generator {
         }
         ring
     }
+}
+
+/// The generator at this place sends frames, `batch` at a time, for this long. The others' links are kept
+/// alive.
+pub(crate) fn measure(
+    all: &mut [Generator],
+    at: usize,
+    batch: usize,
+    duration: Duration,
+) -> Sample {
+    run(all, at, batch, WARM_UP);
+    let (before, returned, began) = (all[at].counts(), all[at].back, Instant::now());
+    let rung = run(all, at, batch, duration);
+    let took = began.elapsed().as_secs_f64();
+    let (after, returned) = (all[at].counts(), all[at].back - returned);
+    assert!(after.rx.drops.is_empty() && after.tx.drops.is_empty(), "{after:?}");
+    let frames = match all[at].port {
+        "echo" => returned,
+        _ => after.rx.frames - before.rx.frames,
+    };
+    let from = after.notifications_sent - before.notifications_sent;
+    let per_1000 = |n: u64| n as f64 * 1000.0 / frames as f64;
+    Sample { rate: frames as f64 / took, notifications: [rung, from].map(per_1000) }
+}
+
+/// Returns how often the agent was rung.
+fn run(all: &mut [Generator], at: usize, batch: usize, duration: Duration) -> u64 {
+    let (mut rung, began) = (0, Instant::now());
+    let (mut now, mut next_look) = (began, began);
+    while now - began < duration {
+        if now >= next_look {
+            next_look = now + LOOK;
+            all.iter_mut().for_each(|generator| generator.master.turn());
+        }
+        rung += (0..TURNS).filter(|_| all[at].turn(batch)).count() as u64;
+        now = Instant::now();
+    }
+    rung
 }

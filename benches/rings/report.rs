@@ -23,6 +23,14 @@ impl Row {
         let Generator { port, packed, .. } = *generator;
         Self { port, packed, batch, samples: Vec::new() }
     }
+
+    fn layout(&self) -> &'static str {
+        if self.packed { "packed" } else { "split" }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}, {}, {}", self.port, self.layout(), self.batch)
+    }
 }
 
 /// Prints the table, and writes the file.
@@ -39,8 +47,9 @@ pub(crate) fn report(rows: &[Row], duration: Duration, load: &str) {
         "port", "rings", "batch", "million/s", "(least to most)", "ns/frame"
     );
     let mut values = Vec::new();
-    for Row { port, packed, batch, samples } in rows {
-        let layout = if *packed { "packed" } else { "split" };
+    for row in rows {
+        let Row { port, batch, samples, .. } = row;
+        let layout = row.layout();
         let mut rates: Vec<f64> = samples.iter().map(|sample| sample.rate / 1e6).collect();
         let in_order = rates.clone();
         rates.sort_by(f64::total_cmp);
