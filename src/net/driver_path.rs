@@ -53,6 +53,7 @@ pub struct DriverPath {
     total: usize,
     missing: u16,
     /// How much of it lies in `inward` already.
+    begun: usize,
     copied: usize,
     inward: Box<[u8]>,
 }
@@ -93,6 +94,7 @@ impl DriverPath {
             spans: Vec::with_capacity(size),
             total: 0,
             missing: 0,
+            begun: 0,
             copied: 0,
             inward: vec![0; LARGEST].into(),
         };
@@ -170,6 +172,7 @@ impl Path for DriverPath {
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
             path::copy_frame_in(mem, &[span], &private[..len]);
+            self.copied += len;
         }
         let token = self.arena.take(self.room_at, short);
         if planted(Bug::ReusedEarly) {
@@ -189,9 +192,10 @@ impl Path for DriverPath {
             if !self.take_buffer(mem)? {
                 return Ok(Inward::Empty);
             }
-            self.copied = self.total.min(PREFIX_LEN);
-            path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.copied]);
-            if self.copied < HEADER_LEN {
+            self.begun = self.total.min(PREFIX_LEN);
+            path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.begun]);
+            self.copied += self.begun;
+            if self.begun < HEADER_LEN {
                 return Ok(Inward::Dropped(Drop::TooShort));
             }
             match self.more_buffers() {
@@ -211,7 +215,8 @@ impl Path for DriverPath {
         // What was copied before is not read again: `num_buffers` has been acted upon.
         let whole = !path::all_cached(mem, &self.spans);
         let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
-        path::copy_out(mem, &self.spans, self.copied, &mut self.inward[self.copied..cut]);
+        path::copy_out(mem, &self.spans, self.begun, &mut self.inward[self.begun..cut]);
+        self.copied += cut - self.begun;
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
             return Ok(Inward::Dropped(reason));
@@ -243,6 +248,10 @@ impl Path for DriverPath {
 
     fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
         self.transmitq.arm(mem).map_err(PathError::Transmitq)
+    }
+
+    fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {
