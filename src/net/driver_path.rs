@@ -44,6 +44,8 @@ pub struct DriverPath {
     posted: u16,
     transmit_base: u64,
     arena: Arena,
+    /// Sent frames that the device is done with were looked for since the last batch was published.
+    reclaimed: bool,
     room_at: u32,
     lent: [Span; 1],
     private: Option<Box<[u8]>>,
@@ -87,6 +89,7 @@ impl DriverPath {
             receive_base: buffers.receive.start,
             posted,
             transmit_base: buffers.transmit.start,
+            reclaimed: false,
             room_at: 0,
             lent: [arena],
             private: (!lend).then(|| vec![0; LARGEST].into()),
@@ -116,7 +119,13 @@ impl DriverPath {
         self.receiveq.add(mem, &[], &[buffer], token).expect("a descriptor for each buffer");
     }
 
+    /// Where the next frame goes, if there is room.
+    fn free_room(&mut self) -> Option<u32> {
+        if self.transmitq.free() > 0 { self.arena.room() } else { None }
+    }
+
     fn reclaim(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        self.reclaimed = true;
         while let Some(used) = self.transmitq.pop_used(mem).map_err(PathError::Transmitq)? {
             if !planted(Bug::ReusedEarly) {
                 self.arena.done(used.token);
@@ -151,8 +160,15 @@ impl DriverPath {
 
 impl Path for DriverPath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
-        self.reclaim(mem)?;
-        let at = if self.transmitq.free() > 0 { self.arena.room() } else { None };
+        // Each look may take a line from the device, so it is for a batch.
+        if !self.reclaimed {
+            self.reclaim(mem)?;
+        }
+        let mut at = self.free_room();
+        if at.is_none() {
+            self.reclaim(mem)?;
+            at = self.free_room();
+        }
         let Some(at) = at else { return Ok(Room::Nowhere) };
         self.room_at = at;
         if let Some(private) = &mut self.private {
@@ -184,6 +200,7 @@ impl Path for DriverPath {
     }
 
     fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.reclaimed = false;
         self.transmitq.publish(mem)
     }
 
