@@ -101,6 +101,10 @@ pub struct QueueStatus {
     /// Times that the other end had sent as much as `rate` allows, and was held back.
     #[serde(default)]
     pub throttled: u64,
+    /// Bytes of frames, with their virtio-net headers, that this program's own code copied: not what the
+    /// kernel or an engine did.
+    #[serde(default)]
+    pub copied: u64,
     /// Where its thread runs, if the config has it run somewhere.
     #[serde(default)]
     pub cpu: Option<CpuStatus>,
@@ -292,7 +296,7 @@ mod tests {
         "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
-        "notifications_received":4,"rescues":1,"throttled":5,
+        "notifications_received":4,"rescues":1,"throttled":5,"copied":268,
         "cpu":{"number":3,"reason":null}}],
         "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
         "pump":{"mode":"vhost-net","reason":null}},
@@ -323,6 +327,7 @@ mod tests {
                 notifications_received: 4,
                 rescues: 1,
                 throttled: 5,
+                copied: 268,
                 cpu: Some(CpuStatus { number: 3, reason: None }),
             }],
             dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },

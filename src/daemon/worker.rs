@@ -258,6 +258,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             let moved = sent + received + copied;
+            self.count_copied();
             if moved > 0 {
                 self.rings.paid_by(moved);
                 self.busy_poll.found(now);

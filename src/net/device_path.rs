@@ -79,6 +79,7 @@ pub struct DevicePath {
     transmit: Chain,
     inward: Box<[u8]>,
     tail: Vec<Span>,
+    copied: usize,
 }
 
 impl DevicePath {
@@ -137,6 +138,7 @@ impl DevicePath {
             receiveq: Some(receiveq),
             transmitq: Some(transmitq),
             configs,
+            copied: 0,
         }
     }
 
@@ -218,6 +220,7 @@ impl DevicePath {
             self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
             let put = if self.whole_words { path::copy_frame_in } else { path::copy_start_in };
             put(mem, &self.spans[self.gone..], &self.private[..private]);
+            self.copied += private;
         }
         left = len;
         for chain in self.chains.range(..used) {
@@ -321,6 +324,7 @@ impl Path for DevicePath {
         let whole = !path::all_cached(mem, &self.transmit.readable);
         let cut = if whole { total } else { total.min(PREFIX_LEN) };
         path::copy_out(mem, &self.transmit.readable, 0, &mut self.inward[..cut]);
+        self.copied += cut;
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, total, self.allowed) {
             return Ok(Inward::Dropped(reason));
@@ -349,6 +353,7 @@ impl Path for DevicePath {
             Err(Drop::TooLong)
         } else {
             path::copy_out(mem, &self.transmit.readable, 0, &mut to[..total]);
+            self.copied += total;
             frame::check(&to[..total.min(PREFIX_LEN)], total, self.allowed)
         };
         transmitq.push(mem, self.transmit.head, 0);
@@ -427,6 +432,10 @@ impl Path for DevicePath {
         self.configs[which as usize] = *config;
         self.have(which, queue);
         Ok(())
+    }
+
+    fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied)
     }
 
     fn tick(&mut self) -> Option<Drop> {

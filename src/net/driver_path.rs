@@ -44,6 +44,8 @@ pub struct DriverPath {
     posted: u16,
     transmit_base: u64,
     arena: Arena,
+    /// Sent frames that the device is done with were looked for since the last batch was published.
+    reclaimed: bool,
     room_at: u32,
     lent: [Span; 1],
     private: Option<Box<[u8]>>,
@@ -53,6 +55,7 @@ pub struct DriverPath {
     total: usize,
     missing: u16,
     /// How much of it lies in `inward` already.
+    begun: usize,
     copied: usize,
     inward: Box<[u8]>,
 }
@@ -86,6 +89,7 @@ impl DriverPath {
             receive_base: buffers.receive.start,
             posted,
             transmit_base: buffers.transmit.start,
+            reclaimed: false,
             room_at: 0,
             lent: [arena],
             private: (!lend).then(|| vec![0; LARGEST].into()),
@@ -93,6 +97,7 @@ impl DriverPath {
             spans: Vec::with_capacity(size),
             total: 0,
             missing: 0,
+            begun: 0,
             copied: 0,
             inward: vec![0; LARGEST].into(),
         };
@@ -114,7 +119,13 @@ impl DriverPath {
         self.receiveq.add(mem, &[], &[buffer], token).expect("a descriptor for each buffer");
     }
 
+    /// Where the next frame goes, if there is room.
+    fn free_room(&mut self) -> Option<u32> {
+        if self.transmitq.free() > 0 { self.arena.room() } else { None }
+    }
+
     fn reclaim(&mut self, mem: &BusMemory) -> Result<(), PathError> {
+        self.reclaimed = true;
         while let Some(used) = self.transmitq.pop_used(mem).map_err(PathError::Transmitq)? {
             if !planted(Bug::ReusedEarly) {
                 self.arena.done(used.token);
@@ -149,8 +160,15 @@ impl DriverPath {
 
 impl Path for DriverPath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
-        self.reclaim(mem)?;
-        let at = if self.transmitq.free() > 0 { self.arena.room() } else { None };
+        // Each look may take a line from the device, so it is for a batch.
+        if !self.reclaimed {
+            self.reclaim(mem)?;
+        }
+        let mut at = self.free_room();
+        if at.is_none() {
+            self.reclaim(mem)?;
+            at = self.free_room();
+        }
         let Some(at) = at else { return Ok(Room::Nowhere) };
         self.room_at = at;
         if let Some(private) = &mut self.private {
@@ -170,6 +188,7 @@ impl Path for DriverPath {
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
             path::copy_frame_in(mem, &[span], &private[..len]);
+            self.copied += len;
         }
         let token = self.arena.take(self.room_at, short);
         if planted(Bug::ReusedEarly) {
@@ -181,6 +200,7 @@ impl Path for DriverPath {
     }
 
     fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.reclaimed = false;
         self.transmitq.publish(mem)
     }
 
@@ -189,9 +209,10 @@ impl Path for DriverPath {
             if !self.take_buffer(mem)? {
                 return Ok(Inward::Empty);
             }
-            self.copied = self.total.min(PREFIX_LEN);
-            path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.copied]);
-            if self.copied < HEADER_LEN {
+            self.begun = self.total.min(PREFIX_LEN);
+            path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.begun]);
+            self.copied += self.begun;
+            if self.begun < HEADER_LEN {
                 return Ok(Inward::Dropped(Drop::TooShort));
             }
             match self.more_buffers() {
@@ -211,7 +232,8 @@ impl Path for DriverPath {
         // What was copied before is not read again: `num_buffers` has been acted upon.
         let whole = !path::all_cached(mem, &self.spans);
         let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
-        path::copy_out(mem, &self.spans, self.copied, &mut self.inward[self.copied..cut]);
+        path::copy_out(mem, &self.spans, self.begun, &mut self.inward[self.begun..cut]);
+        self.copied += cut - self.begun;
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
             return Ok(Inward::Dropped(reason));
@@ -243,6 +265,10 @@ impl Path for DriverPath {
 
     fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
         self.transmitq.arm(mem).map_err(PathError::Transmitq)
+    }
+
+    fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied)
     }
 
     fn disarm(&mut self, mem: &BusMemory) {

@@ -41,12 +41,18 @@ pub enum Step {
 pub struct Echo {
     back: Offloads,
     frame: Box<[u8]>,
+    copied: usize,
 }
 
 impl Echo {
     /// An echo whose frames may carry the offloads `back`.
     pub fn new(back: Offloads) -> Self {
-        Self { back, frame: vec![0; LARGEST].into() }
+        Self { back, frame: vec![0; LARGEST].into(), copied: 0 }
+    }
+
+    /// Bytes of frames that it has copied to where paths had them put, since the last call.
+    pub fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied)
     }
 
     /// Takes the next frame from the path and sends it back. The frame's spans are in the table
@@ -80,6 +86,7 @@ impl Echo {
         }
         let room = path.room(mem)?.fill(frames, frame);
         assert!(room, "taking a frame costs no room");
+        self.copied += total;
         Ok(match path.sent(mem, total)? {
             None => Step::Sent { len },
             Some(reason) => Step::NotSent { len, reason },

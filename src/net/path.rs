@@ -190,6 +190,11 @@ pub trait Path: Send + fmt::Debug {
     fn tick(&mut self) -> Option<Drop> {
         None
     }
+    /// Bytes of frames that this end's own code has copied since the last call: checked starts, and what
+    /// goes by a private buffer. What system calls or an engine copy does not count.
+    fn take_copied(&mut self) -> usize {
+        0
+    }
     /// The table in which the spans of `room` and `receive` mean something, if it is not the link's:
     /// the frames then go there and come from there by an engine.
     fn local(&self) -> Option<Arc<BusMemory>> {

@@ -44,6 +44,13 @@ pub(super) fn view(mem: &BusMemory, span: Span) -> View<'_> {
     mem.view(span).expect("only spans that resolve_mapped gave for this memory are looked at")
 }
 
+/// Has the CPU load the start of a buffer that is to be read, if there is one.
+pub(super) fn prefetch(mem: &BusMemory, addr: u64, len: u32) {
+    if let Some(view) = mem.resolve(addr, len).ok().and_then(|span| mem.view(span)) {
+        view.prefetch();
+    }
+}
+
 /// Zeroes an area, whose length is even, in its widest whole accesses.
 pub(super) fn clear(area: &View<'_>) {
     let words = area.len() & !3;

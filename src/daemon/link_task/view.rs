@@ -132,6 +132,7 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         notifications_received: count(&stats.notifications_received),
         rescues: count(&stats.rescues),
         throttled: count(&stats.throttled),
+        copied: count(&stats.copied),
         cpu: stats.cpu.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::stats::add;
 use super::{BATCH, Fault, IN, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
 use crate::net::echo::{Echo, Step};
 use crate::os::tap::Tap;
@@ -89,6 +90,15 @@ impl Turn {
         stats.tx.frames(frames, bytes);
         let ring = path.flush(mem);
         self.published(OUT, frames, ring);
+    }
+
+    /// Counts what the path and an echo have copied.
+    pub(super) fn count_copied(&mut self) {
+        let mut copied = self.job.path.take_copied();
+        if let Port::Echo(echo) = &mut self.job.port {
+            copied += echo.take_copied();
+        }
+        add(&self.job.stats.copied, copied);
     }
 
     /// Asks to be notified of what there is to wait for. `true`: there is something already.

@@ -1,6 +1,7 @@
 //! The two data paths against each other and against other halves driven by hand, with a netdev that
 //! is a vector of bytes.
 
+mod copied;
 mod echo;
 mod engine;
 mod halts;

@@ -9,7 +9,7 @@
 //!
 //! Invariants: from `batch` to `seen` lie the `out` descriptors, at most `size`, of chains that were
 //! found and are not published as used; `next_used` and `next_avail` are among them, in this order. `waiting` chains are found and not popped.
-//! The popped ones are held by this end: each is `Some` in `held`, and its id is in `ids`. A held
+//! The popped ones are held by this end: each is in `held`, and its id is in `ids`. A held
 //! chain's name is a number of our own: its id is the driver's choice, and where it stood another one
 //! may have been put since, once as many descriptors of younger chains were used.
 
@@ -17,8 +17,11 @@ use super::{Cursor, Events, Layout, lap, word_at};
 use crate::memory::{BusMemory, fence_full};
 use crate::planted::{Bug, planted};
 use crate::spec::packed;
-use crate::virtqueue::area::{self, fields, rest, view};
+use crate::virtqueue::area::{self, fields, halves, rest, view, word};
 use crate::virtqueue::{At, Chain, Journal, Position, QueueConfig, QueueError, Start};
+
+/// Chains that are looked at ahead of the one that is popped.
+const AHEAD: u16 = 7;
 
 /// An available descriptor, as it was when its chain was found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +42,36 @@ struct Held {
     descriptors: u16,
     /// Bytes that may be written.
     writable: u32,
+}
+
+/// The chains that are held, by name: all of them but `writable` in a word, which is 0 for none. What was
+/// stored a moment ago is loaded at once only as it was stored; loaded as something wider, it waits for
+/// all stores before, and so for the driver's lines.
+#[derive(Debug)]
+struct HeldChains {
+    words: Vec<u64>,
+    writable: Vec<u32>,
+}
+
+impl HeldChains {
+    fn new(size: u16) -> Self {
+        Self { words: vec![0; size.into()], writable: vec![0; size.into()] }
+    }
+
+    fn put(&mut self, name: u16, held: Held) {
+        let Held { id, at, descriptors, writable } = held;
+        self.words[usize::from(name)] = rest(word(id, at), descriptors, 0);
+        self.writable[usize::from(name)] = writable;
+    }
+
+    /// In registers, for the same reason.
+    #[inline(always)]
+    fn take(&mut self, name: u16) -> Option<Held> {
+        let (places, descriptors, _) = fields(std::mem::take(&mut self.words[usize::from(name)]));
+        let [id, at] = halves(places);
+        let writable = self.writable[usize::from(name)];
+        (descriptors > 0).then_some(Held { id, at, descriptors, writable })
+    }
 }
 
 /// A set of buffer ids. The standard does not say that they are below the queue's size.
@@ -68,7 +101,7 @@ pub(crate) struct DeviceHalf {
     in_order: bool,
     shadow: Vec<Descriptor>,
     /// Chains that were popped and not pushed, by name.
-    held: Vec<Option<Held>>,
+    held: HeldChains,
     free_names: Vec<u16>,
     ids: Ids,
     /// The name of the chain that ended before this place when it was popped, for `unpop`.
@@ -86,8 +119,9 @@ pub(crate) struct DeviceHalf {
     /// Where the unpublished ones begin, and how many descriptors they stand for.
     batch: Cursor,
     batch_len: u16,
-    /// The second word of the used descriptor at `batch`, which publishes it.
-    first: u64,
+    /// The used descriptors of the batch, from `batch` on: where each goes, and its second word. The first
+    /// publishes them. They are stored together, as each takes a line from the driver.
+    used: Vec<(u16, u64)>,
     /// What the driver was told of notifications.
     events: Events,
     /// The driver may not have been told of what the half before this one published.
@@ -151,7 +185,7 @@ impl DeviceHalf {
             indirect: config.indirect,
             in_order: config.in_order,
             shadow: vec![Descriptor::default(); config.size.into()],
-            held: vec![None; config.size.into()],
+            held: HeldChains::new(config.size),
             free_names: (0..config.size).rev().collect(),
             ids: Ids::new(),
             before: vec![0; config.size.into()],
@@ -163,7 +197,7 @@ impl DeviceHalf {
             next_used: used,
             batch: used,
             batch_len: 0,
-            first: 0,
+            used: Vec::with_capacity(config.size.into()),
             events: Events::Enabled,
             untold: false,
             journal: None,
@@ -227,12 +261,39 @@ impl DeviceHalf {
         Ok(true)
     }
 
+    /// Copies the descriptors of the next chains that are there and have one each, as far as they go on
+    /// without a gap, and has the CPU load what is to be read of them: loads that wait for another CPU's
+    /// lines then do so together.
+    fn look_ahead(&mut self, mem: &BusMemory) {
+        const FURTHER: u16 = packed::DESC_F_NEXT | packed::DESC_F_INDIRECT;
+        let ring = view(mem, self.layout.ring);
+        for _ in 0..AHEAD.min(self.layout.size - self.out) {
+            let at = self.seen;
+            // Barrier A, as in `fetch`.
+            let (len, id, flags) = fields(ring.load_acquire_le64(word_at(at.at)));
+            if lap(flags) != at.available() || flags & FURTHER != 0 {
+                break;
+            }
+            let addr = ring.load_le64(word_at(at.at) - packed::DESC_WORD);
+            self.shadow[usize::from(at.at)] = Descriptor { addr, len, id, flags };
+            if flags & packed::DESC_F_WRITE == 0 {
+                area::prefetch(mem, addr, len);
+            }
+            self.seen = at.advance(1, self.layout.size);
+            self.out += 1;
+            self.waiting += 1;
+        }
+    }
+
     pub(crate) fn pop(&mut self, mem: &BusMemory, chain: &mut Chain) -> Result<bool, QueueError> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        if self.waiting == 0 && !self.fetch(mem)? {
-            return Ok(false);
+        if self.waiting == 0 {
+            if !self.fetch(mem)? {
+                return Ok(false);
+            }
+            self.look_ahead(mem);
         }
         let head = self.next_avail.at;
         chain.clear(head);
@@ -245,7 +306,7 @@ impl DeviceHalf {
                 let name = self.free_names.pop().expect("a chain has a descriptor of its own");
                 chain.head = name;
                 self.ids.flip(held.id);
-                self.held[usize::from(name)] = Some(held);
+                self.held.put(name, held);
                 self.waiting -= 1;
                 self.next_avail = self.next_avail.advance(held.descriptors, self.layout.size);
                 self.before[usize::from(self.next_avail.at)] = name;
@@ -316,8 +377,9 @@ impl DeviceHalf {
     }
 
     /// The chain of this name is held no more.
+    #[inline(always)]
     fn give_back(&mut self, name: u16) -> Option<Held> {
-        let held = self.held[usize::from(name)].take()?;
+        let held = self.held.take(name)?;
         self.free_names.push(name);
         self.ids.flip(held.id);
         Some(held)
@@ -325,9 +387,8 @@ impl DeviceHalf {
 
     pub(crate) fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
         let held = self.give_back(head);
-        let Some(held) = held.filter(|held| len <= held.writable) else {
-            panic!("{len} bytes to chain {head} of {held:?}")
-        };
+        let held = held.unwrap_or_else(|| panic!("chain {head} is not held"));
+        assert!(len <= held.writable, "{len} bytes to chain {head}, of {}", held.writable);
         if self.journal.is_some() && self.fault.is_some() {
             return; // what is pushed with a journal is published
         }
@@ -342,10 +403,8 @@ impl DeviceHalf {
             journal.will_publish(at, next);
             self.layout.store_first(mem, at.at, word);
             journal.has_published(at, next);
-        } else if self.batch_len == 0 {
-            self.first = word;
         } else {
-            view(mem, self.layout.ring).store_le64(word_at(at.at), word);
+            self.used.push((at.at, word));
         }
         self.batch_len += held.descriptors;
         self.next_used = next;
@@ -359,9 +418,14 @@ impl DeviceHalf {
         if self.batch_len == 0 {
             return untold;
         }
-        if self.journal.is_none() {
+        if let Some((&(at, first), others)) = self.used.split_first() {
+            let ring = view(mem, self.layout.ring);
+            for &(at, word) in others {
+                ring.store_le64(word_at(at), word);
+            }
             // Barrier B: pairs with the load of the flags in DriverHalf::look.
-            self.layout.store_first(mem, self.batch.at, self.first);
+            self.layout.store_first(mem, at, first);
+            self.used.clear();
         }
         // Barrier D: pairs with the fence in DriverHalf::arm.
         if !planted(Bug::DevicePublishFence) {
