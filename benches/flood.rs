@@ -122,7 +122,7 @@ fn measure(machines: &Machines, duration: Duration) -> Result<Sample, Failure> {
     let ends = machines.ends(MEASURED);
     let tcp = |to: usize| {
         let [(server, address), (client, _)] = [ends[to], ends[1 - to]];
-        let test = TcpTest { duration, streams: 1 };
+        let test = TcpTest { duration, streams: 1, congestion: None };
         tcp_throughput(server, client, address, &test, &stop, &mut |_| {})
     };
     let (to_master, to_board) = (tcp(0)?.gbit_s(), tcp(1)?.gbit_s());
@@ -141,7 +141,7 @@ fn beside_busy<T>(
     let [(master, address), (board, _)] = machines.ends(BUSY);
     thread::scope(|scope| {
         let stream = scope.spawn(|| {
-            let test = TcpTest { duration: Duration::from_secs(600), streams: 1 };
+            let test = TcpTest { duration: Duration::from_secs(600), streams: 1, congestion: None };
             tcp_throughput(master, board, address, &test, &stop, &mut |_| {}).err()
         });
         thread::sleep(Duration::from_millis(200));

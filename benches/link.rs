@@ -42,8 +42,7 @@ use serde_json::Value;
 use subject::{Programs, Subject};
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str =
-    "usage: [--only NAME[,NAME]] [--rounds N] [--seconds N] [--compare FILE.json] [--list]";
+const USAGE: &str = "usage: [--only NAME[,NAME]] [--rounds N] [--seconds N] [--congestion NAME] [--compare FILE.json] [--list]";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -51,6 +50,8 @@ struct Options {
     groups: Vec<&'static Group>,
     rounds: usize,
     duration: Duration,
+    /// TCP's congestion control; the machine's own if it is not given.
+    congestion: Option<String>,
     /// The JSON of an earlier run, to compare with.
     earlier: Option<Value>,
 }
@@ -79,8 +80,12 @@ fn bench() -> Result<()> {
     let stop = watch_signals()?;
     let program = Path::new(env!("CARGO_BIN_EXE_boardlane"));
     let target = program.ancestors().nth(2).ok_or("the program has no target directory")?;
-    let programs = Programs { boardlane: program.into(), bridge: build_bridge(target)? };
-    let machine = Machine::look()?;
+    let programs = Programs {
+        boardlane: program.into(),
+        bridge: build_bridge(target)?,
+        congestion: options.congestion.clone(),
+    };
+    let machine = Machine::look(options.congestion.as_deref())?;
     let mut outcomes = Vec::new();
     let mut result = Ok(());
     for group in &options.groups {
@@ -148,6 +153,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
         groups: GROUPS.iter().collect(),
         rounds: 9,
         duration: Duration::from_secs(1),
+        congestion: None,
         earlier: None,
     };
     while let Some(word) = words.next() {
@@ -159,6 +165,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Options>> {
         match word.as_str() {
             "--rounds" => options.rounds = number(value()?)?.into(),
             "--seconds" => options.duration = Duration::from_secs(number(value()?)?.into()),
+            "--congestion" => options.congestion = Some(value()?),
             "--only" => options.groups = chosen(&value()?)?,
             "--compare" => {
                 let file = value()?;
@@ -190,20 +197,23 @@ fn chosen(names: &str) -> Result<Vec<&'static Group>> {
     Ok(GROUPS.iter().filter(|group| names.split(',').any(|name| name == group.name)).collect())
 }
 
-/// A flag that Ctrl-C and SIGTERM set; every measurement looks at it.
+/// A flag that Ctrl-C, SIGTERM and the end of the terminal set; every measurement looks at it.
 fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = signals.map(signal);
+        (interrupt?, terminate?, hangup?)
     };
     std::thread::spawn(move || {
         runtime.block_on(async {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
         });
         flag.store(true, Ordering::Relaxed);

@@ -184,7 +184,7 @@ fn a_large_echo_comes_back_whole(pair: &Pair) {
 }
 
 fn tcp_flows_both_ways_over_both_families(pair: &Pair) {
-    let test = TcpTest { duration: Duration::from_millis(200), streams: 2 };
+    let test = TcpTest { duration: Duration::from_millis(200), streams: 2, congestion: None };
     let ways = [
         (&pair.right, &pair.left, "10.9.0.2"),
         (&pair.left, &pair.right, "10.9.0.1"),
@@ -200,7 +200,7 @@ fn tcp_flows_both_ways_over_both_families(pair: &Pair) {
 }
 
 fn a_link_cut_while_measuring_is_no_hang(pair: &Pair) {
-    let test = TcpTest { duration: Duration::from_secs(1), streams: 1 };
+    let test = TcpTest { duration: Duration::from_secs(1), streams: 1, congestion: None };
     let mut cut = false;
     let mut on_progress = |_| {
         if !std::mem::replace(&mut cut, true) {
@@ -216,7 +216,7 @@ fn a_link_cut_while_measuring_is_no_hang(pair: &Pair) {
 
 fn a_connection_without_a_way_is_an_error(pair: &Pair) {
     ip(&["-n", &pair.names[0], "link", "set", "v0", "down"]).unwrap();
-    let test = TcpTest { duration: Duration::from_secs(1), streams: 1 };
+    let test = TcpTest { duration: Duration::from_secs(1), streams: 1, congestion: None };
     let stop = AtomicBool::new(false);
     let address = "10.9.0.2".parse().unwrap();
     let result = tcp_throughput(&pair.right, &pair.left, address, &test, &stop, &mut |_| {});

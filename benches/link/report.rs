@@ -23,17 +23,21 @@ pub(crate) struct Machine {
     cpus: usize,
     kernel: String,
     rustc: String,
+    /// TCP's congestion control.
+    congestion: String,
     /// How many threads wanted to run in the last minute: what else this machine has to do.
     load: String,
 }
 
 impl Machine {
-    pub(crate) fn look() -> Result<Self> {
+    pub(crate) fn look(congestion: Option<&str>) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let model = read("/proc/cpuinfo");
         let model =
             model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let own = read("/proc/sys/net/ipv4/tcp_congestion_control");
         Ok(Self {
+            congestion: congestion.unwrap_or(own.trim()).to_owned(),
             date: first_line("date", &["-u", "+%Y-%m-%d %H:%M"]),
             cpu: model.map_or("unknown", |(_, model)| model).to_owned(),
             cpus: std::thread::available_parallelism()?.get(),
@@ -183,8 +187,8 @@ pub(crate) struct Report {
 impl Report {
     /// Shows medians by subject, and beneath them the paired comparisons.
     pub(crate) fn print(&self) {
-        let Machine { rustc, load, .. } = &self.machine;
-        println!("{}, {rustc}, load before {load}", self.title());
+        let Machine { rustc, load, congestion, .. } = &self.machine;
+        println!("{}, {rustc}, TCP by {congestion}, load before {load}", self.title());
         println!(
             "{} s a measurement; comparisons are medians of the rounds' own, with the least and the most",
             self.duration.as_secs()
@@ -233,13 +237,13 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Machine { date, cpu, cpus, kernel, rustc, load } = &self.machine;
+        let Machine { date, cpu, cpus, kernel, rustc, congestion, load } = &self.machine;
         let groups: Vec<Value> = self.outcomes.iter().map(|outcome| {
             let figures: Vec<Value> = outcome.rows().map(|row| row.json()).collect();
             json!({ "group": outcome.group.name, "rounds": outcome.rounds.len(), "figures": figures })
         }).collect();
         json!({
-            "date": date, "cpu": cpu, "cpus": cpus, "kernel": kernel, "rustc": rustc,
+            "date": date, "cpu": cpu, "cpus": cpus, "kernel": kernel, "rustc": rustc, "congestion": congestion,
             "load_before": load, "seconds": self.duration.as_secs(), "groups": groups,
         })
     }

@@ -55,6 +55,8 @@ pub(crate) enum Joint {
 pub(crate) struct Programs {
     pub(crate) boardlane: PathBuf,
     pub(crate) bridge: PathBuf,
+    /// TCP's congestion control, if not the machine's own.
+    pub(crate) congestion: Option<String>,
 }
 
 /// Two machines' worth of namespaces, joined in one way. Dropping it removes all of it.
@@ -63,6 +65,7 @@ pub(crate) struct Subject {
     /// The master's, then the board's.
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) addresses: [IpAddr; 2],
+    pub(crate) congestion: Option<String>,
     /// The namespaces' names.
     names: Vec<String>,
     processes: Vec<Child>,
@@ -89,7 +92,9 @@ impl Subject {
         fs::create_dir(&directory)?;
         let (namespaces, names, processes) = Default::default();
         let addresses = addresses(0);
-        let mut subject = Self { plan, namespaces, addresses, names, processes, directory };
+        let congestion = programs.congestion.clone();
+        let mut subject =
+            Self { plan, namespaces, addresses, congestion, names, processes, directory };
         for end in ["master", "board"] {
             let name = format!("{id}-{end}");
             subject.namespaces.push(Namespace::create(&name)?);

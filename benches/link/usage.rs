@@ -1,7 +1,8 @@
 //! What the kernel says that was used: by the whole machine, and by processes.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::Result;
@@ -40,11 +41,10 @@ impl Processors {
 }
 
 /// What a process and its children have come to.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Usage {
-    pub(crate) cpu_ns: f64,
-    /// Times that a thread has slept.
-    pub(crate) sleeps: f64,
+    /// Nanoseconds of each thread, and how often it has slept.
+    threads: BTreeMap<PathBuf, [f64; 2]>,
     /// Memory of its own, in KiB.
     pub(crate) anonymous_kib: f64,
     /// Its share of the shared memory that is mapped and there, in KiB: the shares of all who map it make
@@ -64,12 +64,27 @@ impl Usage {
         Ok(self)
     }
 
+    /// Nanoseconds and sleeps since `before`, of the threads that lived all the time.
+    pub(crate) fn since(&self, before: &Self) -> [f64; 2] {
+        let spent = |which: usize| {
+            let both = |(thread, now): (&PathBuf, &[f64; 2])| {
+                Some(now[which] - before.threads.get(thread)?[which])
+            };
+            self.threads.iter().filter_map(both).sum()
+        };
+        [spent(0), spent(1)]
+    }
+
     fn add(&mut self, process: &Path) -> Result<()> {
         for task in fs::read_dir(process.join("task"))? {
             let task = task?.path();
-            let times = fs::read_to_string(task.join("schedstat"))?;
-            self.cpu_ns += times.split(' ').next().unwrap_or_default().parse::<f64>()?;
-            self.sleeps += field(&task.join("status"), "voluntary_ctxt_switches:")?;
+            // It may have ended since.
+            let Ok(times) = fs::read_to_string(task.join("schedstat")) else { continue };
+            let Ok(sleeps) = field(&task.join("status"), "voluntary_ctxt_switches:") else {
+                continue;
+            };
+            let nanoseconds = times.split(' ').next().unwrap_or_default().parse()?;
+            self.threads.insert(task, [nanoseconds, sleeps]);
         }
         self.anonymous_kib += field(&process.join("status"), "RssAnon:")?;
         self.shared_kib += field(&process.join("smaps_rollup"), "Pss_Shmem:")?;

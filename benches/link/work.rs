@@ -61,7 +61,7 @@ impl Work {
     ) -> Result<Vec<f64>> {
         match self {
             Self::Tcp { to, streams } => {
-                Ok(vec![tcp(subject, to, TcpTest { duration, streams }, stop)?])
+                Ok(vec![tcp(subject, to, test(subject, duration, streams), stop)?])
             }
             Self::Echoes => echoes(subject, stop),
             Self::Messages => messages(subject, duration, stop),
@@ -78,7 +78,11 @@ impl Work {
     }
 }
 
-fn tcp(subject: &Subject, to: &[usize], test: TcpTest, stop: &AtomicBool) -> Result<f64> {
+fn test(subject: &Subject, duration: Duration, streams: usize) -> TcpTest<'_> {
+    TcpTest { duration, streams, congestion: subject.congestion.as_deref() }
+}
+
+fn tcp(subject: &Subject, to: &[usize], test: TcpTest<'_>, stop: &AtomicBool) -> Result<f64> {
     let rates = thread::scope(|scope| {
         let start = |to: &usize| {
             let [server, client] = [&subject.namespaces[*to], &subject.namespaces[1 - *to]];
@@ -91,7 +95,10 @@ fn tcp(subject: &Subject, to: &[usize], test: TcpTest, stop: &AtomicBool) -> Res
         };
         threads.into_iter().map(ended).collect::<io::Result<Vec<_>>>()
     })?;
-    Ok(rates.iter().map(|rate| rate.gbit_s()).sum())
+    if rates.iter().any(|rate| rate.elapsed.is_zero()) {
+        return Err(format!("{}: no TCP payload came", subject.plan.name).into());
+    }
+    Ok(rates.iter().map(Throughput::gbit_s).sum())
 }
 
 fn tcp_cost(
@@ -101,7 +108,7 @@ fn tcp_cost(
     stop: &AtomicBool,
 ) -> Result<Vec<f64>> {
     let [server, client] = [&subject.namespaces[to], &subject.namespaces[1 - to]];
-    let test = TcpTest { duration, streams: 1 };
+    let test = test(subject, duration, 1);
     let notified = Notifications::now(subject)?;
     // What was used by the first and by the last time that data is known to have come.
     let mut first = None;
@@ -161,7 +168,7 @@ fn idle(subject: &Subject, duration: Duration, stop: &AtomicBool) -> Result<Vec<
     let usage = || -> Result<(Instant, Usage, Usage)> {
         let [backplane, master, agent] = subject.pids()?;
         let master = Usage::of_family(master)?;
-        let all = master.and_family(agent)?.and_family(backplane)?;
+        let all = master.clone().and_family(agent)?.and_family(backplane)?;
         Ok((Instant::now(), all, master))
     };
     let (began, all_before, master_before) = usage()?;
@@ -169,13 +176,13 @@ fn idle(subject: &Subject, duration: Duration, stop: &AtomicBool) -> Result<Vec<
     let (ended, all, master) = usage()?;
     stopped(stop)?;
     let (seconds, links) = ((ended - began).as_secs_f64(), subject.plan.links());
-    let percent = |after: Usage, before: Usage| (after.cpu_ns - before.cpu_ns) / seconds / 1e7;
-    let sleeps = (all.sleeps - all_before.sleeps) / seconds;
-    let cpu = percent(all, all_before);
+    let [cpu, sleeps] = all.since(&all_before).map(|sum| sum / seconds);
+    let [master_cpu, _] = master.since(&master_before).map(|sum| sum / seconds);
+    let percent = |nanoseconds: f64| nanoseconds / 1e7;
     Ok(vec![
-        cpu,
-        percent(master, master_before),
-        cpu / links,
+        percent(cpu),
+        percent(master_cpu),
+        percent(cpu) / links,
         sleeps,
         sleeps / links,
         all.anonymous_kib / 1024.0,

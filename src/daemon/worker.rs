@@ -264,7 +264,7 @@ impl Turn {
                 self.busy_poll.found(now);
                 continue;
             }
-            if self.busy_poll.goes_on(now, &self.job.stats) {
+            if self.rest.is_none() && self.busy_poll.goes_on(now, &self.job.stats) {
                 rustix::thread::sched_yield();
                 continue;
             }

@@ -48,7 +48,7 @@ use crate::virtqueue::QueueConfig;
 /// The bus address of our memory.
 const BASE: u64 = 1 << 32;
 /// Memory of a pair, of which a quarter holds what the device reads only.
-const PAIR_MEMORY: u64 = 12 << 20;
+const PAIR_MEMORY: u64 = 8 << 20;
 /// How much of config space is read: MAC address, status, pairs and MTU.
 const CONFIG_LEN: u16 = 12;
 /// How long a back-end has for a reply.

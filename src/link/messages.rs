@@ -88,9 +88,13 @@ impl Link {
     }
 }
 
-/// With a heartbeat, so that it costs no wake-up of its own: the last one within [`KEEPALIVE`], or the next.
+/// With a heartbeat, so that it costs no wake-up of its own: the last one within [`KEEPALIVE`]. Where
+/// heartbeats are rarer, by itself: it also makes good a doorbell that was lost.
 pub(super) fn next_keepalive(session: &Session, heartbeat: Duration, now: Instant) -> Instant {
-    session.tick(now + KEEPALIVE.saturating_sub(heartbeat))
+    match KEEPALIVE.checked_sub(heartbeat) {
+        Some(rest) => session.tick(now + rest),
+        None => now + KEEPALIVE,
+    }
 }
 
 /// Octets that are a message in neither dialect are a fault. One that is not known may be a later

@@ -106,7 +106,8 @@ impl Demo<'_> {
         let server = self.scene.namespace(&self.layout.namespace(to))?;
         let client = self.scene.namespace(&self.layout.namespace(from))?;
         let seconds = self.options.seconds;
-        let test = TcpTest { duration: Duration::from_secs(seconds.into()), streams: 1 };
+        let test =
+            TcpTest { duration: Duration::from_secs(seconds.into()), streams: 1, congestion: None };
         let console = &mut self.console;
         let mut tell = |so_far: Throughput| show(console, &label, so_far, seconds);
         match tcp_throughput(server, client, address, &test, &self.stop, &mut tell) {

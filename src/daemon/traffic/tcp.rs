@@ -25,11 +25,13 @@ const STREAMS_MAX: usize = 64;
 
 /// What one measurement does.
 #[derive(Debug, Clone, Copy)]
-pub struct TcpTest {
+pub struct TcpTest<'a> {
     /// How long to measure, from the first byte on.
     pub duration: Duration,
     /// Parallel connections: 1..=64.
     pub streams: usize,
+    /// The senders' congestion control; the namespace's own if there is none.
+    pub congestion: Option<&'a str>,
 }
 
 /// What arrived so far.
@@ -92,7 +94,7 @@ pub fn tcp_throughput(
     server: &Namespace,
     client: &Namespace,
     address: IpAddr,
-    test: &TcpTest,
+    test: &TcpTest<'_>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Throughput),
 ) -> io::Result<Throughput> {
@@ -103,6 +105,9 @@ pub fn tcp_throughput(
     let clients = client
         .run(move || (0..streams).map(|_| connect(target)).collect::<io::Result<Vec<_>>>())
         .map_err(io::Error::other)??;
+    for (client, name) in clients.iter().zip(test.congestion.iter().cycle()) {
+        SockRef::from(client).set_tcp_congestion(name.as_bytes())?;
+    }
     measure(Flow { listener, clients }, test.duration, stop, progress)
 }
 

@@ -6,8 +6,9 @@
 //!
 //! * After much was moved, more is likely to come at once, mostly from a thread that waits for this
 //!   processor: [`LOOKS`] looks. More than that takes the processor from bulk traffic, measured.
-//! * After a little was moved, and while quiet times have been short of late, somebody talks to and fro:
-//!   looks for as long as the link's `busy_poll_us`.
+//! * After a little was moved, with frames both ways and quiet times that have been short of late, somebody
+//!   talks to and fro: looks for as long as the link's `busy_poll_us`. What comes one way only, as often as
+//!   a peer likes, gets none.
 //! * Else, as with a ping a second, it sleeps at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,14 +39,24 @@ pub(super) struct BusyPoll {
     looks: u32,
     /// How many more long quiet times are put up with.
     patience: u32,
-    /// Frames and bytes moved up to the last quiet time.
-    moved: [u64; 2],
+    /// What was moved up to the last quiet time: frames by way, bytes.
+    moved: [u64; 3],
+    /// Which ways frames went between the last two quiet times.
+    ways: [bool; 2],
 }
 
 impl BusyPoll {
     /// Looks for so long at most; 0: it always sleeps at once.
     pub(super) fn new(longest: Duration) -> Self {
-        Self { longest, quiet: None, until: None, looks: 0, patience: 0, moved: [0; 2] }
+        Self {
+            longest,
+            quiet: None,
+            until: None,
+            looks: 0,
+            patience: 0,
+            moved: [0; 3],
+            ways: [false; 2],
+        }
     }
 
     /// There was something to do.
@@ -62,8 +73,9 @@ impl BusyPoll {
         }
         if self.quiet.is_none() {
             self.quiet = Some(now);
-            let few = self.moved_few(stats);
-            self.until = (few && self.patience > 0).then(|| now + self.longest);
+            let [few, both_ways] = self.look_back(stats);
+            let answers = few && both_ways && self.patience > 0;
+            self.until = answers.then(|| now + self.longest);
             self.looks = if few { 0 } else { LOOKS };
         }
         if self.until.is_some_and(|until| now < until) {
@@ -75,15 +87,18 @@ impl BusyPoll {
         goes_on
     }
 
-    /// Whether few frames were moved since this was last asked.
-    fn moved_few(&mut self, QueueStats { rx, tx, .. }: &QueueStats) -> bool {
-        let both = |of: [&AtomicU64; 2]| {
-            of.iter().fold(0, |sum: u64, n| sum.wrapping_add(n.load(Ordering::Relaxed)))
-        };
-        let moved = [both([&rx.frames, &tx.frames]), both([&rx.bytes, &tx.bytes])];
+    /// Whether few frames were moved since this was last asked, and whether some went each way since the
+    /// time before that: what comes one way only, however often, is no answer.
+    fn look_back(&mut self, QueueStats { rx, tx, .. }: &QueueStats) -> [bool; 2] {
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let bytes = count(&rx.bytes).wrapping_add(count(&tx.bytes));
+        let moved = [count(&rx.frames), count(&tx.frames), bytes];
         let before = std::mem::replace(&mut self.moved, moved);
-        moved[0].wrapping_sub(before[0]) <= FEW_FRAMES
-            && moved[1].wrapping_sub(before[1]) <= FEW_BYTES
+        let [received, sent, bytes] = [0, 1, 2].map(|i| moved[i].wrapping_sub(before[i]));
+        let ways = [received > 0, sent > 0];
+        let last = std::mem::replace(&mut self.ways, ways);
+        let few = received.saturating_add(sent) <= FEW_FRAMES && bytes <= FEW_BYTES;
+        [few, (ways[0] || last[0]) && (ways[1] || last[1])]
     }
 }
 
@@ -93,6 +108,11 @@ mod tests {
 
     const LONGEST: Duration = Duration::from_micros(50);
     const LOOK: Duration = Duration::from_micros(1);
+
+    fn talk(stats: &QueueStats) {
+        stats.rx.frame(64);
+        stats.tx.frame(64);
+    }
 
     /// A quiet time in which nothing comes for so long: how long it is looked, a microsecond a look.
     fn quiet(
@@ -118,8 +138,7 @@ mod tests {
         let answer = Duration::from_micros(20);
         let looked: Vec<_> = (0..4)
             .map(|_| {
-                stats.rx.frame(64);
-                stats.tx.frame(64);
+                talk(&stats);
                 quiet(&mut poll, &mut now, &stats, answer)
             })
             .collect();
@@ -131,8 +150,12 @@ mod tests {
         let (mut poll, mut now, stats) =
             (BusyPoll::new(LONGEST), Instant::now(), QueueStats::default());
         quiet(&mut poll, &mut now, &stats, LONGEST);
-        let second = Duration::from_secs(1);
-        let looked: Vec<_> = (0..5).map(|_| quiet(&mut poll, &mut now, &stats, second)).collect();
+        let looked: Vec<_> = (0..5)
+            .map(|_| {
+                talk(&stats);
+                quiet(&mut poll, &mut now, &stats, Duration::from_secs(1))
+            })
+            .collect();
         assert_eq!(looked[..3], [LONGEST; 3]);
         assert_eq!(looked[3..], [Duration::ZERO; 2]);
     }
@@ -143,9 +166,22 @@ mod tests {
             (BusyPoll::new(LONGEST), Instant::now(), QueueStats::default());
         quiet(&mut poll, &mut now, &stats, LONGEST);
         for _ in 0..10 {
+            stats.rx.frame(64);
             quiet(&mut poll, &mut now, &stats, Duration::from_millis(5));
+            stats.tx.frame(64);
             let answer = Duration::from_micros(30);
             assert_eq!(quiet(&mut poll, &mut now, &stats, answer), answer);
+        }
+    }
+
+    #[test]
+    fn what_comes_one_way_is_not_looked_for() {
+        let (mut poll, mut now, stats) =
+            (BusyPoll::new(LONGEST), Instant::now(), QueueStats::default());
+        for _ in 0..5 {
+            stats.rx.frame(64);
+            let looked = quiet(&mut poll, &mut now, &stats, Duration::from_micros(20));
+            assert_eq!(looked, Duration::ZERO);
         }
     }
 
