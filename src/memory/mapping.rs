@@ -34,6 +34,7 @@ use super::cells::{Cells, Word, fence};
 use super::halves::AtomicU64;
 use crate::planted::{Bug, planted};
 
+mod prefetch;
 mod whole;
 
 /// A range of memory shared with a peer, and how it may be accessed.
@@ -333,22 +334,6 @@ impl View<'_> {
             fence_full();
         }
         atomic!(self, off, AtomicU64).store(value.to_le(), Ordering::Release);
-    }
-
-    /// Has the CPU load the first lines of cached memory, of at most 128 bytes, where it can be told to. It
-    /// is a hint: nothing is read yet.
-    #[inline]
-    pub fn prefetch(&self) {
-        #[cfg(all(target_arch = "x86_64", not(feature = "sim")))]
-        if self.cached() && self.len > 0 {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            for at in [0, (self.len - 1).min(127)] {
-                // SAFETY: it gives no value and never faults.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().wrapping_add(at).cast());
-                }
-            }
-        }
     }
 
     /// Copies the bytes at `off` out, into private memory.

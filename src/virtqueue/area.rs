@@ -44,10 +44,12 @@ pub(super) fn view(mem: &BusMemory, span: Span) -> View<'_> {
     mem.view(span).expect("only spans that resolve_mapped gave for this memory are looked at")
 }
 
-/// Has the CPU load the start of a buffer that is to be read, if there is one.
-pub(super) fn prefetch(mem: &BusMemory, addr: u64, len: u32) {
-    if let Some(view) = mem.resolve(addr, len).ok().and_then(|span| mem.view(span)) {
-        view.prefetch();
+/// Has the CPU load the start of a buffer that is to be read or written, if there is one.
+pub(super) fn prefetch(mem: &BusMemory, addr: u64, len: u32, to_write: bool) {
+    match mem.resolve(addr, len).ok().and_then(|span| mem.view(span)) {
+        Some(view) if to_write => view.prefetch_to_write(),
+        Some(view) => view.prefetch(),
+        None => {}
     }
 }
 

@@ -48,7 +48,7 @@ impl Master {
             driver_memory,
             slot: 0,
             owner: slot.id.into(),
-            vectors: 0,
+            vectors: u32::try_from(slot.doorbells.len()).unwrap(),
             heartbeat: Duration::from_millis(100),
             features_off,
             mac: [2, 0, 0, 0, 0, 9],

@@ -262,7 +262,7 @@ impl DeviceHalf {
     }
 
     /// Copies the descriptors of the next chains that are there and have one each, as far as they go on
-    /// without a gap, and has the CPU load what is to be read of them: loads that wait for another CPU's
+    /// without a gap, and has the CPU load their buffers: loads that wait for another CPU's
     /// lines then do so together.
     fn look_ahead(&mut self, mem: &BusMemory) {
         const FURTHER: u16 = packed::DESC_F_NEXT | packed::DESC_F_INDIRECT;
@@ -276,9 +276,7 @@ impl DeviceHalf {
             }
             let addr = ring.load_le64(word_at(at.at) - packed::DESC_WORD);
             self.shadow[usize::from(at.at)] = Descriptor { addr, len, id, flags };
-            if flags & packed::DESC_F_WRITE == 0 {
-                area::prefetch(mem, addr, len);
-            }
+            area::prefetch(mem, addr, len, flags & packed::DESC_F_WRITE != 0);
             self.seen = at.advance(1, self.layout.size);
             self.out += 1;
             self.waiting += 1;

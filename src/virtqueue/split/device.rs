@@ -1,13 +1,14 @@
 //! The device half: takes available chains, and gives them back used.
 //!
 //! It reads the descriptor table and the available ring, each word once, and never the used ring,
-//! which may be far, but once where it starts in the middle of it. What a chain says is resolved to spans here; from then on nobody looks at the
-//! descriptors again.
+//! which may be far, but once where it starts in the middle of it. Heads and their descriptors are copied
+//! some chains ahead. What a chain says is resolved to spans when it is popped; from then on nobody looks
+//! at the descriptors again.
 //!
 //! In order (§2.7.9), it still writes an entry for each chain: drivers must take that, and it says
 //! how many bytes were written to each.
 //!
-//! Invariants: `pushed`, `next_avail` and `seen` never overtake each other in this order, nor
+//! Invariants: `pushed`, `next_avail`, `copied` and `seen` never overtake each other in this order, nor
 //! `published` `pushed`. The chains from `pushed` to `next_avail` (by count, not by name: they may
 //! be completed in any order) are held by this end, but for `lost` ones, which somebody took before it
 //! started; each is `Some` in `held`.
@@ -18,6 +19,9 @@ use crate::planted::{Bug, planted};
 use crate::spec::split;
 use crate::virtqueue::area::{self, view, word};
 use crate::virtqueue::{At, Chain, Journal, Position, QueueConfig, QueueError, Start};
+
+/// Chains that are looked at together.
+const AHEAD: u16 = 8;
 
 /// A descriptor table that is being walked: the main one or an indirect one.
 struct Table<'m> {
@@ -35,12 +39,15 @@ pub(crate) struct DeviceHalf {
     in_order: bool,
     /// Writable bytes of the chains that were popped and not pushed, by head.
     held: Vec<Option<u32>>,
-    /// Heads by the place in the available ring where they were found.
-    heads: Vec<u16>,
+    /// Heads by the place in the available ring where they were found, each with its descriptor, if it has
+    /// one.
+    heads: Vec<(u16, Option<Descriptor>)>,
     /// Available index as last loaded.
     seen: u16,
     /// Available index of the next chain to be popped.
     next_avail: u16,
+    /// Available index up to which heads and their descriptors were copied.
+    copied: u16,
     /// Chains that somebody took before this half started, and did not use.
     lost: u16,
     /// Used index of the next entry to be written.
@@ -118,9 +125,10 @@ impl DeviceHalf {
             indirect: config.indirect,
             in_order: config.in_order,
             held: vec![None; config.size.into()],
-            heads: vec![0; config.size.into()],
+            heads: vec![(0, None); config.size.into()],
             seen: avail,
             next_avail: avail,
+            copied: avail,
             lost: 0,
             pushed: used,
             published: used,
@@ -175,36 +183,55 @@ impl DeviceHalf {
         if self.waiting() == 0 && self.avail_ready(mem)? == 0 {
             return Ok(false);
         }
-        let slot = self.layout.slot(self.next_avail);
-        let head = load_half(&view(mem, self.layout.avail), split::RING_ENTRIES + 2 * slot);
+        if self.copied == self.next_avail {
+            self.look_ahead(mem);
+        }
+        let (head, first) = self.heads[self.layout.slot(self.next_avail)];
         chain.clear(head);
-        if let Err(fault) = self.walk(mem, chain) {
+        if let Err(fault) = self.walk(mem, chain, first) {
             chain.clear(head);
             return self.fail(fault);
         }
         self.held[usize::from(head)] = Some(chain.writable_len());
-        self.heads[slot] = head;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(true)
     }
 
-    /// Collects the buffers of the chain that starts at `chain.head`.
-    fn walk(&self, mem: &BusMemory, chain: &mut Chain) -> Result<(), QueueError> {
+    /// Copies the heads and first descriptors of the next chains that were seen, and has the CPU load their
+    /// buffers: loads that wait for another CPU's lines then do so together.
+    fn look_ahead(&mut self, mem: &BusMemory) {
+        let (avail, table) = (view(mem, self.layout.avail), view(mem, self.layout.desc));
+        for _ in 0..AHEAD.min(self.seen.wrapping_sub(self.copied)) {
+            let slot = self.layout.slot(self.copied);
+            let head = load_half(&avail, split::RING_ENTRIES + 2 * slot);
+            let first = (head < self.layout.size).then(|| Descriptor::read(&table, head.into()));
+            if let Some(d) = first.filter(|d| d.flags & split::DESC_F_INDIRECT == 0) {
+                area::prefetch(mem, d.addr, d.len, d.flags & split::DESC_F_WRITE != 0);
+            }
+            self.heads[slot] = (head, first);
+            self.copied = self.copied.wrapping_add(1);
+        }
+    }
+
+    /// Collects the buffers of the chain that starts at `chain.head`, by the descriptor `first`.
+    fn walk(
+        &self,
+        mem: &BusMemory,
+        chain: &mut Chain,
+        first: Option<Descriptor>,
+    ) -> Result<(), QueueError> {
         let head = chain.head;
-        match self.held.get(usize::from(head)) {
-            None => return Err(QueueError::Head { head }),
-            Some(Some(_)) => return Err(QueueError::HeadTwice { head }),
-            Some(None) => {}
+        let mut d = first.ok_or(QueueError::Head { head })?;
+        if self.held[usize::from(head)].is_some() {
+            return Err(QueueError::HeadTwice { head });
         }
         let mut table = Table {
             view: view(mem, self.layout.desc),
             entries: self.layout.size.into(),
             indirect: false,
         };
-        let mut at = head;
         let mut left = self.layout.size;
         loop {
-            let mut d = Descriptor::read(&table.view, at.into());
             if d.flags & split::DESC_F_INDIRECT != 0 {
                 table = self.enter(mem, head, &table, &d)?;
                 d = Descriptor::read(&table.view, 0);
@@ -217,10 +244,11 @@ impl DeviceHalf {
             if d.flags & split::DESC_F_NEXT == 0 {
                 return Ok(());
             }
-            at = d.next;
-            if u32::from(at) >= table.entries {
-                return Err(QueueError::Next { head, next: at });
+            let next = d.next;
+            if u32::from(next) >= table.entries {
+                return Err(QueueError::Next { head, next });
             }
+            d = Descriptor::read(&table.view, next.into());
         }
     }
 
@@ -252,7 +280,7 @@ impl DeviceHalf {
     pub(crate) fn unpop(&mut self, count: u16) {
         for _ in 0..count {
             let index = self.next_avail.wrapping_sub(1);
-            let head = self.heads[self.layout.slot(index)];
+            let (head, _) = self.heads[self.layout.slot(index)];
             let held = self.held[usize::from(head)].take();
             assert!(held.is_some(), "chain {head} is not held");
             self.next_avail = index;
@@ -262,7 +290,7 @@ impl DeviceHalf {
     pub(crate) fn push(&mut self, mem: &BusMemory, head: u16, len: u32) {
         let held = self.held[usize::from(head)].take();
         assert!(held.is_some_and(|most| len <= most), "{len} bytes to chain {head} of {held:?}");
-        let oldest = self.heads[self.layout.slot(self.pushed)];
+        let (oldest, _) = self.heads[self.layout.slot(self.pushed)];
         assert!(
             !self.in_order || head == oldest,
             "chain {head} used before {oldest}: not in order"

@@ -136,6 +136,8 @@ impl DriverHalf {
         if descriptors > self.free || self.fault.is_some() {
             return Err(Full);
         }
+        // The device has read the index; that it comes back is not waited for when it is stored.
+        view(mem, self.layout.avail.take(4)).prefetch_to_write();
         let buffers = || {
             let readable = readable.iter().map(|b| (b, 0));
             readable.chain(writable.iter().map(|b| (b, split::DESC_F_WRITE)))
