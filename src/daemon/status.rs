@@ -102,7 +102,7 @@ pub struct QueueStatus {
     #[serde(default)]
     pub throttled: u64,
     /// Bytes of frames, with their virtio-net headers, that this program's own code copied: not what the
-    /// kernel or an engine did.
+    /// kernel or an engine did. 0 for a link with an engine.
     #[serde(default)]
     pub copied: u64,
     /// Where its thread runs, if the config has it run somewhere.

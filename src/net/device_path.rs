@@ -220,7 +220,7 @@ impl DevicePath {
             self.private[NUM_BUFFERS..][..count.len()].copy_from_slice(&count);
             let put = if self.whole_words { path::copy_frame_in } else { path::copy_start_in };
             put(mem, &self.spans[self.gone..], &self.private[..private]);
-            self.copied += private;
+            self.copied = self.copied.wrapping_add(private);
         }
         left = len;
         for chain in self.chains.range(..used) {
@@ -324,7 +324,7 @@ impl Path for DevicePath {
         let whole = !path::all_cached(mem, &self.transmit.readable);
         let cut = if whole { total } else { total.min(PREFIX_LEN) };
         path::copy_out(mem, &self.transmit.readable, 0, &mut self.inward[..cut]);
-        self.copied += cut;
+        self.copied = self.copied.wrapping_add(cut);
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, total, self.allowed) {
             return Ok(Inward::Dropped(reason));
@@ -353,7 +353,7 @@ impl Path for DevicePath {
             Err(Drop::TooLong)
         } else {
             path::copy_out(mem, &self.transmit.readable, 0, &mut to[..total]);
-            self.copied += total;
+            self.copied = self.copied.wrapping_add(total);
             frame::check(&to[..total.min(PREFIX_LEN)], total, self.allowed)
         };
         transmitq.push(mem, self.transmit.head, 0);

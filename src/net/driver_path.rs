@@ -193,7 +193,7 @@ impl Path for DriverPath {
         if let Some(private) = &self.private {
             let span = mem.resolve(addr, RECEIVE_BUFFER).expect("our own placement");
             path::copy_frame_in(mem, &[span], &private[..len]);
-            self.copied += len;
+            self.copied = self.copied.wrapping_add(len);
         }
         let token = self.arena.take(self.room_at, short);
         if planted(Bug::ReusedEarly) {
@@ -221,7 +221,7 @@ impl Path for DriverPath {
             }
             self.begun = self.total.min(PREFIX_LEN);
             path::copy_out(mem, &self.spans, 0, &mut self.inward[..self.begun]);
-            self.copied += self.begun;
+            self.copied = self.copied.wrapping_add(self.begun);
             if self.begun < HEADER_LEN {
                 return Ok(Inward::Dropped(Drop::TooShort));
             }
@@ -243,7 +243,7 @@ impl Path for DriverPath {
         let whole = !path::all_cached(mem, &self.spans);
         let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
         path::copy_out(mem, &self.spans, self.begun, &mut self.inward[self.begun..cut]);
-        self.copied += cut - self.begun;
+        self.copied = self.copied.wrapping_add(cut - self.begun);
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
             return Ok(Inward::Dropped(reason));

@@ -86,7 +86,7 @@ impl Echo {
         }
         let room = path.room(mem)?.fill(frames, frame);
         assert!(room, "taking a frame costs no room");
-        self.copied += total;
+        self.copied = self.copied.wrapping_add(total);
         Ok(match path.sent(mem, total)? {
             None => Step::Sent { len },
             Some(reason) => Step::NotSent { len, reason },

@@ -191,7 +191,8 @@ pub trait Path: Send + fmt::Debug {
         None
     }
     /// Bytes of frames that this end's own code has copied since the last call: checked starts, and what
-    /// goes by a private buffer. What system calls or an engine copy does not count.
+    /// goes by a private buffer. What system calls or an engine copy does not count, and paths with an
+    /// engine count nothing.
     fn take_copied(&mut self) -> usize {
         0
     }

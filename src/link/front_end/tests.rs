@@ -269,7 +269,7 @@ fn frames_go_both_ways_by_all_pairs_over_rings_of_either_kind() {
         assert_eq!(bench.back.enabled, [0, 1, 2, 3]);
         assert!(bench.back.rings.values().all(|ring| ring.0 == 256 && ring.1 == base));
         let region = bench.back.region.unwrap();
-        assert_eq!((region.len, region.bus_addr == region.user_addr), (24 << 20, true));
+        assert_eq!((region.len, region.bus_addr == region.user_addr), (16 << 20, true));
         assert_eq!(bench.back.accepted.has(F_RING_PACKED), packed);
         let mem = bench.paths[0].mem.clone();
         for pair in 0..2 {

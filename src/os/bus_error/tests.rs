@@ -8,6 +8,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::mmap;
 
 use super::*;
+use crate::memory::{Kind, Mapping};
 use crate::os::fabric::vhost_user::memory::{Loss, map};
 
 fn put<const N: usize>(table: &Table<N>, range: Range<usize>) -> Option<&Entry> {
@@ -98,6 +99,7 @@ fn touches_in_a_child() {
     ftruncate(&fd, 0).unwrap();
     match what.as_str() {
         "registered" => assert_eq!(registered.view(0, 8).load_le64(0), 0),
+        "copied" => copies_over_what_is_gone(),
         // SAFETY: there is no such memory any more, which is what this process is to die of.
         "other" => drop(unsafe { gone().read_volatile() }),
         // SAFETY: the call takes numbers only.
@@ -118,10 +120,35 @@ fn touches_in_a_child() {
     }
 }
 
+/// Copies by string instruction, of which a page in the middle of its way is gone.
+fn copies_over_what_is_gone() {
+    let fd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+    for lost_is_source in [true, false] {
+        ftruncate(&fd, 8192).unwrap();
+        let lost = map(fd.as_fd(), 0, 8192, &Loss::new()).unwrap();
+        let own = Mapping::anonymous(8192, Kind::Cached);
+        lost.view(0, 8192).copy_from(0, &[1; 8192]);
+        own.view(0, 8192).copy_from(0, &[2; 8192]);
+        ftruncate(&fd, 4096).unwrap();
+        let (from, to) = if lost_is_source { (&*lost, &own) } else { (&own, &*lost) };
+        from.view(96, 8000).copy_into(&to.view(96, 8000));
+        let mut bytes = [0; 8192];
+        own.view(0, 8192).copy_to(0, &mut bytes);
+        let expected = match lost_is_source {
+            true => [[2, 96], [1, 4000], [0, 4000], [2, 96]],
+            false => [[2, 8192], [0, 0], [0, 0], [0, 0]],
+        };
+        let expected =
+            expected.map(|[byte, count]| vec![u8::try_from(byte).unwrap(); count]).concat();
+        assert!(bytes[..] == expected[..], "{lost_is_source}");
+    }
+}
+
 #[test]
 fn the_process_survives_the_loss_of_what_is_registered_and_of_nothing_else() {
     for (what, signal) in [
         ("registered", None),
+        ("copied", None),
         ("other", Some(libc::SIGBUS)),
         ("sent", Some(libc::SIGBUS)),
         ("dropped", Some(libc::SIGBUS)),
