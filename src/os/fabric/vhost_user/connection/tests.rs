@@ -290,7 +290,8 @@ fn whatever_octets_come_the_connection_ends_or_waits() {
 #[test]
 fn however_a_stream_is_cut_each_message_has_its_octets_and_its_descriptors() {
     let messages = proptest::collection::vec((any::<u32>(), 0..400_usize, 0..4_usize), 1..12);
-    let cuts = proptest::collection::vec(1..60_usize, 1..20);
+    // A message of single octets would fill the socket, which nobody reads meanwhile.
+    let cuts = proptest::collection::vec(2..60_usize, 1..20);
     TestRunner::new(Runs { cases: 200, failure_persistence: None, ..Runs::default() })
         .run(&(messages, cuts), |(messages, cuts)| {
             in_a_runtime(async {
