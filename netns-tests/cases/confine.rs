@@ -90,7 +90,7 @@ fn number(pid: Pid) -> u32 {
 
 pub(crate) fn every_thread_of_every_process_is_confined_under_traffic() {
     let engine = |machine: &str, _| match machine {
-        "board0" => "dma = \"engine\"\nqueues = 2".to_owned(),
+        "board0" => "dma = \"engine\"\nengine = { latency_us = 20 }\nqueues = 2".to_owned(),
         _ => "queues = 2".to_owned(),
     };
     let world = World::running(1, engine);

@@ -32,12 +32,6 @@ pub struct Buffers {
     pub transmit: Range<u64>,
 }
 
-/// Bytes sent between looks for frames that the device is done with, while there is room, and what a frame
-/// counts for at least: each look may take a line from the device, so it is for 32 short frames; and memory
-/// that long frames have left soon is still in the cache.
-const LOOK_AFTER: usize = 16 << 10;
-const LEAST: usize = 512;
-
 /// The driver's end of a queue pair.
 #[derive(Debug)]
 pub struct DriverPath {
@@ -50,8 +44,8 @@ pub struct DriverPath {
     posted: u16,
     transmit_base: u64,
     arena: Arena,
-    /// Bytes sent since the last such look.
-    unlooked: usize,
+    /// Sent frames that the device is done with were looked for since the last batch was published.
+    reclaimed: bool,
     room_at: u32,
     lent: [Span; 1],
     private: Option<Box<[u8]>>,
@@ -95,7 +89,7 @@ impl DriverPath {
             receive_base: buffers.receive.start,
             posted,
             transmit_base: buffers.transmit.start,
-            unlooked: 0,
+            reclaimed: false,
             room_at: 0,
             lent: [arena],
             private: (!lend).then(|| vec![0; LARGEST].into()),
@@ -131,7 +125,7 @@ impl DriverPath {
     }
 
     fn reclaim(&mut self, mem: &BusMemory) -> Result<(), PathError> {
-        self.unlooked = 0;
+        self.reclaimed = true;
         while let Some(used) = self.transmitq.pop_used(mem).map_err(PathError::Transmitq)? {
             if !planted(Bug::ReusedEarly) {
                 self.arena.done(used.token);
@@ -166,7 +160,8 @@ impl DriverPath {
 
 impl Path for DriverPath {
     fn room(&mut self, mem: &BusMemory) -> Result<Room<'_>, PathError> {
-        if self.unlooked >= LOOK_AFTER {
+        // Each look may take a line from the device, so it is for a batch.
+        if !self.reclaimed {
             self.reclaim(mem)?;
         }
         let mut at = self.free_room();
@@ -201,7 +196,6 @@ impl Path for DriverPath {
         }
         let buffer = Buffer { addr, len: short };
         self.transmitq.add(mem, &[buffer], &[], token).expect("room said there is a descriptor");
-        self.unlooked += len.max(LEAST);
         // The device has read what lies there, and the next frame need not wait for its lines.
         if let Some(at) = self.free_room().filter(|_| self.private.is_none()) {
             let span = mem.resolve(self.transmit_base + u64::from(at), RECEIVE_BUFFER);
@@ -211,6 +205,7 @@ impl Path for DriverPath {
     }
 
     fn flush(&mut self, mem: &BusMemory) -> bool {
+        self.reclaimed = false;
         self.transmitq.publish(mem)
     }
 

@@ -179,13 +179,13 @@ fn a_ring_that_breaks_a_rule_is_broken_and_stays_so() {
     hostile.receive(&[(0, 60), (0, 60)]);
     let fault = hostile.outcome().unwrap_err();
     assert_eq!(fault, PathError::Receiveq(QueueError::UsedId { id: 0 }));
-    // The transmitq likewise, when there is no more room.
+    // The transmitq likewise.
     let mut hostile = Hostile::new(16, Kind::Cached, true);
-    hostile.driver.outbox.extend((0..16).map(|_| frame(1, 60)));
-    hostile.driver.outward(&hostile.mem, 16);
-    hostile.use_raw(&hostile.placement.transmitq.clone(), &[(16, 0)]);
+    hostile.driver.outbox.push_back(frame(1, 60));
+    hostile.driver.outward(&hostile.mem, 1);
+    hostile.use_raw(&hostile.placement.transmitq.clone(), &[(1, 0)]);
     let fault = hostile.driver.path.room(&hostile.mem).unwrap_err();
-    assert_eq!(fault, PathError::Transmitq(QueueError::UsedId { id: 16 }));
+    assert_eq!(fault, PathError::Transmitq(QueueError::UsedId { id: 1 }));
 }
 
 #[test]
