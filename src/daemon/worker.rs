@@ -59,6 +59,8 @@ const BATCH: usize = 64;
 /// Frames and bytes after which a batch is published, so that the other end can begin.
 const PUBLISH_FRAMES: usize = 16;
 const PUBLISH_BYTES: usize = 128 << 10;
+/// Frames after which the other end has its buffers back: half of our driver's.
+const RELEASE_FRAMES: usize = 32;
 /// How long what an engine has under way is waited for before a data path changes hands.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 /// Of the two ways of a pair, the one by the queue that frames go out by.
@@ -438,10 +440,11 @@ impl Turn {
 
     /// A batch from the ring to the netdev, or to nowhere, taken at this time: how many frames.
     fn inward(&mut self, now: Instant) -> Result<usize, Fault> {
-        let Job { path, mem, port, stats, limits, .. } = &mut self.job;
+        let limits = self.job.limits.clone();
         let batch = limits.batch(now);
-        let mut frames = 0;
+        let (mut frames, mut unreleased) = (0, 0);
         while frames < BATCH {
+            let Job { path, mem, port, stats, .. } = &mut self.job;
             self.rest = batch.is_spent(stats);
             if self.rest.is_some() {
                 break;
@@ -468,11 +471,20 @@ impl Turn {
                 }
             }
             path.received(mem)?;
-            frames += 1;
+            (frames, unreleased) = (frames + 1, unreleased + 1);
+            if unreleased >= RELEASE_FRAMES {
+                self.release(unreleased);
+                unreleased = 0;
+            }
         }
-        let ring = path.release(mem);
-        self.published(IN, frames, ring);
+        self.release(unreleased);
         Ok(frames)
+    }
+
+    /// Gives back the memory of so many frames.
+    fn release(&mut self, frames: usize) {
+        let ring = self.job.path.release(&self.job.mem);
+        self.published(IN, frames, ring);
     }
 }
 

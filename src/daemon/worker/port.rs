@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::stats::add;
-use super::{BATCH, Fault, IN, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
+use super::{BATCH, Fault, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
 use crate::net::echo::{Echo, Step};
 use crate::os::tap::Tap;
 
@@ -40,7 +40,8 @@ impl Turn {
 
     /// A batch from the ring back into it: how many frames, and whether it ended for want of room.
     fn echo(&mut self, now: Instant) -> Result<(usize, bool), Fault> {
-        let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
+        let (mut frames, mut unreleased, mut unpublished, mut bytes, mut blocked) =
+            (0, 0, 0, 0, false);
         let limits = self.job.limits.clone();
         let batch = limits.batch(now);
         while frames < BATCH {
@@ -70,15 +71,16 @@ impl Turn {
                     (unpublished, bytes) = (unpublished + 1, bytes + len);
                 }
             }
-            frames += 1;
+            (frames, unreleased) = (frames + 1, unreleased + 1);
             if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
+                // First what they came in: they may be back at once, and find no room.
+                self.release(unreleased);
                 self.publish_echoes(unpublished, bytes);
-                (unpublished, bytes) = (0, 0);
+                (unreleased, unpublished, bytes) = (0, 0, 0);
             }
         }
+        self.release(unreleased);
         self.publish_echoes(unpublished, bytes);
-        let ring = self.job.path.release(&self.job.mem);
-        self.published(IN, frames, ring);
         Ok((frames, blocked))
     }
 
