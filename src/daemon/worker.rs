@@ -1,7 +1,7 @@
 //! The thread that moves one queue pair's frames between a port, mostly a netdev, and the rings.
 //!
 //! A breath takes a bounded batch each way, publishes, and rings the other end if it asked for that.
-//! With nothing left on either side it [looks again](busy_poll) for a short while, arms notifications, looks
+//! With nothing left on either side it looks again for a short while, arms notifications, looks
 //! once more, and sleeps. When the other
 //! end has no room, the netdev is not read: its own queue then holds the frames, and nothing is lost.
 //!
