@@ -240,7 +240,7 @@ pub enum Dma {
     Auto,
     /// System calls straight to and from shared memory.
     Direct,
-    /// The board's DMA engine, which here is a thread that copies. The master never copies.
+    /// The board's DMA engine, for which a part of this program stands. The master never copies.
     Engine,
 }
 
