@@ -19,7 +19,7 @@ use crate::world::{PATIENCE, World};
 const BOOT: Duration = Duration::from_secs(40);
 
 /// A shell reads commands from a port of virtio's console; the kernel logs to a serial line, which
-/// under emulation is too slow in telling of what came.
+/// under emulation is too slow in telling of what came. A file `/start` is a script for each boot.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -27,6 +27,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /modules); do insmod /$module || echo \"insmod $module failed\"; done
 ip link set lo up
+[ ! -e /start ] || sh /start
 exec 3<>$(echo /dev/vport*)
 echo READY >&3
 cat <&3 | sh >&3 2>&3
@@ -46,18 +47,30 @@ pub(crate) struct Plan {
     pub(crate) processors: u16,
     /// QEMU's arguments for the network; see [`vhost_user`] and [`own_tap`].
     pub(crate) network: Vec<String>,
+    /// QEMU's arguments for other devices.
+    pub(crate) devices: Vec<String>,
+    /// More words for the kernel.
+    pub(crate) append: &'static str,
     /// Modules beyond the driver's.
     pub(crate) modules: &'static [&'static str],
     /// Programs of this machine beyond busybox, iperf3 and ethtool.
     pub(crate) programs: &'static [&'static str],
-    /// More programs: where they are, and where in the guest.
+    /// More programs and other files: where they are, and where in the guest.
     pub(crate) files: Vec<(PathBuf, &'static str)>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let (network, files) = (Vec::new(), Vec::new());
-        Self { qemu: Qemu::Later, processors: 1, network, modules: &[], programs: &[], files }
+        Self {
+            qemu: Qemu::Later,
+            processors: 1,
+            network: Vec::new(),
+            devices: Vec::new(),
+            append: "",
+            modules: &[],
+            programs: &[],
+            files: Vec::new(),
+        }
     }
 }
 
@@ -200,6 +213,12 @@ impl Guest {
         self.wait_for_shell();
     }
 
+    /// As [`Guest::reboot`], without a word to its drivers, either: the machine is reset at once.
+    pub(crate) fn reset(&mut self) {
+        self.talk.say("echo b >/proc/sysrq-trigger");
+        self.wait_for_shell();
+    }
+
     /// Ends it as a power failure does.
     pub(crate) fn kill(self, world: &mut World) {
         world.signal(self.talk.name(), Signal::KILL);
@@ -264,7 +283,8 @@ fn words_of(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
     words.extend(["-smp".to_owned(), plan.processors.to_string()]);
     words.extend(["-serial".to_owned(), format!("file:{}", kernel_log.display())]);
     words.extend(["-kernel".to_owned(), kernel, "-initrd".to_owned(), image.display().to_string()]);
-    words.extend(["-append".to_owned(), "console=ttyS0 loglevel=5 panic=-1".to_owned()]);
-    words.extend(plan.network.iter().cloned());
+    let append = format!("console=ttyS0 loglevel=5 panic=-1 {}", plan.append);
+    words.extend(["-append".to_owned(), append]);
+    words.extend(plan.network.iter().chain(&plan.devices).cloned());
     words
 }

@@ -56,7 +56,7 @@ impl Image {
     }
 
     /// Adds modules of an unpacked kernel and those that they need; `/modules` names them in an order
-    /// in which they can be inserted. What is built into the kernel needs none.
+    /// in which they can be inserted. What is built into the kernel needs none. Names are those of files.
     pub(crate) fn add_modules(&mut self, kernel: &Path, names: &[&str]) {
         let directory = modules(kernel);
         let index = fs::read_to_string(directory.join("modules.dep")).unwrap();

@@ -1,0 +1,18 @@
+//! The stories, each a claim.
+
+mod harness;
+
+/// A claim.
+pub(crate) struct Story {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(),
+}
+
+macro_rules! story {
+    ($module:ident::$name:ident) => {
+        Story { name: concat!(stringify!($module), "::", stringify!($name)), run: $module::$name }
+    };
+}
+
+/// Every story; those without boardlane in the guest first.
+pub(crate) const ALL: &[Story] = &[story!(harness::a_slot_is_a_function_that_vfio_takes)];
