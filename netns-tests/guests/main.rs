@@ -25,11 +25,16 @@ mod cases;
 mod guest;
 #[path = "../../tests/peers/image.rs"]
 mod image;
-#[path = "../../tests/peers/place.rs"]
+#[path = "../../tests/peers/lane.rs"]
 #[allow(dead_code, reason = "a part of it is for testpmd")]
+mod lane;
+#[path = "../../tests/peers/place.rs"]
 mod place;
 #[path = "../../tests/peers/talk.rs"]
 mod talk;
+#[path = "../../tests/peers/testpmd.rs"]
+#[allow(dead_code, reason = "it is for lanes whose other end it is")]
+mod testpmd;
 #[path = "../world.rs"]
 #[allow(dead_code, reason = "a part of it is for links without a guest")]
 mod world;

@@ -1,6 +1,7 @@
 //! The stories, each a claim.
 
 mod harness;
+mod s390x;
 
 /// A claim.
 pub(crate) struct Story {
@@ -15,4 +16,10 @@ macro_rules! story {
 }
 
 /// Every story; those without boardlane in the guest first.
-pub(crate) const ALL: &[Story] = &[story!(harness::a_slot_is_a_function_that_vfio_takes)];
+pub(crate) const ALL: &[Story] = &[
+    story!(harness::a_slot_is_a_function_that_vfio_takes),
+    story!(s390x::split_rings_carry_traffic_both_ways),
+    story!(s390x::packed_rings_carry_traffic_both_ways),
+    story!(s390x::rings_without_offloads_carry_traffic_both_ways),
+    story!(s390x::resets_in_the_middle_of_traffic_are_survived),
+];
