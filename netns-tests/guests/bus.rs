@@ -69,7 +69,7 @@ impl Bus {
 }
 
 /// The program to test, as guests get it.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let linked = std::env::var_os("BOARDLANE_GUEST_PROGRAM");
     linked.map_or_else(|| Path::new(PROGRAM).to_owned(), PathBuf::from)
 }
