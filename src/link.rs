@@ -326,8 +326,7 @@ impl Link {
             }
             _ => None,
         };
-        let polls = !running || self.params.vectors == 0;
-        let poll = (self.core.is_some() && polls).then_some(self.next_poll);
+        let poll = (self.core.is_some() && (!running || self.polls())).then_some(self.next_poll);
         let session = self.session.poll_timeout();
         let tell = self.netdevs.poll_timeout().filter(|_| self.core.is_some());
         let untaken = self.untaken.poll_timeout().filter(|_| self.fifo.is_some());

@@ -73,6 +73,16 @@ impl Link {
         self.session.go_by_heartbeats();
     }
 
+    /// This end has no way to ring the other one.
+    pub fn ring_nobody(&mut self) {
+        self.session.ring_nobody();
+    }
+
+    /// Whether this end has to look by itself: nobody rings it.
+    pub(super) fn polls(&self) -> bool {
+        self.params.vectors == 0 || self.peer.as_ref().is_some_and(|peer| peer.mute)
+    }
+
     /// Whether the other end takes what it is sent.
     pub(super) fn check_taken(&mut self, now: Instant) -> Result<(), Broken> {
         let Some(fifo) = &self.fifo else { return Ok(()) };

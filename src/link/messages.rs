@@ -21,7 +21,7 @@ impl Link {
     /// Takes and sends messages; an error is the peer's fault.
     pub(super) fn turn_messages(&mut self, now: Instant) -> Result<(), Broken> {
         self.more = false;
-        let awaits = self.params.vectors == 0 && self.work != Work::Running;
+        let awaits = self.polls() && self.work != Work::Running;
         self.next_poll = now + if awaits { POLL_TIME } else { LOOK_TIME };
         if let Some(Core::Driver { tunnel, next_ping, .. }) = &mut self.core {
             tunnel.handle_timeout(now);

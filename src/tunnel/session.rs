@@ -82,6 +82,8 @@ pub struct Session {
     own_mailbox: Mailbox,
     /// The device's CPU reaches the window only.
     dma_only: bool,
+    /// This end can ring nobody.
+    mute: bool,
     phase: Phase,
     epoch: u32,
     nonce: u64,
@@ -115,6 +117,7 @@ impl Session {
         Ok(Self {
             own_mailbox: Mailbox::at(mem, params.mailbox, w::SLOTS)?,
             dma_only: params.dma_only,
+            mute: false,
             window,
             params,
             phase: Phase::Stopped,
@@ -302,6 +305,7 @@ impl Session {
         part.store_le32(w::PART_VECTORS, self.params.vectors);
         part.store_le64(w::PART_MAILBOX, mailbox);
         part.store_le32(w::PART_SLOTS, w::SLOTS);
+        part.store_le32(w::PART_FLAGS, if self.mute { w::PART_MUTE } else { 0 });
         let window = self.window_view(mem);
         match self.params.role {
             Role::Device => {
@@ -411,6 +415,7 @@ impl Session {
             let peer_info = Peer {
                 owner: self.peer_id,
                 vectors: part.load_le32(w::PART_VECTORS),
+                mute: part.load_le32(w::PART_FLAGS) & w::PART_MUTE != 0,
                 epoch,
                 slot,
                 dma_only: self.dma_only,

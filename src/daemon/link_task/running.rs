@@ -128,6 +128,9 @@ impl<'a> Running<'a> {
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
         };
+        if !running.transport.attached().rings {
+            running.link.ring_nobody();
+        }
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
@@ -337,11 +340,11 @@ impl<'a> Running<'a> {
 
     /// Gives a pair to a worker, with the doorbells of this end and of the peer's.
     async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
-        let StartPair { pair, path, doorbell, settings } = start;
+        let StartPair { pair, path, doorbell, polls, settings } = start;
         let peer = doorbell.and_then(|(owner, vector)| self.transport.bell(owner, vector));
         let own = &self.transport.attached().doorbells;
         let vector = pair_vector(pair, u32::try_from(own.len()).unwrap_or(u32::MAX));
-        let own = vector.and_then(|vector| own.get(usize::from(vector)));
+        let own = vector.filter(|_| !polls).and_then(|vector| own.get(usize::from(vector)));
         let pair = Pair {
             number: pair,
             path,

@@ -44,10 +44,12 @@ pub struct Attached {
     /// This end's doorbells, one per vector: the first for messages, the others for queue pairs. Eventfds
     /// that are waited for and never read. None: this end polls, and has nobody ring it.
     pub doorbells: Vec<Arc<OwnedFd>>,
+    /// Whether this end can ring the other one.
+    pub rings: bool,
 }
 
 impl Attached {
-    /// An end that has both parts in one piece of memory, as a slot has: bus addresses are offsets in it.
+    /// An end that can ring, and has both parts in one piece of memory, as a slot has: bus addresses are offsets in it.
     /// `None` if it is too large for this machine's addresses.
     pub fn in_one_piece(
         memory: &Arc<Mapping>,
@@ -61,6 +63,7 @@ impl Attached {
             let len = range.end - range.start;
             Some(Part { bus_addr: range.start, len, mapping: memory.clone(), offset })
         };
-        Some(Self { window: part(window)?, driver_memory: part(driver)?, id, doorbells })
+        let (window, driver_memory) = (part(window)?, part(driver)?);
+        Some(Self { window, driver_memory, id, doorbells, rings: true })
     }
 }

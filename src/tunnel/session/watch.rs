@@ -35,6 +35,11 @@ impl Session {
         self.seen = Some(Default::default());
     }
 
+    /// This end can ring nobody: the other one has to look by itself.
+    pub fn ring_nobody(&mut self) {
+        self.mute = true;
+    }
+
     /// Before it is met: whether the peer lives, where its heartbeat is all that tells.
     pub(super) fn peer_lives(&mut self, now: Instant, mem: &BusMemory) -> Option<bool> {
         let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
