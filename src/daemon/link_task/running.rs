@@ -180,6 +180,10 @@ impl<'a> Running<'a> {
                     task.log.warn(format_args!("doorbell: {e}"));
                     return self.end(Ended::NetdevLost).await;
                 }
+                Input::Transport(Change::Gone(why)) => {
+                    task.log.warn(&why);
+                    return self.end(Ended::Moved(None)).await;
+                }
                 Input::Transport(change) => self.changed(change),
                 Input::Found(transport) => {
                     found = Some(transport);
@@ -201,6 +205,12 @@ impl<'a> Running<'a> {
         self.link.shutdown(Instant::now());
         self.drain().await;
         ended
+    }
+
+    /// Ends the workers, and lets go of what the link is attached to.
+    pub(super) async fn leave(self) {
+        let Self { workers, .. } = self;
+        workers.leave().await;
     }
 
     /// Something about the workers or the netdev; why the link has to end, if it has to.
@@ -270,7 +280,7 @@ impl<'a> Running<'a> {
         match change {
             Change::Joined => self.tell_peers(),
             Change::Left(id) => self.link.handle_peer_gone(Instant::now(), id),
-            Change::Lost(why) => {
+            Change::Lost(why) | Change::Gone(why) => {
                 self.task.log.warn(format_args!("{why}; the link goes on without it"));
             }
         }
