@@ -22,6 +22,7 @@
 //! | log lines | 100 of a level in 10 s | `os::log` |
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
+mod attachment;
 mod back_end;
 mod front_end;
 mod pump;
@@ -47,9 +48,12 @@ use crate::link::State;
 use crate::net::features::Features;
 use crate::net::rate::Rate;
 use crate::net::sources::Sources;
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci::{Opened, PciLink};
 use crate::os::fabric::shm::ShmLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
+use attachment::Attachment;
 use running::{Ended, Running};
 pub use view::View;
 
@@ -167,6 +171,7 @@ impl LinkTask {
                 _ => self.attached(netdev.as_mut()).await,
             };
             if stops {
+                self.release().await;
                 let keep = self.order().config.keep;
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
                     self.log.warn(format_args!("removing the netdev: {e}"));
@@ -224,23 +229,23 @@ impl LinkTask {
         None
     }
 
-    /// Attaches to the slot, again and again; `true` when the link is to stop, `false` if the netdev is
+    /// Attaches to the window, again and again; `true` when the link is to stop, `false` if the netdev is
     /// lost.
     async fn attached(&mut self, mut netdev: Option<&mut Netdev>) -> bool {
-        let mut next: Option<Box<ShmLink>> = None;
+        let mut next: Option<Box<Attachment>> = None;
         while !self.obey(netdev.as_deref_mut()).await {
-            let shm = match next.take() {
-                Some(shm) => Ok(*shm),
+            let transport = match next.take() {
+                Some(transport) => Ok(*transport),
                 None => tokio::select! {
                     () = self.ordered() => continue,
-                    shm = self.connect() => shm,
+                    transport = self.connect() => transport,
                 },
             };
-            match shm {
-                Ok(shm) => match self.connected(shm, netdev.as_deref_mut()).await {
+            match transport {
+                Ok(transport) => match self.connected(transport, netdev.as_deref_mut()).await {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
-                    Ended::Moved(shm) => next = shm,
+                    Ended::Moved(found) => next = found,
                 },
                 Err(e) => {
                     self.wait_because(e.why);
@@ -258,22 +263,42 @@ impl LinkTask {
         Some(Cpu { number: cpus[at], log: self.log.clone() })
     }
 
-    async fn connect(&self) -> Result<ShmLink, Refusal> {
+    async fn connect(&self) -> Result<Attachment, Refusal> {
         let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
-        let socket = self.broker.slot(&self.config.name).await;
-        let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
+        let refused = |Refused { text, absent }: Refused| refusal(text, absent);
+        let name = &self.config.name;
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::over(path, socket)
-                .await
-                .map_err(|e| refusal(e.to_string(), e.is_absence())),
+            Transport::Shm(path) => {
+                let socket = self.broker.slot(name).await.map_err(refused)?;
+                let link = ShmLink::over(path, socket).await;
+                let link = link.map_err(|e| refusal(e.to_string(), e.is_absence()))?;
+                Attachment::in_slot(link).map_err(|e| refusal(e, false))
+            }
+            #[cfg(feature = "pci")]
+            Transport::Pci(_) => {
+                let Opened { told, fds } = self.broker.function(name).await.map_err(refused)?;
+                let link = PciLink::new(told, fds).map_err(|e| refusal(e.to_string(), false))?;
+                self.log.info(format_args!("PCI function {told}"));
+                Ok(Attachment::Pci(Box::new(link)))
+            }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
     }
 
+    /// What the link had of its machine is as it was before.
+    async fn release(&self) {
+        #[cfg(feature = "pci")]
+        if let Transport::Pci(_) = &self.config.transport {
+            if let Err(e) = self.broker.release(&self.config.name).await {
+                self.log.warn(&e);
+            }
+        }
+    }
+
     /// Runs the link on one connection.
-    async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
+    async fn connected(&mut self, transport: Attachment, netdev: Option<&mut Netdev>) -> Ended {
         self.look_for_vhost().await;
-        let mut running = match Running::new(self, shm, netdev) {
+        let mut running = match Running::new(self, transport, netdev) {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);
@@ -282,7 +307,8 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.workers.leave().await;
+        running.leave().await;
+        self.release().await;
         ended
     }
 

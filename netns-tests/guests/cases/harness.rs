@@ -1,12 +1,12 @@
 //! What the other stories stand on, without boardlane in the guest.
 
-use crate::bus::{Bus, Machine};
+use crate::bus::{Bus, Machine, address};
 
 pub(super) fn a_slot_is_a_function_that_vfio_takes() {
     let mut bus = Bus::start(1);
-    let mut end = bus.guest("guest", &Machine { slots: &[0], ..Machine::default() });
+    let mut end = bus.guest("guest", &Machine::default());
     end.introduce();
-    let function = end.function(0);
+    let function = address(0);
     let path = format!("/sys/bus/pci/devices/{function}");
     // BAR2 is the slot's memory.
     let bar = end.guest.run_well(&format!("sed -n 3p {path}/resource"));

@@ -4,15 +4,19 @@
 //! shared memory per slot, which speaks the protocol of QEMU's ivshmem-server ([`crate::spec::ivshmem`]).
 //! So a slot's client may be a board's agent, a master, or a QEMU guest whose ivshmem-doorbell device
 //! shows the memory as a PCI BAR. [`shm`] is the client: the transport `shm:PATH`.
+//! [`pci`] is the transport `pci:ADDRESS`: the window is a BAR of a board's function.
 //! [`vhost_user`] is the transport `vhost-user:PATH`, in which both ends are each other's only peer.
 //!
 //! Server and client check the same things, each on its side of the socket: the memory's seals and
 //! size (`memfd`), the form of a message (`wire`), how many clients and vectors there may be.
 
+mod attached;
 pub mod backplane;
 mod error;
 mod mapped;
 mod memfd;
+#[cfg(feature = "pci")]
+pub mod pci;
 pub mod shm;
 mod slot;
 #[cfg(test)]
@@ -30,6 +34,7 @@ use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub use attached::{Attached, Part};
 pub use error::{FabricError, Fault, MemoryFault};
 
 /// The least length in bytes of a slot's memory.
