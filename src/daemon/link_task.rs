@@ -246,6 +246,10 @@ impl LinkTask {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
                     Ended::Moved(found) => next = found,
+                    Ended::Gone(why) => {
+                        self.wait_because(why);
+                        self.pause(RETRY).await;
+                    }
                 },
                 Err(e) => {
                     self.wait_because(e.why);
