@@ -20,6 +20,7 @@ mod binding;
 mod error;
 mod kinds;
 mod link;
+mod look;
 mod resource;
 mod sysfs;
 mod take;
