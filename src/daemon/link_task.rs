@@ -25,6 +25,7 @@
 mod attachment;
 mod back_end;
 mod front_end;
+mod probed;
 mod pump;
 mod running;
 mod view;

@@ -3,16 +3,18 @@
 //! A daemon confines itself once it runs; its [`broker`] then opens things for it. [`config`] says what is
 //! wanted, [`reload`] what another config changes, [`control`] tells what is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed.
+//! that was killed. [`probe`] says what stands in a window.
 
 pub mod broker;
 pub mod clean;
+mod columns;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod identity;
 pub mod link_task;
 pub mod netdev;
+pub mod probe;
 pub mod reload;
 pub mod status;
 pub mod supervisor;

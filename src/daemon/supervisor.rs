@@ -20,6 +20,7 @@ use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
+use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, diff};
 use super::status::Status;
 use super::{Confine, Role};
@@ -101,7 +102,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
     );
     let mut done = Ok(());
     tokio::select! {
-        () = control.serve(|| daemon.status(), || daemon.reload()) => {}
+        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -183,6 +184,13 @@ impl Daemon {
             version: super::VERSION.to_owned(),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
         }
+    }
+
+    /// What the link of this name says of its window and queues.
+    fn probe(&self, name: &str) -> Option<LinkProbe> {
+        let links = self.links.borrow();
+        let link = links.iter().find(|link| link.name == name)?;
+        Some(link.view.borrow().probe())
     }
 
     /// Reads the config again and does what is different in it, as a task.

@@ -18,6 +18,7 @@ mod binding;
 mod error;
 mod kinds;
 mod link;
+mod look;
 mod resource;
 mod sysfs;
 mod take;
