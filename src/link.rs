@@ -326,7 +326,7 @@ impl Link {
             }
             _ => None,
         };
-        let poll = (self.core.is_some() && !running).then_some(self.next_poll);
+        let poll = (self.core.is_some() && (!running || self.polls())).then_some(self.next_poll);
         let session = self.session.poll_timeout();
         let tell = self.netdevs.poll_timeout().filter(|_| self.core.is_some());
         let untaken = self.untaken.poll_timeout().filter(|_| self.fifo.is_some());

@@ -103,7 +103,7 @@ impl Bench {
             engine_mem: mem,
             port: Port::Tap(Arc::new(Tap::create("bl-worker", false).unwrap())),
             doorbells: doorbells.to_vec(),
-            peers: peers.clone().map(Some),
+            peers: peers.clone().map(|peer| Some(peer.into())),
             stats: stats.clone(),
             heartbeat: Duration::from_millis(20),
             busy_poll: Duration::from_micros(50),
@@ -369,7 +369,7 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
         engine_mem: mem,
         port: Port::Echo(Echo::new(Offloads::default())),
         doorbells: vec![doorbell.clone()],
-        peers: [Some(bell()), None],
+        peers: [Some(bell().into()), None],
         stats: stats.clone(),
         heartbeat: Duration::from_millis(250),
         busy_poll: Duration::from_micros(50),
@@ -395,6 +395,90 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
     eprintln!("published after {:?}", since.elapsed());
     assert!(worker.stop().is_some());
     assert!(stats.notifications_sent.load(Ordering::Relaxed) > 0, "the driver is told");
+}
+
+/// A frame comes now and then, of which no doorbell tells.
+#[derive(Debug)]
+struct Unrung {
+    frame: Vec<u8>,
+    come: Arc<AtomicU64>,
+    taken: u64,
+    /// How often notifications were asked for.
+    armed: Arc<AtomicU64>,
+}
+
+impl Path for Unrung {
+    fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+        Ok(Room::Nowhere)
+    }
+    fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+        Ok(None)
+    }
+    fn flush(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+        if self.taken == self.come.load(Ordering::Relaxed) {
+            return Ok(Inward::Empty);
+        }
+        Ok(Inward::Frame { prefix: &self.frame, tail: &[], len: 60 })
+    }
+    fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+        self.taken += 1;
+        Ok(())
+    }
+    fn release(&mut self, _: &BusMemory) -> bool {
+        false
+    }
+    fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+        self.armed.fetch_add(1, Ordering::Relaxed);
+        Ok(false)
+    }
+    fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
+        self.arm(mem, true)
+    }
+    fn disarm(&mut self, _: &BusMemory) {}
+}
+
+fn without_a_doorbell_frames_are_looked_for() {
+    let [come, armed] = [(); 2].map(|()| Arc::<AtomicU64>::default());
+    let stats = Arc::<QueueStats>::default();
+    let mem = Arc::new(BusMemory::new(vec![]).unwrap());
+    let frame = vec![0; 12 + 60];
+    let path = Unrung { frame, come: come.clone(), taken: 0, armed: armed.clone() };
+    let job = Job {
+        path: Box::new(path),
+        mem: mem.clone(),
+        engine_mem: mem,
+        port: Port::Discard,
+        doorbells: Vec::new(),
+        peers: [None, None],
+        stats: stats.clone(),
+        // Longer than the test takes.
+        heartbeat: Duration::from_secs(60),
+        busy_poll: Duration::from_micros(50),
+        engine: EngineModel::default(),
+        settings: None,
+        limits: Limits::default(),
+        cpu: None,
+    };
+    let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
+    let mut slowest = Duration::ZERO;
+    for frame in 1..=20 {
+        // The pauses between looks grow.
+        std::thread::sleep(Duration::from_millis(frame * 5));
+        let since = Instant::now();
+        come.store(frame, Ordering::Relaxed);
+        while stats.rx.frames.load(Ordering::Relaxed) < frame {
+            assert!(since.elapsed() < Duration::from_secs(10), "frame {frame} is not seen");
+            std::thread::yield_now();
+        }
+        slowest = slowest.max(since.elapsed());
+    }
+    eprintln!("seen after {slowest:?} at the latest");
+    assert!(worker.stop().is_some());
+    assert_eq!(armed.load(Ordering::Relaxed), 0, "nobody could notify it");
+    assert_eq!(stats.rescues.load(Ordering::Relaxed), 0, "no doorbell was lost");
 }
 
 /// There is always a frame more, whose rest lies in memory that another gave.
@@ -533,6 +617,7 @@ fn main() {
         case!(6, an_echo_that_rests_publishes_what_is_finished_meanwhile),
         case!(7, a_notification_goes_to_the_doorbell_of_its_queue),
         case!(8, memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev),
+        case!(9, without_a_doorbell_frames_are_looked_for),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

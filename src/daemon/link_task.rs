@@ -22,6 +22,7 @@
 //! | log lines | 100 of a level in 10 s | `os::log` |
 //! | text from the other end | a version of 32 plain characters | `tunnel::message` |
 
+mod attachment;
 mod back_end;
 mod front_end;
 mod pump;
@@ -50,6 +51,7 @@ use crate::net::sources::Sources;
 use crate::os::fabric::shm::ShmLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
+use attachment::Attachment;
 use running::{Ended, Running};
 pub use view::View;
 
@@ -224,23 +226,23 @@ impl LinkTask {
         None
     }
 
-    /// Attaches to the slot, again and again; `true` when the link is to stop, `false` if the netdev is
+    /// Attaches to the window, again and again; `true` when the link is to stop, `false` if the netdev is
     /// lost.
     async fn attached(&mut self, mut netdev: Option<&mut Netdev>) -> bool {
-        let mut next: Option<Box<ShmLink>> = None;
+        let mut next: Option<Box<Attachment>> = None;
         while !self.obey(netdev.as_deref_mut()).await {
-            let shm = match next.take() {
-                Some(shm) => Ok(*shm),
+            let transport = match next.take() {
+                Some(transport) => Ok(*transport),
                 None => tokio::select! {
                     () = self.ordered() => continue,
-                    shm = self.connect() => shm,
+                    transport = self.connect() => transport,
                 },
             };
-            match shm {
-                Ok(shm) => match self.connected(shm, netdev.as_deref_mut()).await {
+            match transport {
+                Ok(transport) => match self.connected(transport, netdev.as_deref_mut()).await {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
-                    Ended::Moved(shm) => next = shm,
+                    Ended::Moved(found) => next = found,
                 },
                 Err(e) => {
                     self.wait_because(e.why);
@@ -258,22 +260,24 @@ impl LinkTask {
         Some(Cpu { number: cpus[at], log: self.log.clone() })
     }
 
-    async fn connect(&self) -> Result<ShmLink, Refusal> {
+    async fn connect(&self) -> Result<Attachment, Refusal> {
         let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
         let socket = self.broker.slot(&self.config.name).await;
         let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
         match &self.config.transport {
-            Transport::Shm(path) => ShmLink::over(path, socket)
-                .await
-                .map_err(|e| refusal(e.to_string(), e.is_absence())),
+            Transport::Shm(path) => {
+                let link = ShmLink::over(path, socket).await;
+                let link = link.map_err(|e| refusal(e.to_string(), e.is_absence()))?;
+                Attachment::in_slot(link).map_err(|e| refusal(e, false))
+            }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
     }
 
     /// Runs the link on one connection.
-    async fn connected(&mut self, shm: ShmLink, netdev: Option<&mut Netdev>) -> Ended {
+    async fn connected(&mut self, transport: Attachment, netdev: Option<&mut Netdev>) -> Ended {
         self.look_for_vhost().await;
-        let mut running = match Running::new(self, shm, netdev) {
+        let mut running = match Running::new(self, transport, netdev) {
             Ok(running) => running,
             Err(e) => {
                 self.wait_because(e);

@@ -23,10 +23,10 @@ use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::owed::Owed;
 use crate::net::path::{Inward, Path, Room, Which};
-use crate::net::settings::{Coalesce, Settings, Watch};
+use crate::net::settings::{Settings, Watch};
+use crate::os::bell::Bell;
 use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
-use crate::os::doorbell::ring_full_or_not;
 use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
 use crate::os::tap::{IoSpanMut, LostTap};
@@ -38,6 +38,8 @@ mod fault;
 mod frames;
 mod kernel;
 mod limits;
+mod notify;
+mod polling;
 mod port;
 mod rings;
 mod stats;
@@ -50,6 +52,7 @@ use frames::{read_shared, unwritten, write};
 pub use kernel::KernelJob;
 use kernel::Served;
 pub use limits::Limits;
+use polling::Polling;
 pub use port::Port;
 use rings::Rings;
 pub use stats::{DirectionStats, QueueStats};
@@ -89,10 +92,11 @@ pub struct Job {
     pub engine_mem: Arc<BusMemory>,
     /// Where frames go and come from.
     pub port: Port,
-    /// Our doorbells for this pair: one for both queues, or one for each. No descriptor is there twice.
+    /// Our doorbells for this pair: one for both queues, or one for each. No descriptor is there twice. None:
+    /// the worker polls.
     pub doorbells: Vec<Arc<OwnedFd>>,
     /// The other end's by way ([`OUT`], [`IN`]), perhaps one for both; `None` if it polls.
-    pub peers: [Option<Arc<OwnedFd>>; 2],
+    pub peers: [Option<Bell>; 2],
     /// Where to count.
     pub stats: Arc<QueueStats>,
     /// Longest sleep.
@@ -156,6 +160,7 @@ impl Worker {
                 let owed = [Owed::default(), Owed::default()];
                 let (refused, rest, rings, stop) = (None, None, Rings::default(), flag);
                 let busy_poll = BusyPoll::new(job.busy_poll);
+                let polling = job.doorbells.is_empty().then(Polling::new);
                 let mut turn = Turn {
                     job,
                     frames,
@@ -165,6 +170,7 @@ impl Worker {
                     owed,
                     rings,
                     busy_poll,
+                    polling,
                     rest,
                     poll,
                     stop,
@@ -232,6 +238,7 @@ struct Turn {
     owed: [Owed; 2],
     rings: Rings,
     busy_poll: BusyPoll,
+    polling: Option<Polling>,
     /// The other end has sent what it may, until then.
     rest: Option<Instant>,
     poll: Poll,
@@ -264,10 +271,14 @@ impl Turn {
             if moved > 0 {
                 self.rings.paid_by(moved);
                 self.busy_poll.found(now);
+                self.polling.iter_mut().for_each(Polling::found);
                 continue;
             }
             if self.rest.is_none() && self.busy_poll.goes_on(now, &self.job.stats) {
                 rustix::thread::sched_yield();
+                continue;
+            }
+            if self.doze()? {
                 continue;
             }
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
@@ -304,33 +315,6 @@ impl Turn {
             self.ring_what_is_due(last);
         }
         Ok(())
-    }
-
-    /// Sends the notifications that are due at this time.
-    fn ring_what_is_due(&mut self, at: Instant) {
-        for (owed, peer) in self.owed.iter_mut().zip(&self.job.peers) {
-            if owed.is_due(at) {
-                ring_peer(&self.job.stats, peer.as_ref());
-                owed.settle();
-            }
-        }
-    }
-
-    /// So many frames were published one way; `ring`: the other end wants to be told.
-    fn published(&mut self, way: usize, frames: usize, ring: bool) {
-        if !ring && self.owed[way].poll_timeout().is_none() {
-            return;
-        }
-        let asked = self.settings.as_mut().map_or(Coalesce::default(), |settings| {
-            settings.refresh();
-            let current = &settings.current;
-            if way == OUT { current.receive } else { current.transmit }
-        });
-        let owed = &mut self.owed[way];
-        if asked.max_usecs == 0 && ring || owed.handle(Instant::now(), frames, ring, asked) {
-            ring_peer(&self.job.stats, self.job.peers[way].as_ref());
-            owed.settle();
-        }
     }
 
     /// Sleeps until something happens, at most for a heartbeat; `true` if nothing did.
@@ -486,10 +470,4 @@ impl Turn {
         let ring = self.job.path.release(&self.job.mem);
         self.published(IN, frames, ring);
     }
-}
-
-fn ring_peer(stats: &QueueStats, peer: Option<&Arc<OwnedFd>>) {
-    let Some(peer) = peer else { return };
-    stats.notifications_sent.fetch_add(1, Ordering::Relaxed);
-    ring_full_or_not(peer);
 }

@@ -8,7 +8,7 @@
 //! | the other end hangs | its heartbeat in the header stands still | four heartbeats, 1 s | down: … is silent: its heartbeat stands still |
 //! | it started anew | another epoch, at a heartbeat or a doorbell | a heartbeat | down: … restarted |
 //! | it stopped in an orderly way | its epoch is 0, and it rings | a heartbeat, mostly at once | down: … stopped |
-//! | its process is gone | the transport says so | at once | down: … is gone |
+//! | its process is gone | the transport says so, if it tells who is there | at once | down: … is gone |
 //! | it takes no messages | the FIFO's tail stands still over what was sent | the board 2.5 s, the master 10 s | quarantined: … takes no messages |
 //! | it takes them and does not answer (driver) | no answer to three attempts of a request; while the link is up a PING asks once a second | 3 s | quarantined: PING not answered in 3 attempts of 1s |
 //! | it answers, and its reset does not end (driver) | the status that it answers | 3 s | quarantined: device does not finish its reset |
@@ -68,6 +68,21 @@ impl Untaken {
 }
 
 impl Link {
+    /// The transport does not tell who is on it, so heartbeats do; `handle_peers` is never called.
+    pub fn go_by_heartbeats(&mut self) {
+        self.session.go_by_heartbeats();
+    }
+
+    /// This end has no way to ring the other one.
+    pub fn ring_nobody(&mut self) {
+        self.session.ring_nobody();
+    }
+
+    /// Whether this end has to look by itself: nobody rings it.
+    pub(super) fn polls(&self) -> bool {
+        self.params.vectors == 0 || self.peer.as_ref().is_some_and(|peer| peer.mute)
+    }
+
     /// Whether the other end takes what it is sent.
     pub(super) fn check_taken(&mut self, now: Instant) -> Result<(), Broken> {
         let Some(fifo) = &self.fifo else { return Ok(()) };

@@ -63,6 +63,8 @@ pub struct StartPair {
     pub path: Box<dyn Path>,
     /// The peer whose doorbell the worker rings, and the vector; `None` if it polls.
     pub doorbell: Option<(u32, u16)>,
+    /// The worker polls: its own doorbell will not be rung.
+    pub polls: bool,
     /// What the driver sets at run time; the device's.
     pub settings: Option<Arc<Settings>>,
 }

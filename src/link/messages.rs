@@ -13,12 +13,16 @@ use crate::tunnel::session::{LOOK_TIME, Session};
 const MESSAGES_PER_TURN: usize = 64;
 /// Time between the driver's keepalives, or a heartbeat if that is longer.
 const KEEPALIVE: Duration = Duration::from_secs(1);
+/// Time between looks for messages, for an end without a doorbell, while the ends negotiate: with answers
+/// that take one look each, they come to an end in a tenth of a second.
+const POLL_TIME: Duration = Duration::from_millis(2);
 
 impl Link {
     /// Takes and sends messages; an error is the peer's fault.
     pub(super) fn turn_messages(&mut self, now: Instant) -> Result<(), Broken> {
         self.more = false;
-        self.next_poll = now + LOOK_TIME;
+        let awaits = self.polls() && self.work != Work::Running;
+        self.next_poll = now + if awaits { POLL_TIME } else { LOOK_TIME };
         if let Some(Core::Driver { tunnel, next_ping, .. }) = &mut self.core {
             tunnel.handle_timeout(now);
             if self.work == Work::Running && now >= *next_ping {

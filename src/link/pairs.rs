@@ -135,6 +135,7 @@ impl Link {
             Some(Core::Device { model, .. }) => Some(model.settings().clone()),
             _ => None,
         };
+        let polls = self.polls();
         let Some(waiting) = self.pairs.get_mut(usize::from(pair)) else { return };
         let wanted = pair < self.used_pairs && waiting.changes.is_empty();
         if !wanted && waiting.path.is_none() && !waiting.stopping {
@@ -144,7 +145,7 @@ impl Link {
         if let Some(path) = waiting.path.take_if(|_| wanted) {
             let doorbell =
                 self.peer.as_ref().and_then(|p| Some((p.owner, pair_vector(pair, p.vectors)?)));
-            let start = StartPair { pair, path, doorbell, settings };
+            let start = StartPair { pair, path, doorbell, polls, settings };
             self.events.push_back(Event::StartPair(start));
         }
     }

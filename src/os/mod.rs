@@ -3,6 +3,7 @@
 pub mod access;
 pub mod affinity;
 pub mod announce;
+pub mod bell;
 pub mod broker;
 pub mod bus_error;
 pub mod child;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 /// When a ready descriptor is reported.
@@ -161,6 +161,18 @@ impl Poll {
         let room = rustix::buffer::spare_capacity(&mut events.list);
         match epoll::wait(&self.epoll, room, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Poll {
+    /// As [`wait`](Self::wait), for a time that is not rounded.
+    pub fn wait_briefly(&self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        let mut itself = [PollFd::new(&self.epoll, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut itself, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => self.wait(events, Some(Duration::ZERO)),
             Err(errno) => Err(errno.into()),
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Choice {
     pub(super) weak: [bool; 2],
     /// Lengths of the window and of driver memory.
     pub(super) lens: [usize; 2],
+    /// Somebody tells each end who is there: a backplane. On a bus nobody does.
+    pub(super) notices: bool,
     pub(super) pairs: u16,
     pub(super) dialect: Dialect,
     pub(super) vectors: [u32; 2],
@@ -61,6 +63,7 @@ impl Choice {
         let len = 1 << (20 + random.index(3));
         let often = [virtio::F_RING_PACKED, virtio::F_IN_ORDER, virtio::F_EVENT_IDX];
         Self {
+            notices: far == [Kind::Cached; 2],
             far,
             weak: [0, 1].map(|_| random.one_in(2)),
             lens: [len / 4, len - len / 4],

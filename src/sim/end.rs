@@ -55,7 +55,10 @@ impl End {
         let mem = choice.memory(at, role, false);
         let heartbeat = params.heartbeat;
         let vectors = params.vectors;
-        let link = Link::new(now, mem.clone(), params).expect("the slot is large enough");
+        let mut link = Link::new(now, mem.clone(), params).expect("the slot is large enough");
+        if !choice.notices {
+            link.go_by_heartbeats();
+        }
         Self {
             role,
             id,

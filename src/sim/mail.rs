@@ -77,7 +77,8 @@ impl World {
     /// Sends a notice to an end, if it is there.
     pub(super) fn send(&mut self, l: usize, e: usize, within: Duration, cargo: Cargo) {
         let due = self.now + self.up_to(within);
-        if let Some(end) = &self.slots[l].ends[e] {
+        let tells = self.slots[l].choice.notices || matches!(cargo, Cargo::Ring(_));
+        if let Some(end) = self.slots[l].ends[e].as_ref().filter(|_| tells) {
             self.parcels.push(Parcel { due, link: l, to: end.id, cargo });
         }
     }

@@ -11,7 +11,7 @@
 //!
 //! A part: 0 epoch le32, 4 heartbeat le32 (one 8-byte load takes both), 8 state le32, 12 echo of the
 //! peer's epoch le32 (likewise), 16 owner le32, 20 vectors le32, 24 nonce le64, 32 mailbox's bus
-//! address le64, 40 its slots le32, 44 slot number le32 (driver only). An end without accesses of 8
+//! address le64, 40 its slots le32, 44 slot number le32 (driver only), 48 flags le32. An end without accesses of 8
 //! bytes writes the lower field of a pair first and reads it last: an echo of 0 beside RUN is one that
 //! has yet to be written.
 //!
@@ -79,6 +79,12 @@ pub const PART_SLOTS: usize = 40;
 /// In the driver's part: the slot number, for logs and derived addresses.
 pub const PART_SLOT_NUMBER: usize = 44;
 
+/// In a part: its flags.
+pub const PART_FLAGS: usize = 48;
+/// Flag of a part: its owner can ring nobody, having no way to a doorbell of the other end, which has to look
+/// by itself.
+pub const PART_MUTE: u32 = 1;
+
 /// State of a part: nothing in it counts yet.
 pub const STATE_INIT: u32 = 0;
 /// State of a part: set up, waiting for the other end.
@@ -107,5 +113,5 @@ pub const fn mailbox_len(slots: u32) -> u32 {
     (2 * LINE + SLOT_LEN * slots as usize) as u32
 }
 
-const _: () = assert!(PART_SLOT_NUMBER + 4 <= LINE && SLOT_LEN % 8 == 0 && SLOTS.is_power_of_two());
+const _: () = assert!(PART_FLAGS + 4 <= LINE && SLOT_LEN % 8 == 0 && SLOTS.is_power_of_two());
 const _: () = assert!(MEMORY_TABLE + MEMORY_ENTRIES * MEMORY_ENTRY_LEN <= HEADER_LEN as usize);

@@ -89,6 +89,8 @@ pub struct Peer {
     pub owner: u32,
     /// Vectors that it listens on.
     pub vectors: u32,
+    /// It can ring nobody.
+    pub mute: bool,
     /// Its epoch.
     pub epoch: u32,
     /// The slot number, if the driver end wrote it.

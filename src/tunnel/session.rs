@@ -17,7 +17,7 @@
 //!
 //! Owners. A part is taken by writing one's id and a random nonce, waiting [`CLAIM_TIME`], and
 //! finding the nonce still there. A live owner wins, and only a live peer is met; whether one lives is
-//! what the transport says of its id. An owner that stops keeps its claim until its rings are quiet.
+//! what the transport says of its id, or its heartbeat where nothing is said. An owner that stops keeps its claim until its rings are quiet.
 //!
 //! Far reads. While a session is up, one 8-byte load per heartbeat takes the peer's epoch and
 //! heartbeat. Everything else is read only before that.
@@ -27,6 +27,7 @@
 //! makes its rings quiet and calls `start` again.
 
 mod header;
+mod presence;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use super::part::{MemoryEntry, Params, Peer, Reason, Role, read_pair, write_pair
 use crate::memory::{BusMemory, MemoryError, Span, View, fence_full};
 use crate::planted::{Bug, planted};
 use crate::spec::window as w;
+use presence::Presence;
 
 /// How long a claim must stand before it counts.
 pub const CLAIM_TIME: Duration = Duration::from_millis(20);
@@ -80,6 +82,8 @@ pub struct Session {
     own_mailbox: Mailbox,
     /// The device's CPU reaches the window only.
     dma_only: bool,
+    /// This end can ring nobody.
+    mute: bool,
     phase: Phase,
     epoch: u32,
     nonce: u64,
@@ -96,6 +100,8 @@ pub struct Session {
     fifo: Option<Fifo>,
     /// While up: how often the peer's part may be looked at; each heartbeat adds one.
     looks: u32,
+    /// The transport does not tell who is there: what is known of the peer, and of who claims our part.
+    seen: Option<[Presence; 2]>,
 }
 
 impl Session {
@@ -111,6 +117,7 @@ impl Session {
         Ok(Self {
             own_mailbox: Mailbox::at(mem, params.mailbox, w::SLOTS)?,
             dma_only: params.dma_only,
+            mute: false,
             window,
             params,
             phase: Phase::Stopped,
@@ -126,6 +133,7 @@ impl Session {
             said: None,
             fifo: None,
             looks: 0,
+            seen: None,
         })
     }
 
@@ -141,6 +149,7 @@ impl Session {
         self.fifo = None;
         self.said = None;
         self.next_look = now;
+        self.seen.iter_mut().flatten().for_each(Presence::forget);
     }
 
     /// From now on heartbeats come at whole intervals after this moment: ends that have it and the interval
@@ -247,7 +256,8 @@ impl Session {
         }
         let foreign = nonce != 0 && owner != self.params.owner;
         // Nobody is both ends: such a word is a forged one, and would hold the slot for ever.
-        if foreign && alive(owner) && self.peer_owner(mem) != Some(owner) {
+        let held = foreign && self.peer_owner(mem) != Some(owner);
+        if held && self.rival_lives(now, mem, nonce).unwrap_or_else(|| alive(owner)) {
             self.phase = Phase::Claiming { since: None };
             return self.wait(now, Reason::Held(self.params.role, owner));
         }
@@ -295,6 +305,7 @@ impl Session {
         part.store_le32(w::PART_VECTORS, self.params.vectors);
         part.store_le64(w::PART_MAILBOX, mailbox);
         part.store_le32(w::PART_SLOTS, w::SLOTS);
+        part.store_le32(w::PART_FLAGS, if self.mute { w::PART_MUTE } else { 0 });
         let window = self.window_view(mem);
         match self.params.role {
             Role::Device => {
@@ -337,6 +348,7 @@ impl Session {
         }
         self.beat(now, mem);
         let other = self.params.role.other();
+        let lives = self.peer_lives(now, mem);
         if other == Role::Device {
             if let Some(reason) = self.bad_header(mem) {
                 return self.wait(now, reason);
@@ -357,7 +369,7 @@ impl Session {
         let part = self.part(mem, other);
         let owner = part.load_le32(w::PART_OWNER);
         // One that died in `READY` has left it standing.
-        if !alive(owner) {
+        if !lives.unwrap_or_else(|| alive(owner)) {
             return self.wait(now, Reason::NotReady(other));
         }
         let (addr, slots) = (part.load_le64(w::PART_MAILBOX), part.load_le32(w::PART_SLOTS));
@@ -403,6 +415,7 @@ impl Session {
             let peer_info = Peer {
                 owner: self.peer_id,
                 vectors: part.load_le32(w::PART_VECTORS),
+                mute: part.load_le32(w::PART_FLAGS) & w::PART_MUTE != 0,
                 epoch,
                 slot,
                 dma_only: self.dma_only,

@@ -180,6 +180,7 @@ fn meet(stage: &mut Stage, master: &mut Option<Master>, board: &mut Option<Board
     let peer = |role| Peer {
         owner: owner(role),
         vectors: 0x2122,
+        mute: false,
         epoch: epoch(role),
         slot: 0x0031_3233,
         dma_only: false,

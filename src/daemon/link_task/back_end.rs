@@ -477,7 +477,7 @@ impl<'a> Running<'a> {
             engine_mem: mem.clone(),
             mem,
             doorbells: kicks.map(|kick| kick.get().clone()).into(),
-            peers: calls.map(|call| Some(call?.get().clone())),
+            peers: calls.map(|call| Some(call?.get().clone().into())),
             settings: Some(settings),
         };
         self.workers.start_pair(pair).await

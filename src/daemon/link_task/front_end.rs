@@ -385,7 +385,7 @@ impl<'a> Running<'a> {
             mem,
             doorbells: vec![call.clone()],
             // Frames go out by the transmitq.
-            peers: [Some(transmitq.clone()), Some(receiveq.clone())],
+            peers: [transmitq, receiveq].map(|kick| Some(kick.clone().into())),
             settings: None,
         };
         self.workers.start_pair(pair).await

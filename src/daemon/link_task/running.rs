@@ -1,11 +1,11 @@
-//! A link while it is attached to a slot of a backplane: what it waits for, and what it does then.
+//! A link while it is attached to a window: what it waits for, and what it does then.
 //! What it has in common with links over other transports is in [`Workers`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attachment::{Attachment, Change};
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY};
 use crate::daemon::config::{Dma, MTU_MAX};
@@ -13,12 +13,11 @@ use crate::daemon::identity::random;
 use crate::daemon::netdev::Netdev;
 use crate::daemon::{Role, VERSION};
 use crate::link::{Event, Link, LinkParams, StartPair, pair_vector};
-use crate::memory::{BusMemory, Region, Side};
+use crate::memory::{BusMemory, Side};
 use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
+use crate::os::bell::Bell;
 use crate::os::doorbell::{Doorbell, Ringer};
-use crate::os::fabric::regions;
-use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink, Slot};
 use crate::os::pace::Pace;
 use crate::tunnel::part::Role as End;
 
@@ -33,8 +32,8 @@ pub(super) enum Ended {
     Stopping,
     /// The netdev is gone.
     NetdevLost,
-    /// The slot is to be left for another connection, if there is one already.
-    Moved(Option<Box<ShmLink>>),
+    /// What it is attached to is to be left for another connection, if there is one already.
+    Moved(Option<Box<Attachment>>),
 }
 
 /// What a running link waits for.
@@ -44,9 +43,9 @@ enum Input {
     Doorbell,
     /// The doorbell cannot be waited for.
     Deaf(std::io::Error),
-    Peer(Result<PeerEvent, String>),
+    Transport(Change),
     /// A connection in place of the lost one.
-    Found(Box<ShmLink>),
+    Found(Box<Attachment>),
     Due,
     Nothing,
 }
@@ -59,11 +58,9 @@ pub(super) struct Running<'a> {
     /// What this end's CPU reaches, and what its engine does, in the same table.
     mem: Arc<BusMemory>,
     engine_mem: Arc<BusMemory>,
-    slot: Slot,
-    /// The backplane, as long as it is there, and who is on it.
-    shm: Option<ShmLink>,
-    peers: BTreeMap<u16, Peer>,
-    doorbell: Doorbell,
+    transport: Attachment,
+    /// None: this end polls.
+    doorbell: Option<Doorbell>,
     ringer: Ringer,
     /// How soon work goes on that the last turn has left, and when.
     pace: Pace,
@@ -73,11 +70,10 @@ pub(super) struct Running<'a> {
 impl<'a> Running<'a> {
     pub(super) fn new(
         task: &'a LinkTask,
-        shm: ShmLink,
+        transport: Attachment,
         netdev: Option<&'a mut Netdev>,
     ) -> Result<Self, String> {
-        let slot = shm.slot().clone();
-        let (window, driver) = regions(slot.len);
+        let attached = transport.attached().clone();
         let role = match task.role {
             Role::Master => End::Driver,
             Role::Agent => End::Device,
@@ -86,12 +82,8 @@ impl<'a> Running<'a> {
             End::Device => (Side::Near, Side::Far),
             End::Driver => (Side::Far, Side::Near),
         };
-        let region = |range: &std::ops::Range<u64>, side| {
-            let offset = usize::try_from(range.start).map_err(|e| e.to_string())?;
-            let len = range.end - range.start;
-            Ok::<_, String>(Region::mapped(range.start, len, side, slot.memory.clone(), offset))
-        };
-        let table = vec![region(&window, window_side)?, region(&driver, driver_side)?];
+        let (window, driver) = (attached.window, attached.driver_memory);
+        let table = vec![window.region(window_side), driver.region(driver_side)];
         // The master's memory is passive: it never copies.
         let engine = task.role == Role::Agent && task.config.dma == Dma::Engine;
         let mut own = table.clone();
@@ -104,11 +96,11 @@ impl<'a> Running<'a> {
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
-            window,
-            driver_memory: driver,
+            window: window.bus(),
+            driver_memory: driver.bus(),
             slot: task.slot,
-            owner: slot.id.into(),
-            vectors: u32::try_from(slot.doorbells.len()).unwrap_or(1),
+            owner: attached.id,
+            vectors: u32::try_from(attached.doorbells.len()).unwrap_or(1),
             heartbeat: Duration::from_millis(task.config.heartbeat_ms.into()),
             features_off: task.features_off.union(unfit).union(task.unfit_for_vhost(&mem)),
             mac: task.other_mac,
@@ -122,31 +114,33 @@ impl<'a> Running<'a> {
         let link = Link::new(Instant::now(), mem.clone(), params);
         let mut link = link.map_err(|e| e.to_string())?;
         link.align(task.origin);
-        let first = slot.doorbells.first().ok_or("the slot has no doorbell")?.clone();
-        let doorbell = Doorbell::new(first).map_err(|e| format!("watching the doorbell: {e}"))?;
-        let peers = shm.peers().clone();
+        let doorbell = attached.doorbells.first().cloned().map(Doorbell::new).transpose();
+        let doorbell = doorbell.map_err(|e| format!("watching the doorbell: {e}"))?;
         let mut running = Self {
             task,
             workers: Workers::new(task, netdev),
             link,
             mem,
             engine_mem,
-            slot,
-            shm: Some(shm),
-            peers,
+            transport,
             doorbell,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
         };
+        if !running.transport.attached().rings {
+            running.link.ring_nobody();
+        }
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
     }
 
     fn tell_peers(&mut self) {
-        let alive: BTreeSet<u32> = self.peers.keys().map(|id| u32::from(*id)).collect();
-        self.link.handle_peers(Instant::now(), alive);
+        match self.transport.present() {
+            Some(ids) => self.link.handle_peers(Instant::now(), ids),
+            None => self.link.go_by_heartbeats(),
+        }
     }
 
     /// Says what the netdev is set to, if there is one.
@@ -158,14 +152,14 @@ impl<'a> Running<'a> {
 
     pub(super) async fn run(&mut self) -> Ended {
         // The connection that replaces a lost one, once it is there.
-        let mut found: Option<Box<ShmLink>> = None;
+        let mut found: Option<Box<Attachment>> = None;
         let task = self.task;
         let mut search = pin!(search(task));
         loop {
             if let Some(ended) = self.drain().await {
                 return ended;
             }
-            if self.shm.is_none() && self.may_move(found.as_deref()) {
+            if self.transport.is_lost() && self.may_move(found.as_deref()) {
                 return self.end(Ended::Moved(found)).await;
             }
             let now = Instant::now;
@@ -178,7 +172,7 @@ impl<'a> Running<'a> {
                 Input::Doorbell => {
                     self.link.handle_doorbell(now());
                     // With one vector there is one doorbell for everything.
-                    if self.slot.doorbells.len() == 1 {
+                    if self.transport.attached().doorbells.len() == 1 {
                         self.workers.wake_threads();
                     }
                 }
@@ -186,9 +180,9 @@ impl<'a> Running<'a> {
                     task.log.warn(format_args!("doorbell: {e}"));
                     return self.end(Ended::NetdevLost).await;
                 }
-                Input::Peer(event) => self.peer_event(event),
-                Input::Found(shm) => {
-                    found = Some(shm);
+                Input::Transport(change) => self.changed(change),
+                Input::Found(transport) => {
+                    found = Some(transport);
                     search.set(self::search(task));
                 }
                 Input::Due => {
@@ -245,21 +239,21 @@ impl<'a> Running<'a> {
     /// takes longer than the heartbeats between which this waits.
     async fn input(
         &mut self,
-        found: &mut Option<Box<ShmLink>>,
-        search: Pin<&mut impl Future<Output = Box<ShmLink>>>,
+        found: &mut Option<Box<Attachment>>,
+        search: Pin<&mut impl Future<Output = Box<Attachment>>>,
     ) -> Input {
         let more = self.link.has_more().then_some(self.next_turn);
         let due = self.link.poll_timeout().into_iter().chain(more).min();
         let due = due.unwrap_or_else(|| Instant::now() + RETRY);
-        let lost = self.shm.is_none() && found.is_none();
+        let lost = self.transport.is_lost() && found.is_none();
         tokio::select! {
             input = self.workers.input() => Input::Workers(input),
-            rung = self.doorbell.rung() => match rung {
+            rung = rung(&mut self.doorbell) => match rung {
                 Ok(()) => Input::Doorbell,
                 Err(e) => Input::Deaf(e),
             },
-            event = next_event(&mut self.shm) => Input::Peer(event),
-            shm = search, if lost => Input::Found(shm),
+            change = self.transport.next() => Input::Transport(change),
+            transport = search, if lost => Input::Found(transport),
             () = watch_found(found) => Input::Nothing,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
         }
@@ -267,30 +261,18 @@ impl<'a> Running<'a> {
 
     /// Without its backplane a link goes on; it moves when it has nothing to lose, or when the other
     /// end is on the new one.
-    fn may_move(&self, found: Option<&ShmLink>) -> bool {
-        found.is_some_and(|shm| !self.workers.is_at_work() || !shm.peers().is_empty())
+    fn may_move(&self, found: Option<&Attachment>) -> bool {
+        let is_met = |found: &Attachment| found.present().is_some_and(|ids| !ids.is_empty());
+        found.is_some_and(|found| !self.workers.is_at_work() || is_met(found))
     }
 
-    fn peer_event(&mut self, event: Result<PeerEvent, String>) {
-        match event {
-            Ok(PeerEvent::Joined(_)) => {
-                self.read_peers();
-                self.tell_peers();
+    fn changed(&mut self, change: Change) {
+        match change {
+            Change::Joined => self.tell_peers(),
+            Change::Left(id) => self.link.handle_peer_gone(Instant::now(), id),
+            Change::Lost(why) => {
+                self.task.log.warn(format_args!("{why}; the link goes on without it"));
             }
-            Ok(PeerEvent::Left(id)) => {
-                self.read_peers();
-                self.link.handle_peer_gone(Instant::now(), id.into());
-            }
-            Err(e) => {
-                self.task.log.warn(format_args!("{e}; the link goes on without it"));
-                self.shm = None;
-            }
-        }
-    }
-
-    fn read_peers(&mut self) {
-        if let Some(shm) = &self.shm {
-            self.peers = shm.peers().clone();
         }
     }
 
@@ -349,28 +331,26 @@ impl<'a> Running<'a> {
     }
 
     fn ring(&self, owner: u32, vector: u16) {
-        let peer = u16::try_from(owner).ok().and_then(|id| self.peers.get(&id));
-        if let Some(doorbell) = peer.and_then(|p| p.vectors.get(usize::from(vector))) {
-            self.ringer.ring(doorbell);
+        match self.transport.bell(owner, vector) {
+            Some(Bell::Eventfd(doorbell)) => self.ringer.ring(&doorbell),
+            Some(Bell::Register(register)) => register.write(),
+            None => {}
         }
     }
 
-    /// Gives a pair to a worker, with the doorbells of this slot and of the peer's.
+    /// Gives a pair to a worker, with the doorbells of this end and of the peer's.
     async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
-        let StartPair { pair, path, doorbell, settings } = start;
-        let peer = doorbell.and_then(|(owner, vector)| {
-            let peer = self.peers.get(&u16::try_from(owner).ok()?)?;
-            peer.vectors.get(usize::from(vector)).or(peer.vectors.first()).cloned()
-        });
-        let own = u32::try_from(self.slot.doorbells.len()).unwrap_or(u32::MAX);
-        let vector = pair_vector(pair, own).map_or(0, usize::from);
-        let own = self.slot.doorbells.get(vector).ok_or("the slot has no doorbell")?;
+        let StartPair { pair, path, doorbell, polls, settings } = start;
+        let peer = doorbell.and_then(|(owner, vector)| self.transport.bell(owner, vector));
+        let own = &self.transport.attached().doorbells;
+        let vector = pair_vector(pair, u32::try_from(own.len()).unwrap_or(u32::MAX));
+        let own = vector.filter(|_| !polls).and_then(|vector| own.get(usize::from(vector)));
         let pair = Pair {
             number: pair,
             path,
             mem: self.mem.clone(),
             engine_mem: self.engine_mem.clone(),
-            doorbells: vec![own.clone()],
+            doorbells: own.cloned().into_iter().collect(),
             peers: [peer.clone(), peer],
             settings,
         };
@@ -379,29 +359,29 @@ impl<'a> Running<'a> {
 }
 
 /// Looks for a backplane until there is one.
-async fn search(task: &LinkTask) -> Box<ShmLink> {
+async fn search(task: &LinkTask) -> Box<Attachment> {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;
         match task.connect().await {
-            Ok(shm) => return Box::new(shm),
+            Ok(transport) => return Box::new(transport),
             Err(refusal) => pause = refusal.pause,
         }
     }
 }
 
-async fn next_event(shm: &mut Option<ShmLink>) -> Result<PeerEvent, String> {
-    match shm {
-        Some(shm) => shm.next().await.map_err(|e| e.to_string()),
+async fn rung(doorbell: &mut Option<Doorbell>) -> std::io::Result<()> {
+    match doorbell {
+        Some(doorbell) => doorbell.rung().await,
         None => std::future::pending().await,
     }
 }
 
 /// Keeps a connection that waits to be moved to up to date, and drops it when it fails.
-async fn watch_found(found: &mut Option<Box<ShmLink>>) {
+async fn watch_found(found: &mut Option<Box<Attachment>>) {
     match found {
-        Some(shm) => {
-            if shm.next().await.is_err() {
+        Some(transport) => {
+            if matches!(transport.next().await, Change::Lost(_)) {
                 *found = None;
             }
         }

@@ -35,6 +35,7 @@ use crate::net::frame::Offloads;
 use crate::net::path::Path;
 use crate::net::settings::Settings;
 use crate::os::announce::Announcement;
+use crate::os::bell::Bell;
 use crate::os::dma::EngineModel;
 use crate::os::tap::Tap;
 use crate::spec::net::F_GUEST_ANNOUNCE;
@@ -64,7 +65,7 @@ pub(super) struct Pair {
     pub(super) engine_mem: Arc<BusMemory>,
     /// Ours and the other end's, as in [`Job`].
     pub(super) doorbells: Vec<Arc<OwnedFd>>,
-    pub(super) peers: [Option<Arc<OwnedFd>>; 2],
+    pub(super) peers: [Option<Bell>; 2],
     /// What the driver sets at run time; a device's.
     pub(super) settings: Option<Arc<Settings>>,
 }

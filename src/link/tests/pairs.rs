@@ -10,6 +10,7 @@ use crate::net::path::Inward;
 use crate::spec::net::HEADER_LEN;
 use crate::tunnel::message::NetdevState;
 use crate::tunnel::model::Device;
+use crate::tunnel::session::LOOK_TIME;
 
 mod resets;
 
@@ -22,6 +23,8 @@ struct End {
     workers: BTreeMap<u16, Box<dyn Path>>,
     /// Vectors that pairs were told to ring.
     vectors: BTreeMap<u16, Option<(u32, u16)>>,
+    /// Some pair was told to poll.
+    polls: bool,
     features: Features,
     offloads: Option<Offloads>,
     announced: u32,
@@ -70,6 +73,7 @@ impl Two {
                 stopping: BTreeSet::new(),
                 workers: BTreeMap::new(),
                 vectors: BTreeMap::new(),
+                polls: false,
                 features: Features::NONE,
                 offloads: None,
                 announced: 0,
@@ -101,6 +105,7 @@ impl Two {
                 Event::Start(start) => end.features = start.features,
                 Event::StartPair(start) => {
                     end.vectors.insert(start.pair, start.doorbell);
+                    end.polls |= start.polls;
                     assert!(end.workers.insert(start.pair, start.path).is_none(), "two workers");
                 }
                 Event::StopPair(pair) => {
@@ -181,6 +186,26 @@ impl Two {
     fn ask(&mut self, command: Command, feature: u8) {
         self.ends[DRIVER].link.command(feature, command);
         self.run(10 * MS);
+    }
+}
+
+#[test]
+fn whose_peer_can_ring_nobody_looks_by_itself() {
+    for mute in [None, Some(DRIVER), Some(DEVICE)] {
+        let mut two = Two::unmet(4, [2, 2], Features::NONE);
+        if let Some(end) = mute {
+            two.ends[end].link.ring_nobody();
+        }
+        two.run(SECOND);
+        for (end, other) in [(DRIVER, DEVICE), (DEVICE, DRIVER)] {
+            assert!(two.ends[end].workers.contains_key(&0), "{}", two.ends[end].reason);
+            assert_eq!(two.ends[end].polls, mute == Some(other), "{mute:?}, {end}");
+        }
+        let due = two.ends.each_ref().map(|end| end.link.poll_timeout().unwrap() - two.now);
+        for (end, other) in [(DRIVER, DEVICE), (DEVICE, DRIVER)] {
+            assert_eq!(due[end] <= LOOK_TIME, mute == Some(other), "{mute:?}, {end}: {due:?}");
+        }
+        two.all_pairs_carry();
     }
 }
 

@@ -9,6 +9,7 @@
 //! Server and client check the same things, each on its side of the socket: the memory's seals and
 //! size (`memfd`), the form of a message (`wire`), how many clients and vectors there may be.
 
+mod attached;
 pub mod backplane;
 mod error;
 mod mapped;
@@ -30,6 +31,7 @@ use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub use attached::{Attached, Part};
 pub use error::{FabricError, Fault, MemoryFault};
 
 /// The least length in bytes of a slot's memory.

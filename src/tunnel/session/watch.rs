@@ -30,6 +30,37 @@ impl Session {
         None
     }
 
+    /// The transport does not tell who is there: from now on heartbeats do, and not `alive`.
+    pub fn go_by_heartbeats(&mut self) {
+        self.seen = Some(Default::default());
+    }
+
+    /// This end can ring nobody: the other one has to look by itself.
+    pub fn ring_nobody(&mut self) {
+        self.mute = true;
+    }
+
+    /// Before it is met: whether the peer lives, where its heartbeat is all that tells.
+    pub(super) fn peer_lives(&mut self, now: Instant, mem: &BusMemory) -> Option<bool> {
+        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
+        let [peer, _] = self.seen.as_mut()?;
+        peer.look(now, epoch.into(), beat);
+        Some(peer.moves(now, self.params.dead_after))
+    }
+
+    /// The same of whoever has claimed our part with this nonce: he lives unless his heartbeat stands still.
+    pub(super) fn rival_lives(
+        &mut self,
+        now: Instant,
+        mem: &BusMemory,
+        nonce: u64,
+    ) -> Option<bool> {
+        let (_, beat) = read_pair(self.part(mem, self.params.role), w::PART_PULSE);
+        let [_, rival] = self.seen.as_mut()?;
+        rival.look(now, nonce, beat);
+        Some(!rival.stands(now, self.params.dead_after))
+    }
+
     /// Why the session with `peer` is over, if its part says this.
     fn ends(&self, peer: u32, epoch: u32, beat: u32) -> Option<Reason> {
         let other = self.params.role.other();

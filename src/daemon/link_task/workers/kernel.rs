@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{Pair, Workers};
 use crate::daemon::worker::{Port, QueueStats, drop_stale};
 use crate::net::path::{LentQueue, Which};
+use crate::os::bell::Bell;
 use crate::os::netlink::LinkStats;
 use crate::os::tap::Tap;
 use crate::os::vhost_net::{Setup, VhostNet};
@@ -44,7 +45,12 @@ impl Workers<'_> {
         }
         let first = pair.doorbells.first().ok_or("it has no doorbell")?;
         let kicks = [first.clone(), pair.doorbells.get(1).unwrap_or(first).clone()];
-        let (calls, tap) = (pair.peers.clone(), tap.clone());
+        let calls = pair.peers.each_ref().map(|peer| peer.as_ref().map(Bell::eventfd));
+        if calls.iter().flatten().any(Option::is_none) {
+            return Err("the kernel cannot ring the other end's doorbell".to_owned());
+        }
+        let calls = calls.map(|call| call.flatten().cloned());
+        let tap = tap.clone();
         let mem = pair.mem.clone();
         let features = self.task.view.borrow().features;
         let device = self.task.vhost_device().await?;

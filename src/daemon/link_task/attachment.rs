@@ -1,0 +1,103 @@
+//! A link's end of its transport, whichever that is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::os::bell::Bell;
+use crate::os::fabric::Attached;
+use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink};
+
+/// An end that is attached. It lasts until it is dropped, with all that came of it.
+#[derive(Debug)]
+pub(super) enum Attachment {
+    /// A backplane's slot.
+    Shm(Box<InSlot>),
+}
+
+/// What happened on a transport.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Somebody came.
+    Joined,
+    /// The end with this id left.
+    Left(u32),
+    /// There will be no more news. What is attached stays so.
+    Lost(String),
+}
+
+/// In a slot, with its backplane as long as that is there.
+#[derive(Debug)]
+pub(super) struct InSlot {
+    attached: Attached,
+    link: Option<ShmLink>,
+    peers: BTreeMap<u16, Peer>,
+}
+
+impl Attachment {
+    /// In the slot of this connection.
+    pub(super) fn in_slot(link: ShmLink) -> Result<Self, String> {
+        let slot = link.slot().clone();
+        let attached =
+            Attached::in_one_piece(&slot.memory, slot.len, slot.id.into(), slot.doorbells)
+                .ok_or("the slot is too large for this machine")?;
+        let peers = link.peers().clone();
+        Ok(Self::Shm(Box::new(InSlot { attached, link: Some(link), peers })))
+    }
+
+    /// What this end has.
+    pub(super) fn attached(&self) -> &Attached {
+        match self {
+            Self::Shm(slot) => &slot.attached,
+        }
+    }
+
+    /// The ids of the others that are there; `None` if this transport does not tell.
+    pub(super) fn present(&self) -> Option<BTreeSet<u32>> {
+        match self {
+            Self::Shm(slot) => Some(slot.peers.keys().map(|id| u32::from(*id)).collect()),
+        }
+    }
+
+    /// This vector's doorbell of the end with this id; one that listens on fewer has one for all.
+    pub(super) fn bell(&self, id: u32, vector: u16) -> Option<Bell> {
+        match self {
+            Self::Shm(slot) => {
+                let peer = slot.peers.get(&u16::try_from(id).ok()?)?;
+                let vector = peer.vectors.get(usize::from(vector)).or(peer.vectors.first());
+                vector.cloned().map(Bell::from)
+            }
+        }
+    }
+
+    /// Whether there will be no more news, and another connection may be looked for.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Shm(slot) => slot.link.is_none(),
+        }
+    }
+
+    /// Waits for the next change. Nothing is lost if it is dropped early.
+    pub(super) async fn next(&mut self) -> Change {
+        match self {
+            Self::Shm(slot) => slot.next().await,
+        }
+    }
+}
+
+impl InSlot {
+    async fn next(&mut self) -> Change {
+        let Some(link) = &mut self.link else { return std::future::pending().await };
+        match link.next().await {
+            Ok(event) => {
+                self.peers = link.peers().clone();
+                match event {
+                    PeerEvent::Joined(_) => Change::Joined,
+                    PeerEvent::Left(id) => Change::Left(id.into()),
+                }
+            }
+            Err(e) => {
+                self.link = None;
+                Change::Lost(e.to_string())
+            }
+        }
+    }
+}
