@@ -147,8 +147,9 @@ pub const QUEUES_MAX: u16 = 16;
 pub enum Transport {
     /// A slot socket of a backplane on this machine.
     Shm(PathBuf),
-    /// A PCI function, as `DOMAIN:BUS:DEV.FN`.
-    Pci(String),
+    /// A board's function on a PCI bus.
+    #[cfg(feature = "pci")]
+    Pci(crate::os::fabric::pci::Wanted),
     /// A UIO device.
     Uio(PathBuf),
     /// A vhost-user socket: an agent is the back-end, a master the front-end.
@@ -182,7 +183,8 @@ impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shm(path) => write!(f, "shm:{}", path.display()),
-            Self::Pci(function) => write!(f, "pci:{function}"),
+            #[cfg(feature = "pci")]
+            Self::Pci(wanted) => write!(f, "pci:{wanted}"),
             Self::Uio(path) => write!(f, "uio:{}", path.display()),
             Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
         }

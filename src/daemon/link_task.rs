@@ -48,6 +48,8 @@ use crate::link::State;
 use crate::net::features::Features;
 use crate::net::rate::Rate;
 use crate::net::sources::Sources;
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci::{Opened, PciLink};
 use crate::os::fabric::shm::ShmLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
@@ -169,6 +171,7 @@ impl LinkTask {
                 _ => self.attached(netdev.as_mut()).await,
             };
             if stops {
+                self.release().await;
                 let keep = self.order().config.keep;
                 if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
                     self.log.warn(format_args!("removing the netdev: {e}"));
@@ -243,6 +246,10 @@ impl LinkTask {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
                     Ended::Moved(found) => next = found,
+                    Ended::Gone(why) => {
+                        self.wait_because(why);
+                        self.pause(RETRY).await;
+                    }
                 },
                 Err(e) => {
                     self.wait_because(e.why);
@@ -262,15 +269,33 @@ impl LinkTask {
 
     async fn connect(&self) -> Result<Attachment, Refusal> {
         let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
-        let socket = self.broker.slot(&self.config.name).await;
-        let socket = socket.map_err(|Refused { text, absent }| refusal(text, absent))?;
+        let refused = |Refused { text, absent }: Refused| refusal(text, absent);
+        let name = &self.config.name;
         match &self.config.transport {
             Transport::Shm(path) => {
+                let socket = self.broker.slot(name).await.map_err(refused)?;
                 let link = ShmLink::over(path, socket).await;
                 let link = link.map_err(|e| refusal(e.to_string(), e.is_absence()))?;
                 Attachment::in_slot(link).map_err(|e| refusal(e, false))
             }
+            #[cfg(feature = "pci")]
+            Transport::Pci(_) => {
+                let Opened { told, fds } = self.broker.function(name).await.map_err(refused)?;
+                let link = PciLink::new(told, fds).map_err(|e| refusal(e.to_string(), false))?;
+                self.log.info(format_args!("PCI function {told}"));
+                Ok(Attachment::Pci(Box::new(link)))
+            }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
+        }
+    }
+
+    /// What the link had of its machine is as it was before.
+    async fn release(&self) {
+        #[cfg(feature = "pci")]
+        if let Transport::Pci(_) = &self.config.transport {
+            if let Err(e) = self.broker.release(&self.config.name).await {
+                self.log.warn(&e);
+            }
         }
     }
 
@@ -286,7 +311,8 @@ impl LinkTask {
             }
         };
         let ended = running.run().await;
-        running.workers.leave().await;
+        running.leave().await;
+        self.release().await;
         ended
     }
 

@@ -43,6 +43,14 @@ pub fn spawn(command: &mut Command, netns: Option<OwnedFd>) -> io::Result<Child>
     command.spawn()
 }
 
+/// Whether this process, which [`spawn`] has started, is killed when the thread that did that ends.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn die_with_parent(dies: bool) -> io::Result<()> {
+    Ok(set_parent_process_death_signal(dies.then_some(Signal::KILL))?)
+}
+
 /// From now on this process ignores what asks one to stop: it ends with its parent.
 pub fn ignore_stops() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {

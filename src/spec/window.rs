@@ -79,6 +79,9 @@ pub const PART_SLOTS: usize = 40;
 /// In the driver's part: the slot number, for logs and derived addresses.
 pub const PART_SLOT_NUMBER: usize = 44;
 
+/// Greatest id that a transport gives. An owner who does not know his own, or has none, has a greater one: no
+/// transport tells of him, only his heartbeat.
+pub const MAX_ID: u32 = 0xffff;
 /// In a part: its flags.
 pub const PART_FLAGS: usize = 48;
 /// Flag of a part: its owner can ring nobody, having no way to a doorbell of the other end, which has to look

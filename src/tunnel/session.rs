@@ -60,6 +60,9 @@ pub enum Change {
     Down(Reason),
 }
 
+/// Says of an id on the transport whether it is there.
+pub type Alive<'a> = &'a dyn Fn(u32) -> bool;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Before `start`, and after `Down`.
@@ -100,8 +103,10 @@ pub struct Session {
     fifo: Option<Fifo>,
     /// While up: how often the peer's part may be looked at; each heartbeat adds one.
     looks: u32,
-    /// The transport does not tell who is there: what is known of the peer, and of who claims our part.
-    seen: Option<[Presence; 2]>,
+    /// The transport does not tell who is there.
+    untold: bool,
+    /// What heartbeats tell of the peer, and of who claims our part.
+    seen: [Presence; 2],
 }
 
 impl Session {
@@ -133,7 +138,8 @@ impl Session {
             said: None,
             fifo: None,
             looks: 0,
-            seen: None,
+            untold: false,
+            seen: Default::default(),
         })
     }
 
@@ -149,7 +155,7 @@ impl Session {
         self.fifo = None;
         self.said = None;
         self.next_look = now;
-        self.seen.iter_mut().flatten().for_each(Presence::forget);
+        self.seen.iter_mut().for_each(Presence::forget);
     }
 
     /// From now on heartbeats come at whole intervals after this moment: ends that have it and the interval
@@ -205,13 +211,12 @@ impl Session {
         }
     }
 
-    /// Looks at the header and takes at most one step. `alive` says of an id on the transport
-    /// whether it is there. To be called again while it returns something.
+    /// Looks at the header and takes at most one step. To be called again while it returns something.
     pub fn handle_look(
         &mut self,
         now: Instant,
         mem: &BusMemory,
-        alive: &dyn Fn(u32) -> bool,
+        alive: Alive<'_>,
     ) -> Option<Change> {
         let change = match self.phase {
             Phase::Stopped => return None,
@@ -247,7 +252,7 @@ impl Session {
         now: Instant,
         mem: &BusMemory,
         since: Option<Instant>,
-        alive: &dyn Fn(u32) -> bool,
+        alive: Alive<'_>,
     ) -> Option<Change> {
         let part = self.part(mem, self.params.role);
         let (owner, nonce) = (part.load_le32(w::PART_OWNER), part.load_le64(w::PART_NONCE));
@@ -257,7 +262,7 @@ impl Session {
         let foreign = nonce != 0 && owner != self.params.owner;
         // Nobody is both ends: such a word is a forged one, and would hold the slot for ever.
         let held = foreign && self.peer_owner(mem) != Some(owner);
-        if held && self.rival_lives(now, mem, nonce).unwrap_or_else(|| alive(owner)) {
+        if held && self.rival_lives(now, mem, (owner, nonce), alive) {
             self.phase = Phase::Claiming { since: None };
             return self.wait(now, Reason::Held(self.params.role, owner));
         }
@@ -337,18 +342,13 @@ impl Session {
     }
 
     /// In `READY`: is there a peer that may be met?
-    fn meet(
-        &mut self,
-        now: Instant,
-        mem: &BusMemory,
-        alive: &dyn Fn(u32) -> bool,
-    ) -> Option<Change> {
+    fn meet(&mut self, now: Instant, mem: &BusMemory, alive: Alive<'_>) -> Option<Change> {
         if let Some(change) = self.lost_claim(mem) {
             return Some(change);
         }
         self.beat(now, mem);
         let other = self.params.role.other();
-        let lives = self.peer_lives(now, mem);
+        self.hear_peer(now, mem);
         if other == Role::Device {
             if let Some(reason) = self.bad_header(mem) {
                 return self.wait(now, reason);
@@ -369,7 +369,7 @@ impl Session {
         let part = self.part(mem, other);
         let owner = part.load_le32(w::PART_OWNER);
         // One that died in `READY` has left it standing.
-        if !lives.unwrap_or_else(|| alive(owner)) {
+        if !self.peer_lives(now, owner, alive) {
             return self.wait(now, Reason::NotReady(other));
         }
         let (addr, slots) = (part.load_le64(w::PART_MAILBOX), part.load_le32(w::PART_SLOTS));

@@ -10,6 +10,8 @@ use super::session::{Change, LOOK_TIME, Session};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side};
 use crate::spec::window as w;
 
+mod heartbeats;
+
 const WINDOW: u32 = 0x8000;
 const DRIVER_MEMORY: u64 = 0x8000;
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -456,44 +458,5 @@ fn a_board_whose_cpu_reaches_the_window_only_is_met_there_whoever_comes_first() 
             device.shutdown(&seen_by_device);
             driver.shutdown(&world.mem);
         }
-    }
-}
-
-#[test]
-fn without_notices_ends_meet_by_heartbeat_and_what_a_dead_end_left_is_not_met() {
-    let mut world = World::new();
-    let [mut a, mut b] = [(Role::Device, 1), (Role::Driver, 2)].map(|(role, id)| {
-        let mut end = world.end(role, id);
-        end.go_by_heartbeats();
-        end
-    });
-    world.alive.clear();
-    world.until_up(&mut a, &mut b);
-    // The master dies, the board sees it by the heartbeat; what the master left says that it runs, then,
-    // from another that died earlier on its way, that it is ready.
-    let (reason, after) = world.until_down(&mut a);
-    assert_eq!(reason, Reason::Silent(Role::Driver));
-    assert!(after <= DEAD + HEARTBEAT, "{after:?}");
-    let part = world.mem.resolve(w::DRIVER_PART as u64, 64).unwrap();
-    for state in [w::STATE_RUN, w::STATE_READY] {
-        world.mem.view(part).unwrap().store_le32(w::PART_STATE, state);
-        world.start(&mut a);
-        for _ in 0..400 {
-            assert!(!matches!(world.look(&mut a), Some(Change::Up(..) | Change::Down(_))));
-            world.now += Duration::from_millis(5);
-        }
-    }
-    // Another master, with another id, takes over what stands still.
-    let mut c = world.end(Role::Driver, 3);
-    c.go_by_heartbeats();
-    world.until_up(&mut a, &mut c);
-    // And a third one has to wait as long as that one lives.
-    let mut d = world.end(Role::Driver, 4);
-    d.go_by_heartbeats();
-    for _ in 0..400 {
-        assert!(!matches!(world.look(&mut d), Some(Change::Ring(_) | Change::Up(..))));
-        assert!(!matches!(world.look(&mut c), Some(Change::Down(_))));
-        assert!(!matches!(world.look(&mut a), Some(Change::Down(_))));
-        world.now += Duration::from_millis(5);
     }
 }

@@ -10,7 +10,7 @@ use boardlane::net::features::Features;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::place;
 use crate::talk::Talk;
 use crate::world::{PATIENCE, World};
@@ -19,7 +19,7 @@ use crate::world::{PATIENCE, World};
 const BOOT: Duration = Duration::from_secs(40);
 
 /// A shell reads commands from a port of virtio's console; the kernel logs to a serial line, which
-/// under emulation is too slow in telling of what came.
+/// under emulation is too slow in telling of what came. A file `/start` is a script for each boot.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -27,10 +27,24 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /modules); do insmod /$module || echo \"insmod $module failed\"; done
 ip link set lo up
+[ ! -e /start ] || sh /start
 exec 3<>$(echo /dev/vport*)
 echo READY >&3
 cat <&3 | sh >&3 2>&3
 ";
+
+/// Programs of guests of s390x, and what they are linked with.
+const S390X_PROGRAMS: &[&str] = &["usr/bin/iperf3", "bin/nc.openbsd"];
+const S390X_LIBRARIES: &[&str] = &[
+    "ld64.so.1",
+    "libc.so.6",
+    "libiperf.so.0",
+    "libsctp.so.1",
+    "libcrypto.so.3",
+    "libbsd.so.0",
+    "libmd.so.0",
+    "libresolv.so.2",
+];
 
 /// Which QEMU: Debian 12's crashes when a guest sets up MSI-X of a vhost-user device, so it needs
 /// `vectors=0` there.
@@ -38,6 +52,8 @@ cat <&3 | sh >&3 2>&3
 pub(crate) enum Qemu {
     System,
     Later,
+    /// The later one as a big-endian machine; its devices are on channels, and not on a PCI bus.
+    S390x,
 }
 
 /// How to start one.
@@ -46,28 +62,51 @@ pub(crate) struct Plan {
     pub(crate) processors: u16,
     /// QEMU's arguments for the network; see [`vhost_user`] and [`own_tap`].
     pub(crate) network: Vec<String>,
+    /// QEMU's arguments for other devices.
+    pub(crate) devices: Vec<String>,
+    /// More words for the kernel.
+    pub(crate) append: &'static str,
     /// Modules beyond the driver's.
     pub(crate) modules: &'static [&'static str],
     /// Programs of this machine beyond busybox, iperf3 and ethtool.
     pub(crate) programs: &'static [&'static str],
-    /// More programs: where they are, and where in the guest.
+    /// More programs and other files: where they are, and where in the guest.
     pub(crate) files: Vec<(PathBuf, &'static str)>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let (network, files) = (Vec::new(), Vec::new());
-        Self { qemu: Qemu::Later, processors: 1, network, modules: &[], programs: &[], files }
+        Self {
+            qemu: Qemu::Later,
+            processors: 1,
+            network: Vec::new(),
+            devices: Vec::new(),
+            append: "",
+            modules: &[],
+            programs: &[],
+            files: Vec::new(),
+        }
     }
 }
 
 /// A device that a back-end at `socket` plays, with these further properties.
 pub(crate) fn vhost_user(socket: &Path, queues: u16, properties: &str) -> Vec<String> {
-    let chardev = format!("socket,path={},id=chardev", socket.display());
-    let netdev = format!("vhost-user,id=vhost,chardev=chardev,queues={queues}");
-    let mut words = vec!["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev];
+    let mut words = back_end(socket, queues);
     words.extend(device("vhost", queues, properties));
     words
+}
+
+/// The same for a machine of s390x.
+pub(crate) fn vhost_user_ccw(socket: &Path, properties: &str) -> Vec<String> {
+    let mut words = back_end(socket, 1);
+    words.extend(["-device".to_owned(), format!("virtio-net-ccw,netdev=vhost,{properties}")]);
+    words
+}
+
+fn back_end(socket: &Path, queues: u16) -> Vec<String> {
+    let chardev = format!("socket,path={},id=chardev", socket.display());
+    let netdev = format!("vhost-user,id=vhost,chardev=chardev,queues={queues}");
+    vec!["-chardev".to_owned(), chardev, "-netdev".to_owned(), netdev]
 }
 
 /// A device that QEMU plays itself, before a TAP of this name that it makes.
@@ -101,16 +140,7 @@ impl Guest {
     pub(crate) fn start(world: &mut World, name: &str, machine: &str, plan: &Plan) -> Self {
         let image_file = world.directory(machine).join(format!("{name}.cpio"));
         let kernel_log = image_file.with_extension("kernel.log");
-        let mut image = Image::new(INIT);
-        let modules = [&["virtio_pci", "virtio_net", "virtio_console"], plan.modules].concat();
-        image.add_modules(&place::kernel(), &modules);
-        for program in ["iperf3", "ethtool"].iter().chain(plan.programs) {
-            image.add_program(program);
-        }
-        for (from, to) in &plan.files {
-            image.add_linked(from, Path::new(to.trim_start_matches('/')));
-        }
-        image.write(&image_file);
+        image(plan).write(&image_file);
         let errors = image_file.with_extension("stderr");
         // What QEMU says of itself would stand in the middle of what the guest does.
         let apart = ["sh", "-c", "exec \"$@\" 2>\"$0\""].map(str::to_owned).into_iter();
@@ -194,9 +224,20 @@ impl Guest {
         eprintln!("{name}: {qemu}, Linux {version}, negotiated {features}");
     }
 
+    /// Tells its shell something that it is not to answer.
+    pub(crate) fn say(&mut self, command: &str) {
+        self.talk.say(command);
+    }
+
     /// Boots it again, without a word to its devices.
     pub(crate) fn reboot(&mut self) {
-        self.talk.say("reboot -f");
+        self.say("reboot -f");
+        self.wait_for_shell();
+    }
+
+    /// As [`Guest::reboot`], without a word to its drivers, either: the machine is reset at once.
+    pub(crate) fn reset(&mut self) {
+        self.talk.say("echo b >/proc/sysrq-trigger");
         self.wait_for_shell();
     }
 
@@ -228,17 +269,45 @@ pub(crate) fn serve_iperf3(world: &mut World, machine: &str) {
     talk.hear("it listens", PATIENCE, |text| text.contains("Server listening").then_some(()));
 }
 
+/// What it starts with.
+fn image(plan: &Plan) -> Image {
+    let busybox = match plan.qemu {
+        Qemu::S390x => place::s390x().join("bin/busybox"),
+        _ => image::program("busybox"),
+    };
+    let mut image = Image::new(&busybox, INIT);
+    let modules = ["virtio_pci", "virtio_net", "virtio_console"];
+    image.add_modules(&kernel(plan.qemu), &[&modules, plan.modules].concat());
+    if plan.qemu == Qemu::S390x {
+        image.add_s390x(&place::s390x(), S390X_PROGRAMS, S390X_LIBRARIES);
+        return image;
+    }
+    for program in ["iperf3", "ethtool"].iter().chain(plan.programs) {
+        image.add_program(program);
+    }
+    for (from, to) in &plan.files {
+        image.add_linked(from, Path::new(to.trim_start_matches('/')));
+    }
+    image
+}
+
+/// The root of its kernel and modules.
+fn kernel(qemu: Qemu) -> PathBuf {
+    if qemu == Qemu::S390x { place::s390x() } else { place::kernel() }
+}
+
 /// QEMU's program and the directories of its firmware.
 fn program(qemu: Qemu) -> Vec<String> {
-    match qemu {
-        Qemu::System => vec!["qemu-system-x86_64".to_owned()],
-        Qemu::Later => {
-            let root = place::qemu();
-            let path = |part| root.join("usr").join(part).display().to_string();
-            let (firmware, bios) = (path("share/qemu"), path("share/seabios"));
-            vec![path("bin/qemu-system-x86_64"), "-L".into(), firmware, "-L".into(), bios]
-        }
-    }
+    let architecture = match qemu {
+        Qemu::System => return vec!["qemu-system-x86_64".to_owned()],
+        Qemu::Later => "x86_64",
+        Qemu::S390x => "s390x",
+    };
+    let root = place::qemu();
+    let path = |part: &str| root.join("usr").join(part).display().to_string();
+    let (firmware, bios) = (path("share/qemu"), path("share/seabios"));
+    let program = path(&format!("bin/qemu-system-{architecture}"));
+    vec![program, "-L".into(), firmware, "-L".into(), bios]
 }
 
 /// Its version.
@@ -250,21 +319,24 @@ pub(crate) fn version_of(qemu: Qemu) -> String {
 
 /// The command line.
 fn words_of(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
-    let kernel = fs::read_dir(place::kernel().join("boot")).unwrap().flatten();
+    let kernel = fs::read_dir(kernel(plan.qemu).join("boot")).unwrap().flatten();
     let mut kernel = kernel.map(|entry| entry.path().display().to_string());
     let kernel = kernel.find(|path| path.contains("/vmlinuz-")).expect("a kernel");
+    let machine = if plan.qemu == Qemu::S390x { "s390-ccw-virtio" } else { "q35" };
+    // The console's bus has by this name the machine's kind of device.
     let fixed = [
         "-nodefaults -no-user-config -display none -accel tcg -cpu max -m 512",
-        "-machine q35,memory-backend=memory",
+        &format!("-machine {machine},memory-backend=memory"),
         "-object memory-backend-memfd,id=memory,size=512M,share=on",
-        "-chardev stdio,id=shell -device virtio-serial-pci -device virtserialport,chardev=shell",
+        "-chardev stdio,id=shell -device virtio-serial -device virtserialport,chardev=shell",
     ];
     let mut words = program(plan.qemu);
     words.extend(fixed.iter().flat_map(|words| words.split(' ')).map(str::to_owned));
     words.extend(["-smp".to_owned(), plan.processors.to_string()]);
     words.extend(["-serial".to_owned(), format!("file:{}", kernel_log.display())]);
     words.extend(["-kernel".to_owned(), kernel, "-initrd".to_owned(), image.display().to_string()]);
-    words.extend(["-append".to_owned(), "console=ttyS0 loglevel=5 panic=-1".to_owned()]);
-    words.extend(plan.network.iter().cloned());
+    let append = format!("console=ttyS0 loglevel=5 panic=-1 {}", plan.append);
+    words.extend(["-append".to_owned(), append]);
+    words.extend(plan.network.iter().chain(&plan.devices).cloned());
     words
 }

@@ -20,14 +20,14 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// A busybox that `init` is a script for.
-    pub(crate) fn new(init: &str) -> Self {
+    /// A busybox, which `init` is a script for.
+    pub(crate) fn new(busybox: &Path, init: &str) -> Self {
         let mut image = Self { bytes: Vec::new(), directories: BTreeSet::new(), entries: 0 };
         for directory in ["bin", "dev", "proc", "sys", "tmp"] {
             image.make_directories(Path::new(directory));
         }
         image.entry(Path::new("dev/console"), CHARACTER_DEVICE, CONSOLE, &[]);
-        image.file("bin/busybox", &fs::read(program("busybox")).unwrap());
+        image.file("bin/busybox", &fs::read(busybox).unwrap());
         image.file("init", init.as_bytes());
         image
     }
@@ -55,8 +55,23 @@ impl Image {
         }
     }
 
+    /// Adds programs of s390x, by their paths in packages that are unpacked below `root`, and by their
+    /// names the libraries that they take: `ldd` would have to run them.
+    pub(crate) fn add_s390x(&mut self, root: &Path, programs: &[&str], libraries: &[&str]) {
+        for path in programs {
+            let name = Path::new(path).file_name().unwrap();
+            self.file(Path::new("bin").join(name), &fs::read(root.join(path)).unwrap());
+        }
+        for name in libraries {
+            let places = ["lib", "usr/lib"].map(|place| root.join(place).join("s390x-linux-gnu"));
+            let file = places.iter().map(|place| place.join(name)).find(|file| file.exists());
+            let file = file.unwrap_or_else(|| panic!("no library {name}"));
+            self.file(Path::new("lib").join(name), &fs::read(file).unwrap());
+        }
+    }
+
     /// Adds modules of an unpacked kernel and those that they need; `/modules` names them in an order
-    /// in which they can be inserted. What is built into the kernel needs none.
+    /// in which they can be inserted. What is built into the kernel needs none. Names are those of files.
     pub(crate) fn add_modules(&mut self, kernel: &Path, names: &[&str]) {
         let directory = modules(kernel);
         let index = fs::read_to_string(directory.join("modules.dep")).unwrap();
@@ -117,7 +132,7 @@ impl Image {
 }
 
 /// Where a program of this machine is.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let mut places = std::env::split_paths(&path).map(|directory| directory.join(name));
     places.find(|place| place.is_file()).unwrap_or_else(|| panic!("no program {name}"))

@@ -18,6 +18,7 @@
 #[path = "../../netns-tests/case.rs"]
 mod case;
 mod cases;
+#[allow(dead_code, reason = "a part of it is for the guests of netns-tests")]
 mod guest;
 mod image;
 mod lane;

@@ -25,6 +25,11 @@ pub(crate) fn kernel() -> PathBuf {
     piece("kernel")
 }
 
+/// The root of what guests of s390x have: a kernel, and programs with their libraries.
+pub(crate) fn s390x() -> PathBuf {
+    piece("s390x")
+}
+
 /// Fails with what is not there.
 pub(crate) fn missing() -> Result<(), String> {
     let tools =
@@ -32,7 +37,7 @@ pub(crate) fn missing() -> Result<(), String> {
     if let Some(tool) = tools.iter().find(|tool| !there(tool)) {
         return Err(format!("there is no program {tool}: `.ci/peers install` installs it"));
     }
-    let mark = piece("complete");
+    let mark = piece("complete-2");
     if !mark.exists() {
         let path = mark.display();
         return Err(format!("there is no {path}: `.ci/peers install` gets the peers"));

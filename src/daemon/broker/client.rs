@@ -136,7 +136,7 @@ impl Client {
             _ if !wanted.contains(&message.fds.len()) => {
                 Err("the broker's reply is not right".into())
             }
-            Ok(index) => Ok(Granted { index, fds: message.fds }),
+            Ok(index) => Ok(Granted { index, note: reply.note, fds: message.fds }),
             Err(refused) => Err(refused),
         };
         // Whoever asked may have gone.

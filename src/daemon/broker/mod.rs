@@ -3,8 +3,8 @@
 //! Theory of operation. Before a daemon has a second thread or has seen an octet of a peer, it starts
 //! this program again as its broker, at the other end of a socket pair. Then it confines itself
 //! ([`crate::os::confine`]) to what a taken-over daemon may have. What it cannot do any more, the
-//! broker does: open TAPs and sockets in network namespaces, vhost-net, and the config file, connect to slots.
-//! Results come back as descriptors.
+//! broker does: open TAPs and sockets in network namespaces, vhost-net, and the config file, connect to slots,
+//! take PCI functions from their drivers. Results come back as descriptors.
 //!
 //! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
 //! path or a namespace: those the broker has from the config, which it reads itself; a link that the
@@ -14,13 +14,16 @@
 //! message's form, and answers one at a time. What can linger in its closing, as peers have sent something
 //! by it, is closed by threads that are there only for so long.
 //!
-//! It ends when the daemon does: its socket is closed then, and it asks to be killed. Signals that end
+//! It ends when the daemon does: its socket is closed then, and it asks to be killed, unless it has a PCI
+//! function to give back first. Signals that end
 //! a daemon are the daemon's to obey, so it ignores them. If it ends first, the daemon cannot heal its
 //! links any more, and stops in an orderly way.
 //!
 //! Without the process, for debugging, the same is done within the daemon.
 
 mod client;
+#[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
+mod functions;
 mod protocol;
 mod server;
 #[cfg(test)]
@@ -41,6 +44,8 @@ use tracing::level_filters::LevelFilter;
 use super::config::{Config, ConfigError};
 use super::{Confine, Role};
 use crate::os::confine::{Part, process};
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::tap::{Owner, Tap};
 use crate::os::{broker, child};
@@ -171,7 +176,7 @@ impl Broker {
     /// Makes or adopts a link's TAP.
     pub async fn netdev(&self, link: &str) -> Result<Opened, String> {
         let granted = self.ask(What::Netdev, link, &[]).await;
-        let Granted { index, mut fds } = granted.map_err(|e| e.text)?;
+        let Granted { index, mut fds, .. } = granted.map_err(|e| e.text)?;
         let right = (fds.len() > 3).then(|| fds.pop()).flatten();
         let owner = Owner::from_fd(right).map_err(|e| format!("the netdev's name: {e}"))?;
         let [tap, route, watch] = fds.try_into().map_err(|_| "three descriptors are missing")?;
@@ -218,6 +223,19 @@ impl Broker {
     /// Opens a device of the kernel's vhost-net for a queue pair of a link.
     pub async fn vhost_net(&self, link: &str) -> Result<OwnedFd, String> {
         self.ask(What::VhostNet, link, &[]).await.and_then(one).map_err(|e| e.text)
+    }
+
+    /// Makes a link's PCI function usable and opens it: what it is, and its descriptors.
+    #[cfg(feature = "pci")]
+    pub async fn function(&self, link: &str) -> Result<pci::Opened, Refused> {
+        let Granted { note, fds, .. } = self.ask(What::Function, link, &[]).await?;
+        Ok(pci::Opened { told: note.parse().map_err(|e: pci::PciError| e.to_string())?, fds })
+    }
+
+    /// Has the PCI function that a link had be as it was before, once the link has closed it.
+    #[cfg(feature = "pci")]
+    pub async fn release(&self, link: &str) -> Result<(), String> {
+        self.ask(What::Release, link, &[]).await.map(drop).map_err(|e| e.text)
     }
 
     /// Waits until there is no broker any more.

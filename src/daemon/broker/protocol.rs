@@ -1,9 +1,9 @@
 //! What a daemon and its broker say to each other: requests of a fixed form, and their replies.
 //!
 //! A request is its number (4 bytes, little-endian), what is asked for (1 byte), and the name of a link
-//! in the config, or none. A reply is the number of its request, 0 and a netdev's index (4 bytes), or why
-//! not, as text after a 1, or after a 2 if somebody is absent who may come at any moment. Descriptors come
-//! beside them.
+//! in the config, or none. A reply is the number of its request, 0, a netdev's index (4 bytes), and what
+//! there is to say as text; or why not, as text after a 1, or after a 2 if somebody is absent who may come at
+//! any moment. Descriptors come beside them.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,9 +11,9 @@ use std::ops::RangeInclusive;
 use crate::os::broker::MESSAGE_MAX;
 use crate::os::tap::NAME_MAX;
 
-/// Longest text of a refusal, in bytes.
+/// Longest text of a reply, in bytes.
 const TEXT_MAX: usize = 1024;
-const _: () = assert!(TEXT_MAX + 5 <= MESSAGE_MAX);
+const _: () = assert!(TEXT_MAX + 9 <= MESSAGE_MAX);
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,16 @@ pub(super) enum What {
     VhostUser,
     /// A device of the kernel's vhost-net, for a link that the config has pumped by it.
     VhostNet,
+    /// A link's PCI function, made usable and opened, with a line that says what it is.
+    Function,
+    /// To have the link's PCI function be as it was before; the link has closed it.
+    Release,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
 }
 
 impl What {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -49,6 +53,8 @@ impl What {
         Self::Announcer,
         Self::VhostUser,
         Self::VhostNet,
+        Self::Function,
+        Self::Release,
         Self::Close,
     ];
 
@@ -60,7 +66,7 @@ impl What {
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Close => 0..=0,
+            Self::Adopt | Self::Release | Self::Close => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -68,6 +74,7 @@ impl What {
             | Self::VhostUser
             | Self::VhostNet => 1..=1,
             Self::Netdev => 3..=4,
+            Self::Function => 2..=3,
         }
     }
 
@@ -147,6 +154,8 @@ pub(super) struct Reply {
     pub(super) number: u32,
     /// The index of the netdev, 0 where there is none; or why not.
     pub(super) outcome: Result<u32, Refused>,
+    /// What there is to say beside what was opened; none with a refusal.
+    pub(super) note: String,
 }
 
 impl Reply {
@@ -156,11 +165,11 @@ impl Reply {
             Ok(index) => {
                 octets.push(0);
                 octets.extend_from_slice(&index.to_le_bytes());
+                octets.extend_from_slice(cut(&self.note));
             }
             Err(Refused { text, absent }) => {
                 octets.push(1 + u8::from(*absent));
-                let end = (0..=TEXT_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
-                octets.extend_from_slice(&text.as_bytes()[..end.unwrap_or(0)]);
+                octets.extend_from_slice(cut(text));
             }
         }
         octets
@@ -168,16 +177,25 @@ impl Reply {
 
     pub(super) fn parse(octets: &[u8]) -> Option<Self> {
         let (number, rest) = octets.split_first_chunk()?;
-        let outcome = match rest.split_first()? {
-            (0, index) => Ok(u32::from_le_bytes(index.try_into().ok()?)),
-            (how @ (1 | 2), text) if text.len() <= TEXT_MAX => {
-                let text = String::from_utf8(text.to_vec()).ok()?;
-                Err(Refused { text, absent: *how == 2 })
-            }
+        let (how, rest) = rest.split_first()?;
+        let (index, text) = if *how == 0 { rest.split_first_chunk()? } else { (&[0; 4], rest) };
+        if text.len() > TEXT_MAX {
+            return None;
+        }
+        let text = String::from_utf8(text.to_vec()).ok()?;
+        let (outcome, note) = match how {
+            0 => (Ok(u32::from_le_bytes(*index)), text),
+            1 | 2 => (Err(Refused { text, absent: *how == 2 }), String::new()),
             _ => return None,
         };
-        Some(Self { number: u32::from_le_bytes(*number), outcome })
+        Some(Self { number: u32::from_le_bytes(*number), outcome, note })
     }
+}
+
+/// As much of a text as a reply has room for, in whole characters.
+fn cut(text: &str) -> &[u8] {
+    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+    &text.as_bytes()[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -203,7 +221,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x09",
+            b"1234\x0b",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",
@@ -217,11 +235,19 @@ mod tests {
 
     #[test]
     fn a_long_refusal_is_cut_between_characters() {
-        let reply = Reply { number: 1, outcome: Err("ü".repeat(2000).into()) };
+        let refusal =
+            |text: String| Reply { number: 1, outcome: Err(text.into()), note: String::new() };
+        let reply = refusal("ü".repeat(2000));
         let read = Reply::parse(&reply.octets()).unwrap();
         assert_eq!(read.outcome, Err("ü".repeat(TEXT_MAX / 2).into()));
-        let odd = Reply { number: 1, outcome: Err(format!("x{}", "ü".repeat(2000)).into()) };
+        let odd = refusal(format!("x{}", "ü".repeat(2000)));
         assert!(Reply::parse(&odd.octets()).unwrap().outcome.unwrap_err().text.ends_with('ü'));
+    }
+
+    #[test]
+    fn what_is_said_beside_a_grant_comes_with_it() {
+        let reply = Reply { number: 1, outcome: Ok(7), note: "0000:00:03.0".to_owned() };
+        assert_eq!(Reply::parse(&reply.octets()), Some(reply));
     }
 
     proptest! {

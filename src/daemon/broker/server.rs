@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::MemfdFlags;
 
+use super::functions::Functions;
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
 use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
@@ -27,12 +28,20 @@ use crate::os::vhost_net;
 pub(super) struct Granted {
     /// The netdev's index, 0 where there is none.
     pub(super) index: u32,
+    /// What there is to say beside.
+    pub(super) note: String,
     pub(super) fds: Vec<OwnedFd>,
+}
+
+impl Granted {
+    fn new(index: u32, fds: Vec<OwnedFd>) -> Self {
+        Self { index, note: String::new(), fds }
+    }
 }
 
 impl From<OwnedFd> for Granted {
     fn from(fd: OwnedFd) -> Self {
-        Self { index: 0, fds: vec![fd] }
+        Self::new(0, vec![fd])
     }
 }
 
@@ -50,6 +59,7 @@ pub(super) struct Server {
     sealed: Option<String>,
     /// For sockets by which peers can have sent what lingers in its closing.
     closer: Closer,
+    functions: Functions,
 }
 
 #[derive(Debug)]
@@ -79,6 +89,7 @@ impl Server {
             apart: false,
             sealed: None,
             closer: Closer::default(),
+            functions: Functions::default(),
         }
     }
 
@@ -88,6 +99,13 @@ impl Server {
     /// The socket fails.
     pub(super) fn serve(&mut self, socket: &OwnedFd) -> std::io::Result<()> {
         self.apart = true;
+        let served = self.serve_all(socket);
+        // The daemon may have had no time to say so.
+        self.functions.release_all();
+        served
+    }
+
+    fn serve_all(&mut self, socket: &OwnedFd) -> std::io::Result<()> {
         loop {
             let (number, what, granted) = match receive(socket) {
                 Ok(message) => {
@@ -99,16 +117,17 @@ impl Server {
                 Err(ReceiveError::Closed) => return Ok(()),
                 Err(ReceiveError::Os(e)) => return Err(e),
             };
-            let (outcome, fds) = match granted {
-                Ok(Granted { index, fds }) => (Ok(index), fds),
-                Err(refused) => (Err(refused), Vec::new()),
+            let (outcome, note, fds) = match granted {
+                Ok(Granted { index, note, fds }) => (Ok(index), note, fds),
+                Err(refused) => (Err(refused), String::new(), Vec::new()),
             };
             let lent: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            let sent = match send(socket, &Reply { number, outcome }.octets(), &lent) {
+            let sent = match send(socket, &Reply { number, outcome, note }.octets(), &lent) {
                 // Too many descriptors are under way, or there is no memory: another try may do.
                 Err(e) if !fds.is_empty() && e.kind() != std::io::ErrorKind::BrokenPipe => {
-                    let refused = Err(format!("what was opened cannot be sent: {e}").into());
-                    send(socket, &Reply { number, outcome: refused }.octets(), &[])
+                    let outcome = Err(format!("what was opened cannot be sent: {e}").into());
+                    let reply = Reply { number, outcome, note: String::new() };
+                    send(socket, &reply.octets(), &[])
                 }
                 sent => sent,
             };
@@ -143,6 +162,8 @@ impl Server {
             What::Config => return self.config(),
             What::Adopt => return self.adopt(),
             What::Close => return Ok(self.close()),
+            What::Function => return self.function(&request.link),
+            What::Release => return self.release(&request.link),
             _ => {}
         }
         let name = &request.link;
@@ -155,7 +176,9 @@ impl Server {
             What::Announcer => link.announcer(),
             What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
-            What::Config | What::Adopt | What::Close => Err("it is for no link".into()),
+            What::Config | What::Adopt | What::Close | What::Function | What::Release => {
+                Err("it is not for this".into())
+            }
         }
     }
 
@@ -190,13 +213,36 @@ impl Server {
             let served = Served::after(before.remove(&config.name), config);
             self.links.insert(served.config.name.clone(), served);
         }
-        Ok(Granted { index: 0, fds: Vec::new() })
+        Ok(Granted::new(0, Vec::new()))
     }
 
-    /// Removes the sockets that are listened on.
+    /// Takes a link's PCI function, or takes it again.
+    fn function(&mut self, name: &str) -> Result<Granted, Refused> {
+        let link =
+            self.links.get(name).ok_or_else(|| format!("the config has no link {name:?}"))?;
+        let others = self.links.iter().filter(|(other, _)| *other != name);
+        let others = others.map(|(_, link)| &link.config.transport);
+        let granted = self.functions.take(name, &link.config.transport, others);
+        if self.apart {
+            self.functions.outlive_daemon();
+        }
+        granted
+    }
+
+    /// A link that the config does not have any more gives its function back as it ends.
+    fn release(&mut self, name: &str) -> Result<Granted, Refused> {
+        let released = self.functions.release(name);
+        if self.apart {
+            self.functions.outlive_daemon();
+        }
+        Ok(released.map(|()| Granted::new(0, Vec::new()))?)
+    }
+
+    /// Removes the sockets that are listened on, and gives back PCI functions.
     fn close(&mut self) -> Granted {
+        self.functions.release_all();
         self.links.values_mut().for_each(|link| link.listening = None);
-        Granted { index: 0, fds: Vec::new() }
+        Granted::new(0, Vec::new())
     }
 }
 
@@ -234,14 +280,14 @@ impl Served {
         self.index = Some(index);
         let mut fds = vec![tap.into_fd(), route, watch];
         fds.extend(owner.into_fd());
-        Ok(Granted { index, fds })
+        Ok(Granted::new(index, fds))
     }
 
     fn queue(&self, tap: OwnedFd) -> Result<Granted, Refused> {
         let index = self.index.ok_or("the link has no netdev yet")?;
         let tap = Tap::from_parts(tap, &self.config.name, index);
         let queue = self.inside(|| tap.another_queue())?.map_err(|e| e.to_string())?;
-        Ok(Granted { index, fds: vec![queue.into_fd()] })
+        Ok(Granted::new(index, vec![queue.into_fd()]))
     }
 
     fn slot(&self) -> Result<Granted, Refused> {

@@ -99,6 +99,7 @@ fn a_link_that_the_config_does_not_have_is_refused() {
             What::Announcer,
             What::VhostUser,
             What::VhostNet,
+            What::Function,
         ] {
             for link in ["bl1", "/etc/passwd", "../bl0", "slot0.sock"] {
                 let (outcome, fds) = served.ask(what, link);
@@ -109,6 +110,35 @@ fn a_link_that_the_config_does_not_have_is_refused() {
         assert_eq!((outcome.is_ok(), fds.len()), (adopted, usize::from(adopted)));
     }
     drop(listener);
+}
+
+#[cfg(feature = "pci")]
+#[test]
+fn a_function_is_taken_as_the_config_says_and_given_back_whatever_it_says() {
+    let served = Served::new("function");
+    let adopt = || {
+        served.ask(What::Config, "").0.unwrap();
+        served.ask(What::Adopt, "").0.unwrap();
+    };
+    adopt();
+    let said = |what, link| {
+        let (outcome, fds) = served.ask(what, link);
+        assert!(fds.is_empty());
+        outcome.map_err(|refused| refused.text)
+    };
+    let slot = format!("transport shm:{} has no PCI function", served.slot().display());
+    assert_eq!(said(What::Function, "bl0"), Err(slot));
+    assert_eq!(said(What::Function, "bl1"), Err("the config has no link \"bl1\"".to_owned()));
+    // Nobody has so many buses.
+    let text = "[[link]]\nname = \"bl0\"\ntransport = \"pci:fffffffe:fe:1e.7\"\n";
+    std::fs::write(served.dir.join("master.toml"), text).unwrap();
+    adopt();
+    let absent = "no such PCI function: /sys/bus/pci/devices/fffffffe:fe:1e.7 does not exist; \
+                  correct `transport`, or see `lspci -D`";
+    assert_eq!(said(What::Function, "bl0"), Err(absent.to_owned()));
+    for link in ["bl0", "bl1"] {
+        assert_eq!(said(What::Release, link), Ok(0), "{link} has none, and may have had one");
+    }
 }
 
 #[test]
@@ -195,7 +225,7 @@ fn in_a_runtime<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn replies_find_who_asked_and_others_are_dropped() {
     let (ours, theirs) = pair().unwrap();
-    let reply = |number, outcome| Reply { number, outcome }.octets();
+    let reply = |number, outcome| Reply { number, outcome, note: String::new() }.octets();
     let broker = std::thread::spawn(move || {
         let null = File::open("/dev/null").unwrap();
         let number = || Request::number_of(&receive(&theirs).unwrap().octets);
@@ -268,7 +298,7 @@ fn a_broker_that_does_not_say_whether_it_has_adopted_a_config_holds_nobody_up() 
         // It comes late: then there is an answer to the next one again.
         let number = Request::number_of(&receive(&theirs).unwrap().octets);
         let reply = |number, outcome| {
-            send(&theirs, &Reply { number, outcome }.octets(), &[]).unwrap();
+            send(&theirs, &Reply { number, outcome, note: String::new() }.octets(), &[]).unwrap();
         };
         reply(number, Ok(0));
         let replies = async {

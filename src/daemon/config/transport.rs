@@ -8,6 +8,8 @@ use super::problem::{nearest, quoted};
 use super::reader::{Place, Reader};
 use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport};
 use crate::os::access;
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci::{self, Mode, Wanted, Which};
 
 /// Keys that speak of what only a boardlane program has at the other end.
 pub(super) const OF_TUNNEL: &[&str] = &["dialect", "layout"];
@@ -30,7 +32,8 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, role: Role) -> 
         "vhost-user" => {
             (read_vhost_user(reader, rest, &place, role)?, "give each link its own socket")
         }
-        "pci" | "uio" => {
+        "pci" => (read_pci(reader, rest, &place)?, "give each link its own function"),
+        "uio" => {
             let what = format!("transport {kind}: is not in this version");
             reader.problem(place, what, "use shm:PATH, the socket of a backplane's slot");
             return None;
@@ -49,6 +52,11 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, role: Role) -> 
     // A path compares without doubled slashes and single dots, and whoever makes the socket.
     let same = match &transport {
         Transport::VhostUser { path, .. } => format!("vhost-user:{}", path.display()),
+        #[cfg(feature = "pci")]
+        Transport::Pci(Wanted { which: Which::At(address), .. }) => format!("pci:{address}"),
+        // Each gets another one.
+        #[cfg(feature = "pci")]
+        Transport::Pci(_) => return Some(transport),
         other => other.to_string(),
     };
     let same = PathBuf::from(same).components().collect::<PathBuf>();
@@ -63,17 +71,11 @@ fn read_vhost_user(
     place: &Place,
     role: Role,
 ) -> Option<Transport> {
-    const SIDES: [&str; 2] = ["client", "server"];
     let (path, how) = match text.rsplit_once('?') {
         Some((path, "client")) => (path, SocketSide::Client),
         Some((path, "server")) => (path, SocketSide::Server),
         Some((_, word)) => {
-            let what = format!("vhost-user: has no {}", quoted(&format!("?{word}")));
-            let remedy = match nearest(word, &SIDES) {
-                Some(meant) => format!("did you mean ?{meant}?"),
-                None => "write ?client or ?server behind the path, or nothing".to_owned(),
-            };
-            reader.problem(place.clone(), what, remedy);
+            no_such_way(reader, "vhost-user", word, ["client", "server"], "path", place);
             return None;
         }
         // A device waits for its driver.
@@ -82,6 +84,58 @@ fn read_vhost_user(
     };
     let path = PathBuf::from(path);
     reader.socket_path(&path, place).then_some(Transport::VhostUser { path, how })
+}
+
+/// `WHICH`, `WHICH?vfio` or `WHICH?sysfs`, where `WHICH` is an address or `auto`.
+#[cfg(feature = "pci")]
+fn read_pci(reader: &mut Reader<'_>, text: &str, place: &Place) -> Option<Transport> {
+    let (which, mode) = match text.rsplit_once('?') {
+        Some((which, "vfio")) => (which, Some(Mode::Vfio)),
+        Some((which, "sysfs")) => (which, Some(Mode::Sysfs)),
+        Some((_, word)) => {
+            no_such_way(reader, "pci", word, ["vfio", "sysfs"], "address", place);
+            return None;
+        }
+        None => (text, None),
+    };
+    let which = match which {
+        "auto" => Which::Auto,
+        _ => match which.parse() {
+            Ok(address) => Which::At(address),
+            Err(e) => {
+                let what = format!("{} is not a PCI function's address", quoted(which));
+                let remedy: pci::NoAddress = e;
+                reader.problem(place.clone(), what, format!("{remedy}; or auto"));
+                return None;
+            }
+        },
+    };
+    Some(Transport::Pci(Wanted { which, mode }))
+}
+
+/// None: this program is built without.
+#[cfg(not(feature = "pci"))]
+fn read_pci(reader: &mut Reader<'_>, _: &str, place: &Place) -> Option<Transport> {
+    let remedy = "use a program that is built with the feature pci";
+    reader.problem(place.clone(), "transport pci: is not in this program", remedy);
+    None
+}
+
+/// Notes that what stands behind the `?` of a transport is none of two ways.
+fn no_such_way(
+    reader: &mut Reader<'_>,
+    kind: &str,
+    word: &str,
+    ways: [&str; 2],
+    behind: &str,
+    place: &Place,
+) {
+    let what = format!("{kind}: has no {}", quoted(&format!("?{word}")));
+    let remedy = match nearest(word, &ways) {
+        Some(meant) => format!("did you mean ?{meant}?"),
+        None => format!("write ?{} or ?{} behind the {behind}, or nothing", ways[0], ways[1]),
+    };
+    reader.problem(place.clone(), what, remedy);
 }
 
 /// Notes what stands beside a transport and does not go with it.

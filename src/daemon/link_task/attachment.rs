@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::os::bell::Bell;
 use crate::os::fabric::Attached;
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci::PciLink;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink};
 
 /// An end that is attached. It lasts until it is dropped, with all that came of it.
@@ -11,6 +13,9 @@ use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink};
 pub(super) enum Attachment {
     /// A backplane's slot.
     Shm(Box<InSlot>),
+    /// A board's PCI function.
+    #[cfg(feature = "pci")]
+    Pci(Box<PciLink>),
 }
 
 /// What happened on a transport.
@@ -22,6 +27,9 @@ pub(super) enum Change {
     Left(u32),
     /// There will be no more news. What is attached stays so.
     Lost(String),
+    /// What is attached is gone, or has to be let go of.
+    #[cfg_attr(not(feature = "pci"), allow(dead_code, reason = "only hardware goes"))]
+    Gone(String),
 }
 
 /// In a slot, with its backplane as long as that is there.
@@ -47,6 +55,8 @@ impl Attachment {
     pub(super) fn attached(&self) -> &Attached {
         match self {
             Self::Shm(slot) => &slot.attached,
+            #[cfg(feature = "pci")]
+            Self::Pci(function) => function.attached(),
         }
     }
 
@@ -54,6 +64,8 @@ impl Attachment {
     pub(super) fn present(&self) -> Option<BTreeSet<u32>> {
         match self {
             Self::Shm(slot) => Some(slot.peers.keys().map(|id| u32::from(*id)).collect()),
+            #[cfg(feature = "pci")]
+            Self::Pci(_) => None,
         }
     }
 
@@ -65,6 +77,8 @@ impl Attachment {
                 let vector = peer.vectors.get(usize::from(vector)).or(peer.vectors.first());
                 vector.cloned().map(Bell::from)
             }
+            #[cfg(feature = "pci")]
+            Self::Pci(function) => function.bell(id, vector),
         }
     }
 
@@ -72,6 +86,8 @@ impl Attachment {
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::Shm(slot) => slot.link.is_none(),
+            #[cfg(feature = "pci")]
+            Self::Pci(_) => false,
         }
     }
 
@@ -79,6 +95,8 @@ impl Attachment {
     pub(super) async fn next(&mut self) -> Change {
         match self {
             Self::Shm(slot) => slot.next().await,
+            #[cfg(feature = "pci")]
+            Self::Pci(function) => Change::Gone(function.next().await),
         }
     }
 }

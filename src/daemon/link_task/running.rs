@@ -34,6 +34,8 @@ pub(super) enum Ended {
     NetdevLost,
     /// What it is attached to is to be left for another connection, if there is one already.
     Moved(Option<Box<Attachment>>),
+    /// What it is attached to is gone, or has to be let go of: why.
+    Gone(String),
 }
 
 /// What a running link waits for.
@@ -180,6 +182,10 @@ impl<'a> Running<'a> {
                     task.log.warn(format_args!("doorbell: {e}"));
                     return self.end(Ended::NetdevLost).await;
                 }
+                Input::Transport(Change::Gone(why)) => {
+                    task.log.warn(&why);
+                    return self.end(Ended::Gone(why)).await;
+                }
                 Input::Transport(change) => self.changed(change),
                 Input::Found(transport) => {
                     found = Some(transport);
@@ -201,6 +207,12 @@ impl<'a> Running<'a> {
         self.link.shutdown(Instant::now());
         self.drain().await;
         ended
+    }
+
+    /// Ends the workers, and lets go of what the link is attached to.
+    pub(super) async fn leave(self) {
+        let Self { workers, .. } = self;
+        workers.leave().await;
     }
 
     /// Something about the workers or the netdev; why the link has to end, if it has to.
@@ -270,7 +282,7 @@ impl<'a> Running<'a> {
         match change {
             Change::Joined => self.tell_peers(),
             Change::Left(id) => self.link.handle_peer_gone(Instant::now(), id),
-            Change::Lost(why) => {
+            Change::Lost(why) | Change::Gone(why) => {
                 self.task.log.warn(format_args!("{why}; the link goes on without it"));
             }
         }

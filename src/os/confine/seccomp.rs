@@ -14,6 +14,8 @@ use seccompiler::{
 };
 
 use super::Part;
+#[cfg(feature = "pci")]
+use crate::os::fabric::pci;
 use crate::os::vhost_net;
 
 /// For all: memory, waiting, clocks, threads that end, descriptors at hand, and what a panic does.
@@ -98,6 +100,12 @@ const CONTROL: &[c_long] = &[libc::SYS_seccomp, libc::SYS_capget, libc::SYS_caps
 /// What makes memory for a vhost-user peer.
 const MEMORY: &[c_long] = &[libc::SYS_memfd_create];
 
+/// What reads and writes a PCI function's config space.
+#[cfg(feature = "pci")]
+const FUNCTION: &[c_long] = &[libc::SYS_pread64, libc::SYS_pwrite64];
+#[cfg(not(feature = "pci"))]
+const FUNCTION: &[c_long] = &[];
+
 /// What opens things for others.
 const BROKER: &[c_long] = &[
     libc::SYS_bind,
@@ -108,6 +116,8 @@ const BROKER: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_fchownat,
+    // For PCI functions and their IOMMU groups.
+    libc::SYS_getdents64,
 ];
 
 /// Older forms of calls above, which libraries still make where there are both.
@@ -218,7 +228,7 @@ fn rules(part: Part) -> io::Result<Rules> {
     match part {
         Part::Worker => {}
         Part::Backplane => lists.extend([PROCESS, older::PROCESS]),
-        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL, MEMORY]),
+        Part::Control => lists.extend([PROCESS, older::PROCESS, CONTROL, MEMORY, FUNCTION]),
         Part::Broker => lists.extend([PROCESS, older::PROCESS, BROKER, older::BROKER]),
     }
     for call in lists.into_iter().flatten() {
@@ -244,13 +254,15 @@ fn rules(part: Part) -> io::Result<Rules> {
     let brokers = TAP_MAKING.into_iter().chain([NS_GET_NSTYPE]);
     let requests = requests.chain(brokers.filter(|_| part == Part::Broker));
     let control = vhost_net::REQUESTS.into_iter().filter(|_| part == Part::Control);
-    let requests = requests.chain(control);
+    let requests = requests.chain(control).chain(function_requests(part).iter().copied());
     rules.insert(libc::SYS_ioctl, one_of(1, requests.map(u64::from))?);
     // Its own limits.
     rules.insert(libc::SYS_prlimit64, one_of(0, [0])?);
     // Names of threads and memory, and what workers do to confine themselves.
     let options = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS];
-    rules.insert(libc::SYS_prctl, one_of(0, options.map(number))?);
+    // A broker that has something to give back outlives its daemon.
+    let brokers = [libc::PR_SET_PDEATHSIG].into_iter().filter(|_| part == Part::Broker);
+    rules.insert(libc::SYS_prctl, one_of(0, options.into_iter().chain(brokers).map(number))?);
     if part == Part::Broker {
         let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET];
         rules.insert(libc::SYS_socket, one_of(0, families.map(number))?);
@@ -269,6 +281,20 @@ fn rules(part: Part) -> io::Result<Rules> {
         rules.insert(libc::SYS_socketpair, vec![rule(&[unix, stream])?]);
     }
     Ok(rules)
+}
+
+/// VFIO's: the broker opens devices, and the daemon uses them.
+#[cfg(feature = "pci")]
+fn function_requests(part: Part) -> &'static [u32] {
+    match part {
+        Part::Broker => &pci::OPENING,
+        Part::Control => &pci::USING,
+        Part::Backplane | Part::Worker => &[],
+    }
+}
+#[cfg(not(feature = "pci"))]
+fn function_requests(_: Part) -> &'static [u32] {
+    &[]
 }
 
 /// Flags and numbers, which are not negative.

@@ -69,3 +69,10 @@ impl Drop for Mapped {
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.whole) };
     }
 }
+
+/// The size in bytes of this machine's pages.
+pub(super) fn page_size() -> usize {
+    // SAFETY: the call takes a number and gives one.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
+}

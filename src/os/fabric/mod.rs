@@ -4,6 +4,7 @@
 //! shared memory per slot, which speaks the protocol of QEMU's ivshmem-server ([`crate::spec::ivshmem`]).
 //! So a slot's client may be a board's agent, a master, or a QEMU guest whose ivshmem-doorbell device
 //! shows the memory as a PCI BAR. [`shm`] is the client: the transport `shm:PATH`.
+//! [`pci`] is the transport `pci:ADDRESS`: the window is a BAR of a board's function.
 //! [`vhost_user`] is the transport `vhost-user:PATH`, in which both ends are each other's only peer.
 //!
 //! Server and client check the same things, each on its side of the socket: the memory's seals and
@@ -14,6 +15,8 @@ pub mod backplane;
 mod error;
 mod mapped;
 mod memfd;
+#[cfg(feature = "pci")]
+pub mod pci;
 pub mod shm;
 mod slot;
 #[cfg(test)]

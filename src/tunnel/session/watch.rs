@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Change, MOST_LOOKS, Phase, Session};
+use super::{Alive, Change, MOST_LOOKS, Phase, Session};
 use crate::memory::BusMemory;
 use crate::spec::window as w;
 use crate::tunnel::part::{Reason, read_pair};
@@ -32,7 +32,7 @@ impl Session {
 
     /// The transport does not tell who is there: from now on heartbeats do, and not `alive`.
     pub fn go_by_heartbeats(&mut self) {
-        self.seen = Some(Default::default());
+        self.untold = true;
     }
 
     /// This end can ring nobody: the other one has to look by itself.
@@ -40,25 +40,40 @@ impl Session {
         self.mute = true;
     }
 
-    /// Before it is met: whether the peer lives, where its heartbeat is all that tells.
-    pub(super) fn peer_lives(&mut self, now: Instant, mem: &BusMemory) -> Option<bool> {
-        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
-        let [peer, _] = self.seen.as_mut()?;
-        peer.look(now, epoch.into(), beat);
-        Some(peer.moves(now, self.params.dead_after))
+    /// Whether the transport tells of this owner. It cannot of one who has no id on it.
+    fn is_told_of(&self, owner: u32) -> bool {
+        !self.untold && owner <= w::MAX_ID
     }
 
-    /// The same of whoever has claimed our part with this nonce: he lives unless his heartbeat stands still.
+    /// Before the peer is met: listens for its heartbeat.
+    pub(super) fn hear_peer(&mut self, now: Instant, mem: &BusMemory) {
+        let (epoch, beat) = read_pair(self.part(mem, self.params.role.other()), w::PART_PULSE);
+        self.seen[0].look(now, epoch.into(), beat);
+    }
+
+    /// Whether the peer, which is this owner's, lives.
+    pub(super) fn peer_lives(&self, now: Instant, owner: u32, alive: Alive<'_>) -> bool {
+        match self.is_told_of(owner) {
+            true => alive(owner),
+            false => self.seen[0].moves(now, self.params.dead_after),
+        }
+    }
+
+    /// Whether an owner who has claimed our part with this nonce lives; by his heartbeat unless it stands
+    /// still.
     pub(super) fn rival_lives(
         &mut self,
         now: Instant,
         mem: &BusMemory,
-        nonce: u64,
-    ) -> Option<bool> {
+        (owner, nonce): (u32, u64),
+        alive: Alive<'_>,
+    ) -> bool {
+        if self.is_told_of(owner) {
+            return alive(owner);
+        }
         let (_, beat) = read_pair(self.part(mem, self.params.role), w::PART_PULSE);
-        let [_, rival] = self.seen.as_mut()?;
-        rival.look(now, nonce, beat);
-        Some(!rival.stands(now, self.params.dead_after))
+        self.seen[1].look(now, nonce, beat);
+        !self.seen[1].stands(now, self.params.dead_after)
     }
 
     /// Why the session with `peer` is over, if its part says this.

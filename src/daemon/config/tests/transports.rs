@@ -110,6 +110,75 @@ fn what_does_not_go_with_a_transport_is_refused_beside_it() {
     }
 }
 
+#[cfg(feature = "pci")]
+#[test]
+fn a_pci_function_is_named_by_its_address_or_is_any_by_vfio_or_by_sysfs() {
+    for (text, written) in [
+        ("0000:00:03.0", "0000:00:03.0"),
+        ("3:1f.7", "0000:03:1f.7"),
+        ("10000:E1:00.0?vfio", "10000:e1:00.0?vfio"),
+        ("00:03.0?sysfs", "0000:00:03.0?sysfs"),
+        ("auto", "auto"),
+        ("auto?vfio", "auto?vfio"),
+    ] {
+        for role in [Role::Agent, Role::Master] {
+            let link = read(&format!("pci:{text}"), "", role).unwrap();
+            assert_eq!(link.transport.to_string(), format!("pci:{written}"));
+            assert_eq!(read(&link.transport.to_string(), "", role).unwrap(), link);
+        }
+    }
+}
+
+#[cfg(feature = "pci")]
+#[test]
+fn what_names_no_pci_function_is_refused() {
+    let address = "write DOMAIN:BUS:DEV.FN, as 0000:00:03.0, or BUS:DEV.FN in domain 0; or auto";
+    for (transport, lines, what, remedy) in [
+        ("pci:", "", "3:13: \"\" is not a PCI function's address", address),
+        ("pci:03:00", "", "3:13: \"03:00\" is not a PCI function's address", address),
+        ("pci:00:20.0", "", "3:13: \"00:20.0\" is not a PCI function's address", address),
+        ("pci:auto?sysf", "", "3:13: pci: has no \"?sysf\"", "did you mean ?sysfs?"),
+        (
+            "pci:auto?",
+            "",
+            "3:13: pci: has no \"?\"",
+            "write ?vfio or ?sysfs behind the address, or nothing",
+        ),
+        (
+            "pci:auto",
+            "socket_mode = \"0660\"",
+            "4:1: socket_mode speaks of a socket that a vhost-user: link makes",
+            "take this line out",
+        ),
+        (
+            "pci:auto",
+            "pump = \"vhost-net\"",
+            "3:1: vhost-net serves links over shm: only in this version",
+            "take this line out, or write pump = \"builtin\"",
+        ),
+    ] {
+        let said = read(transport, lines, Role::Agent).expect_err(transport);
+        let said: Vec<&str> = said.lines().collect();
+        assert_eq!(said.len(), 3, "one problem only: {said:#?}");
+        assert_eq!(said[0], format!("f.toml:{what}"));
+        assert!(said[2].ends_with(&format!("^ {remedy}")), "{said:#?}");
+    }
+}
+
+#[cfg(feature = "pci")]
+#[test]
+fn two_links_do_not_share_a_function_but_each_may_have_any() {
+    let link = |name: &str, function: &str| {
+        format!("[[link]]\nname = \"{name}\"\ntransport = \"pci:{function}\"\n")
+    };
+    let said = complaint(&(link("a", "0000:00:03.0?vfio") + &link("b", "0:3.0?sysfs")));
+    let what = "f.toml:6:13: transport \"pci:0000:00:03.0\" stands on line 3 already\n";
+    assert!(said.starts_with(what), "{said}");
+    assert!(said.ends_with("^ give each link its own function"), "{said}");
+    assert!(parse(&(link("a", "0:3.0") + &link("b", "0:3.1") + &link("c", "0:4.0"))).is_ok());
+    assert!(parse(&(link("a", "auto") + &link("b", "auto") + &link("c", "0:4.0"))).is_ok());
+}
+
 #[test]
 fn two_links_do_not_share_a_socket_whoever_makes_it() {
     let link = |name: &str, socket: &str| {

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use crate::memory::{Kind, Mapping};
 use crate::os::bus_error::{RegisterError, Registered, register};
-use crate::os::fabric::mapped::Mapped;
+use crate::os::fabric::mapped::{Mapped, page_size};
 use crate::os::fabric::memfd;
 
 /// Most regions of a connection at a time. A memory table has 8 at most; a front-end that adds regions one
@@ -244,13 +244,6 @@ fn page_of(fd: BorrowedFd<'_>) -> Result<usize, RegionError> {
             .ok_or(RegionError::NotMemory),
         _ => Err(RegionError::NotMemory),
     }
-}
-
-/// The size in bytes of this machine's pages.
-fn page_size() -> usize {
-    // SAFETY: the call takes a number and gives one.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
 }
 
 /// Makes memory of `len` zero bytes, 1 to [`MAX_MAPPED`], to give to the other end: a file whose length

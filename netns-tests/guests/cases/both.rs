@@ -1,0 +1,48 @@
+//! Both ends in guests, which share a slot as a function on the bus of each.
+
+use crate::bus::{BOARD, Bus, End, MASTER, Machine, address, link, master};
+
+/// A master by VFIO, and an agent by this transport in another guest.
+fn meet(transport: &str, machine: Machine) -> (Bus, [End; 2]) {
+    let mut bus = Bus::start(1);
+    let config = link("bl0", transport, BOARD, "");
+    let board = bus.guest("board", &Machine { role: "agent", config, ..machine });
+    let master = bus.guest("guest", &master(&format!("pci:{}", address(0)), ""));
+    let mut ends = [master, board];
+    for end in &mut ends {
+        end.is_up();
+    }
+    assert_eq!(ends[0].link().features, ends[1].link().features);
+    (bus, ends)
+}
+
+/// Echoes and TCP both ways; interrupts of each end before and after.
+fn traffic([master, board]: &mut [End; 2]) -> [[u64; 2]; 2] {
+    let before = [master.interrupts(), board.interrupts()];
+    master.guest.pings(BOARD);
+    board.guest.pings(MASTER);
+    for way in ["", "-R"] {
+        board.guest.run_well("iperf3 -s -1 -D && sleep 0.3");
+        let rate = master.guest.iperf3(BOARD, 1, way);
+        eprintln!("iperf3 {way}: {rate:.3} Gbit/s");
+        assert!(rate > 0.0);
+    }
+    let after = [master.interrupts(), board.interrupts()];
+    eprintln!("MSI-X of master and board: {before:?} before, {after:?} after traffic");
+    [before, after]
+}
+
+pub(super) fn an_agent_by_vfio_serves_a_master_by_vfio() {
+    let (_bus, mut ends) = meet(&format!("pci:{}", address(0)), Machine::default());
+    let [before, after] = traffic(&mut ends);
+    assert!(after[0] > before[0] + 10 && after[1] > before[1] + 10);
+    // Each finds the other again.
+    for i in 0..2 {
+        ends[i].kill_and_start();
+        for end in &mut ends {
+            end.wait_state("bl0", "up", "");
+        }
+        ends[0].guest.pings(BOARD);
+    }
+    traffic(&mut ends);
+}
