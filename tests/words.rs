@@ -292,6 +292,47 @@ const COMBINED: Kinds = [Kind::WriteCombined; 2];
 const BOARD: Kinds = [Kind::Cached, Kind::WriteCombined];
 const MASTER: Kinds = [Kind::WriteCombined, Kind::Cached];
 
+/// A register, and in which order it and the fences before it were made.
+#[cfg(feature = "os")]
+#[derive(Debug, Default)]
+struct Log(Mutex<Vec<String>>);
+
+#[cfg(feature = "os")]
+impl Cells for Log {
+    fn len(&self) -> usize {
+        16
+    }
+
+    fn load(&self, _: usize, _: usize, _: Ordering) -> u64 {
+        panic!("a doorbell is never read")
+    }
+
+    fn store(&self, offset: usize, size: usize, value: u64, _: Ordering) {
+        self.0.lock().unwrap().push(format!("{size} octets at {offset}: {value:#x}"));
+    }
+}
+
+#[cfg(feature = "os")]
+#[test]
+fn a_doorbell_is_one_store_behind_a_full_fence() {
+    use std::rc::Rc;
+
+    use boardlane::memory::cells::set_fences;
+    use boardlane::os::bell::{Bell, Register};
+
+    for kind in [Kind::Uncached, Kind::WriteCombined] {
+        let log = Arc::<Log>::default();
+        let registers = Arc::new(Mapping::model(log.clone(), kind));
+        let bell = Bell::Register(Register::new(registers, 12, 0x3_0001).unwrap());
+        let ear = log.clone();
+        let hear = move |order| ear.0.lock().unwrap().push(format!("{order:?}"));
+        set_fences(Some(Rc::new(hear)));
+        bell.ring();
+        set_fences(None);
+        assert_eq!(*log.0.lock().unwrap(), ["SeqCst", "4 octets at 12: 0x30001"], "{kind:?}");
+    }
+}
+
 #[test]
 fn a_link_makes_whole_aligned_accesses_only() {
     for (board, master) in [
