@@ -175,9 +175,9 @@ fn take_any(
 ) -> Result<Opened, PciError> {
     let had = taken.as_ref().map(|taken| taken.address);
     let known = tree.functions()?.into_iter().filter_map(|address| {
-        let function = tree.function(address).ok()?;
-        BoardKind::of(function.vendor, function.device)?;
-        Some(function)
+        let [vendor, device] = tree.ids(address).ok()?;
+        BoardKind::of(vendor, device)?;
+        tree.function(address).ok()
     });
     let (held, mut free): (Vec<_>, Vec<_>) =
         known.partition(|function| others.contains(&function.address));
