@@ -281,7 +281,7 @@ fn short_features(features: &[String]) -> String {
 }
 
 /// Keeps what a peer said from writing control sequences to the reader's terminal.
-fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
