@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
-use super::link::{FIXED, OF_NETDEV};
+use super::link::OF_NETDEV;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
     Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide, Transport,
@@ -83,9 +83,7 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
         }),
         _ => {
             line("dialect", string(link.dialect));
-            for choice in FIXED {
-                line(choice.key, string(choice.now[0]));
-            }
+            line("layout", string(link.layout));
         }
     }
     line("features_off", list(link.features_off.iter().map(string)));
