@@ -25,6 +25,7 @@
 mod attachment;
 mod back_end;
 mod front_end;
+mod in_band;
 mod probed;
 mod pump;
 mod running;
