@@ -3,6 +3,7 @@
 mod bad;
 mod both;
 mod harness;
+mod hotplug;
 mod netdevs;
 mod probe;
 mod s390x;
@@ -34,6 +35,8 @@ pub(crate) const ALL: &[Story] = &[
     story!(sysfs::a_master_carries_traffic_and_polls),
     story!(sysfs::a_function_without_an_iommu_is_polled_by_itself),
     story!(probe::a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart),
+    story!(hotplug::a_pattern_has_a_link_for_each_function_that_is_there),
+    story!(hotplug::an_entry_of_its_own_goes_before_a_pattern),
     story!(bad::functions_that_are_absent_foreign_or_held_are_named),
     story!(bad::vfio_without_an_iommu_is_named),
     story!(bad::vfio_pci_that_is_not_loaded_is_named),
