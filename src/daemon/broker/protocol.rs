@@ -37,6 +37,8 @@ pub(super) enum What {
     VhostNet,
     /// A link's PCI function, made usable and opened, with a line that says what it is.
     Function,
+    /// A link's UIO device, locked, with a line that says what lies where in it.
+    Uio,
     /// To have the link's PCI function be as it was before; the link has closed it.
     Release,
     /// To remove the sockets that are listened on: the daemon stops.
@@ -44,7 +46,7 @@ pub(super) enum What {
 }
 
 impl What {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -54,6 +56,7 @@ impl What {
         Self::VhostUser,
         Self::VhostNet,
         Self::Function,
+        Self::Uio,
         Self::Release,
         Self::Close,
     ];
@@ -72,7 +75,8 @@ impl What {
             | Self::Slot
             | Self::Announcer
             | Self::VhostUser
-            | Self::VhostNet => 1..=1,
+            | Self::VhostNet
+            | Self::Uio => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
@@ -221,7 +225,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0b",
+            b"1234\x0c",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -7,6 +7,7 @@ use super::link::{FIXED, OF_NETDEV};
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
     Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide, Transport,
+    uio,
 };
 
 impl Config {
@@ -36,6 +37,10 @@ fn expand_link(link: &LinkConfig, text: &mut String) {
     };
     line("name", string(&link.name));
     line("transport", string(&link.transport));
+    match uio::expand(&link.transport) {
+        Some(uio) => line("uio", uio),
+        None => line("# uio", "none, as this transport has no UIO device".into()),
+    }
     match &link.transport {
         Transport::VhostUser { how: SocketSide::Server, .. } => {
             for (key, value) in access("socket", &link.socket) {
@@ -145,7 +150,7 @@ fn engine(engine: &EngineConfig) -> String {
 }
 
 /// `value` as TOML writes a string.
-fn string(value: impl Display) -> String {
+pub(super) fn string(value: impl Display) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 

@@ -7,6 +7,8 @@ use super::*;
 mod pump;
 mod refusals;
 mod transports;
+#[cfg(feature = "uio")]
+mod uio;
 
 /// With every key that this version works on.
 const FULL: &str = r#"

@@ -33,6 +33,8 @@ pub struct View {
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
+    /// Why this end polls, if it does.
+    pub(super) polls: Option<String>,
 }
 
 impl View {
@@ -55,6 +57,7 @@ impl View {
             stats: vec![Arc::default()],
             engine: false,
             pump: PumpStatus::default(),
+            polls: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl View {
                     .unwrap_or(0),
             },
             pump: self.pump.clone(),
+            polls: self.polls.clone(),
         }
     }
 }
