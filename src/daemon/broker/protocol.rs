@@ -41,12 +41,16 @@ pub(super) enum What {
     Uio,
     /// To have the link's PCI function be as it was before; the link has closed it.
     Release,
+    /// The addresses of the PCI functions that are there and of known kinds, as a text of lines.
+    Functions,
+    /// A socket that hears of functions that come and go.
+    Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
 }
 
 impl What {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -58,12 +62,15 @@ impl What {
         Self::Function,
         Self::Uio,
         Self::Release,
+        Self::Functions,
+        Self::Uevents,
         Self::Close,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        !matches!(self, Self::Config | Self::Adopt | Self::Close)
+        let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
+        !of_all.contains(&self)
     }
 
     /// How many descriptors it brings.
@@ -76,7 +83,9 @@ impl What {
             | Self::Announcer
             | Self::VhostUser
             | Self::VhostNet
-            | Self::Uio => 1..=1,
+            | Self::Uio
+            | Self::Functions
+            | Self::Uevents => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
@@ -225,7 +234,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0c",
+            b"1234\x0e",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attachment::{Attachment, Change};
+use super::probed::Probed;
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY, end_of};
 use crate::daemon::config::{Dma, MTU_MAX};
@@ -110,6 +111,8 @@ impl<'a> Running<'a> {
             version: VERSION.to_owned(),
             seed: random(),
         };
+        let probed = Probed::new(Arc::downgrade(&mem), &transport, role);
+        task.view.borrow_mut().probed = Some(probed);
         let link = Link::new(Instant::now(), mem.clone(), params);
         let mut link = link.map_err(|e| e.to_string())?;
         link.align(task.origin);
@@ -131,6 +134,7 @@ impl<'a> Running<'a> {
             running.link.ring_nobody();
         }
         running.tell_how();
+        running.note_present();
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
@@ -152,6 +156,13 @@ impl<'a> Running<'a> {
         match self.transport.present() {
             Some(ids) => self.link.handle_peers(Instant::now(), ids),
             None => self.link.go_by_heartbeats(),
+        }
+    }
+
+    /// For `probe`.
+    fn note_present(&self) {
+        if let Some(probed) = &mut self.task.view.borrow_mut().probed {
+            probed.present = self.transport.present();
         }
     }
 
@@ -289,6 +300,7 @@ impl<'a> Running<'a> {
     }
 
     fn changed(&mut self, change: Change) {
+        self.note_present();
         match change {
             Change::Joined => self.tell_peers(),
             Change::Left(id) => self.link.handle_peer_gone(Instant::now(), id),
@@ -349,6 +361,10 @@ impl<'a> Running<'a> {
         view.epoch = Some(epoch).filter(|e| *e != 0);
         view.peer_epoch = peer_epoch;
         view.slot = self.link.slot().or(view.slot);
+        if let Some(probed) = &mut view.probed {
+            probed.queues.clear();
+            probed.queues.extend(self.link.queues());
+        }
         None
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use super::probed::Probed;
 use crate::daemon::config::LinkConfig;
+use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
 use crate::daemon::worker::{DirectionStats, QueueStats};
 use crate::link::State;
@@ -15,7 +17,8 @@ use crate::net::frame::Drop;
 #[derive(Debug)]
 pub struct View {
     name: String,
-    transport: String,
+    /// As the config has it; where that leaves something open, as it is.
+    pub(super) transport: String,
     pub(super) slot: Option<u32>,
     pub(super) state: State,
     pub(super) reason: String,
@@ -35,6 +38,8 @@ pub struct View {
     pub(super) pump: PumpStatus,
     /// Why this end polls, if it does.
     pub(super) polls: Option<String>,
+    /// What it is, or was, attached to.
+    pub(super) probed: Option<Probed>,
 }
 
 impl View {
@@ -58,6 +63,7 @@ impl View {
             engine: false,
             pump: PumpStatus::default(),
             polls: None,
+            probed: None,
         }
     }
 
@@ -75,6 +81,11 @@ impl View {
         let pair = usize::from(pair);
         self.stats.resize_with(self.stats.len().max(pair + 1), Arc::default);
         self.stats[pair].clone()
+    }
+
+    /// What it says of its window and queues.
+    pub fn probe(&self) -> LinkProbe {
+        self.probed.as_ref().map(Probed::look).unwrap_or_default()
     }
 
     /// As `status` shows it.

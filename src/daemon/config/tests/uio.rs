@@ -7,7 +7,7 @@ const UIO: &str = "[[link]]\nname = \"bl0\"\ntransport = \"uio:/dev/uio0\"\n";
 
 fn description(lines: &str) -> Description {
     let config = Config::parse("f.toml", &format!("{UIO}{lines}"), Role::Agent).unwrap();
-    let expanded = config.expand();
+    let expanded = config.expand(&[]);
     assert_eq!(Config::parse("f.toml", &expanded, Role::Agent).expect(&expanded), config);
     match &config.links[0].transport {
         Transport::Uio { path, description } if path == Path::new("/dev/uio0") => {
@@ -21,7 +21,7 @@ fn description(lines: &str) -> Description {
 fn a_uio_link_need_not_say_more_than_its_device() {
     assert_eq!(description(""), Description::default());
     assert_eq!(description("uio = {}"), Description::default());
-    let expanded = Config::parse("f.toml", UIO, Role::Master).unwrap().expand();
+    let expanded = Config::parse("f.toml", UIO, Role::Master).unwrap().expand(&[]);
     let line = "\nuio = { doorbell_offset = 0, doorbell_value = 1, doorbell_step = 0, interrupt = true }\n";
     assert!(expanded.contains(line), "{expanded}");
 }
