@@ -36,6 +36,8 @@ pub struct View {
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
+    /// Why this end polls, if it does.
+    pub(super) polls: Option<String>,
     /// What it is, or was, attached to.
     pub(super) probed: Option<Probed>,
     /// Why this end polls, if it does.
@@ -62,6 +64,7 @@ impl View {
             stats: vec![Arc::default()],
             engine: false,
             pump: PumpStatus::default(),
+            polls: None,
             probed: None,
             polls: None,
         }
