@@ -141,7 +141,6 @@ impl<'a> Running<'a> {
         if !running.transport.attached().rings {
             running.link.ring_nobody();
         }
-        running.tell_how();
         running.note_present();
         running.tell_how();
         running.tell_peers();
