@@ -6,8 +6,10 @@
 //! it can to an agent's `discard` port and to another testpmd that receives; and to an `echo` port and
 //! to a testpmd that forwards what it receives, where what comes back is counted. Then a guest has two
 //! netdevs, one whose device is an agent with a TAP, and one that QEMU plays itself before another TAP,
-//! without vhost: TCP, each way. In each round both of a pair are measured in turn; a comparison is the
-//! median of the rounds' own ratios. A driver has a processor of its own, and the device the other one.
+//! without vhost: TCP, each way. At last a guest is the master of a slot that is a function on its PCI bus,
+//! by VFIO with interrupts and by sysfs, polling, beside such a netdev of QEMU's: TCP each way, and echoes.
+//! In each round all of a group are measured in turn; a comparison is the median of the rounds' own ratios.
+//! A driver has a processor of its own, and the device the other one.
 //!
 //! It needs root, and what `.ci/peers install` gets; prints a table, and writes `peers-bench.json` into
 //! the target directory.
@@ -15,8 +17,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to its user")]
 #![allow(clippy::unwrap_used, dead_code, reason = "the peers are a test's, too")]
 
+#[path = "../netns-tests/guests/bus.rs"]
+mod bus;
 #[path = "../netns-tests/case.rs"]
 mod case;
+#[path = "peers/functions.rs"]
+mod functions;
 #[path = "../tests/peers/guest.rs"]
 mod guest;
 #[path = "../tests/peers/image.rs"]
@@ -39,6 +45,7 @@ mod world;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use functions::{Functions, MEASURES, MODES};
 use report::{Row, report};
 use subjects::{Guests, Pairs, Purpose};
 
@@ -113,6 +120,9 @@ fn measure(plan: &Plan) -> Vec<Row> {
     if WAYS.iter().any(|way| plan.has(way)) {
         with_guests(plan, &mut rows);
     }
+    if names_of_functions().any(|name| plan.has(&name)) {
+        with_functions(plan, &mut rows);
+    }
     rows
 }
 
@@ -139,4 +149,22 @@ fn with_guests(plan: &Plan, rows: &mut Vec<Row>) {
         rows.push(Row { what: name.to_owned(), unit: "Gbit/s", other: "QEMU", rounds });
     }
     guests.end();
+}
+
+fn names_of_functions() -> impl Iterator<Item = String> {
+    MODES
+        .iter()
+        .flat_map(|(mode, _)| MEASURES.iter().map(move |(what, _)| format!("{what}, {mode}")))
+}
+
+fn with_functions(plan: &Plan, rows: &mut Vec<Row>) {
+    let mut functions = Functions::start();
+    let rounds: Vec<_> = (0..plan.rounds).map(|_| functions.measure(plan.duration)).collect();
+    for (i, name) in names_of_functions().enumerate() {
+        let (mode, measure) = (i / MEASURES.len(), i % MEASURES.len());
+        let rounds = rounds.iter().map(|all| [all[mode][measure], all[MODES.len()][measure]]);
+        let unit = MEASURES[measure].1;
+        rows.push(Row { what: name, unit, other: "QEMU", rounds: rounds.collect() });
+    }
+    functions.end();
 }

@@ -247,6 +247,10 @@ impl LinkTask {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
                     Ended::Moved(found) => next = found,
+                    Ended::Gone(why) => {
+                        self.wait_because(why);
+                        self.pause(RETRY).await;
+                    }
                 },
                 Err(e) => {
                     self.wait_because(e.why);
@@ -279,7 +283,9 @@ impl LinkTask {
             Transport::Pci(_) => {
                 let Opened { told, fds } = self.broker.function(name).await.map_err(refused)?;
                 let link = PciLink::new(told, fds).map_err(|e| refusal(e.to_string(), false))?;
-                self.log.info(format_args!("PCI function {told}"));
+                let transport = Transport::Pci(link.wanted()).to_string();
+                self.log.info(format_args!("{transport} is {}", told.kind.name));
+                self.view.borrow_mut().transport = transport;
                 Ok(Attachment::Pci(Box::new(link)))
             }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
@@ -290,6 +296,7 @@ impl LinkTask {
     async fn release(&self) {
         #[cfg(feature = "pci")]
         if let Transport::Pci(_) = &self.config.transport {
+            self.view.borrow_mut().transport = self.config.transport.to_string();
             if let Err(e) = self.broker.release(&self.config.name).await {
                 self.log.warn(&e);
             }

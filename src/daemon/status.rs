@@ -54,7 +54,7 @@ impl LinkState {
 pub struct LinkStatus {
     /// The netdev's name.
     pub name: String,
-    /// The transport, as the config has it.
+    /// The transport, as the config has it; of a PCI function that the link has, its address and mode.
     pub transport: String,
     /// The slot's number.
     pub slot: Option<u32>,

@@ -35,6 +35,8 @@ pub(super) enum Ended {
     NetdevLost,
     /// What it is attached to is to be left for another connection, if there is one already.
     Moved(Option<Box<Attachment>>),
+    /// What it is attached to is gone, or has to be let go of: why.
+    Gone(String),
 }
 
 /// What a running link waits for.
@@ -193,7 +195,7 @@ impl<'a> Running<'a> {
                 }
                 Input::Transport(Change::Gone(why)) => {
                     task.log.warn(&why);
-                    return self.end(Ended::Moved(None)).await;
+                    return self.end(Ended::Gone(why)).await;
                 }
                 Input::Transport(change) => self.changed(change),
                 Input::Found(transport) => {

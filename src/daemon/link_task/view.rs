@@ -17,7 +17,8 @@ use crate::net::frame::Drop;
 #[derive(Debug)]
 pub struct View {
     name: String,
-    transport: String,
+    /// As the config has it; where that leaves something open, as it is.
+    pub(super) transport: String,
     pub(super) slot: Option<u32>,
     pub(super) state: State,
     pub(super) reason: String,

@@ -5,7 +5,7 @@ use super::server::Granted;
 use crate::daemon::config::Transport;
 
 #[derive(Debug, Default)]
-pub(super) struct Functions;
+pub(super) struct Functions(());
 
 impl Functions {
     pub(super) fn take<'a>(

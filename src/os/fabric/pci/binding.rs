@@ -33,10 +33,7 @@ impl Binding {
         if function.driver.as_deref() == Some(VFIO_PCI) {
             return Ok(Self { address, before: None });
         }
-        let path = tree.sys.join("bus/pci/drivers/vfio-pci");
-        if !path.exists() {
-            return Err(PciError::NoModule { path, module: VFIO_PCI });
-        }
+        is_loaded(tree)?;
         let before = Before {
             driver: function.driver.clone(),
             driver_override: function.driver_override.clone(),
@@ -64,6 +61,7 @@ impl Binding {
             *self = Self::take(tree, function)?;
             return Ok(());
         }
+        is_loaded(tree)?;
         self.bind(tree)
     }
 
@@ -97,6 +95,12 @@ impl Binding {
             done => done,
         }
     }
+}
+
+/// Whether there is a vfio-pci: without it nothing is touched.
+fn is_loaded(tree: &Tree) -> Result<(), PciError> {
+    let path = tree.sys.join("bus/pci/drivers").join(VFIO_PCI);
+    if path.exists() { Ok(()) } else { Err(PciError::NoModule { path, module: VFIO_PCI }) }
 }
 
 /// Takes the function from the driver that has it, if one does.

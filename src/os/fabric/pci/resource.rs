@@ -2,8 +2,9 @@
 //! interrupts cannot be had. A register that rings the other end can be written.
 //!
 //! Nothing in the kernel keeps two processes from mapping one BAR: a lock (flock(2)) on the function's
-//! config file does, between those that ask for it, for as long as somebody has that file open. A function
-//! that a driver has is left to it.
+//! config file does, between those that ask for it, for as long as somebody has that file open. It is asked
+//! for by VFIO, too, which else would take away what is mapped here. A function that a driver has is left
+//! to it.
 
 #![allow(unsafe_code)]
 
@@ -54,27 +55,18 @@ pub(super) fn open(
     Ok(Files { config, memory, combined: is_combined, registers })
 }
 
-/// Takes the lock of a function, on its config file, for as long as that is open.
+/// Opens a function's config space, to read, and locks it for as long as it is open.
 ///
 /// # Errors
-/// A driver or another process has it.
+/// Another process has the lock; the system refuses.
 pub(super) fn lock(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError> {
-    let address = function.address;
-    if let Some(driver) = function.driver.clone() {
-        return Err(PciError::Driver { address, driver });
-    }
-    let config = open_config(tree, function)?;
-    match flock(&config, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(config),
-        Err(Errno::WOULDBLOCK) => Err(PciError::Held { path: tree.file(address, "config") }),
-        Err(errno) => Err(PciError::Os { path: tree.file(address, "config"), error: errno.into() }),
-    }
-}
-
-/// Opens a function's config space, to read.
-pub(super) fn open_config(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError> {
     let path = tree.file(function.address, "config");
-    File::open(&path).map(Into::into).map_err(|error| open_error(path, error))
+    let config = File::open(&path).map_err(|error| open_error(path.clone(), error))?;
+    match flock(&config, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(config.into()),
+        Err(Errno::WOULDBLOCK) => Err(PciError::Held { path }),
+        Err(errno) => Err(PciError::Os { path, error: errno.into() }),
+    }
 }
 
 fn open_file(path: &Path) -> Result<OwnedFd, PciError> {
@@ -102,9 +94,9 @@ fn try_mapping(tree: &Tree, path: &Path, fd: std::os::fd::BorrowedFd<'_>) -> Res
 
 /// Tells a kernel that is locked down from one that refuses otherwise.
 pub(super) fn mapping_error(tree: &Tree, path: PathBuf, errno: Errno) -> PciError {
-    // The level that holds stands in brackets.
+    // The level that holds stands in brackets. Where nobody has mounted that, nothing else refuses so.
     let state = std::fs::read_to_string(tree.sys.join("kernel/security/lockdown"));
-    let locked = state.is_ok_and(|state| !state.contains("[none]"));
+    let locked = state.map_or(true, |state| !state.contains("[none]"));
     match errno {
         Errno::PERM if locked => PciError::Lockdown { path },
         Errno::PERM | Errno::ACCESS => PciError::Permission { path },

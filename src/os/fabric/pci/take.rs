@@ -125,9 +125,11 @@ impl Taken {
 }
 
 fn disable(tree: &Tree, address: Address) -> Result<(), PciError> {
-    match tree.write(&tree.file(address, "enable"), "0") {
-        Err(_) if !tree.directory(address).exists() => Ok(()),
-        done => done,
+    match tree.function(address) {
+        // It is gone, or somebody else's by now.
+        Err(PciError::Absent { .. }) | Ok(Function { driver: Some(_), .. }) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => tree.write(&tree.file(address, "enable"), "0"),
     }
 }
 
@@ -216,11 +218,10 @@ fn take_function(
     let address = function.address;
     let mode = mode.unwrap_or(if function.group.is_some() { Mode::Vfio } else { Mode::Sysfs });
     let mut told = Told { address, kind, mode, combined: false, registers_at: 0 };
-    let fds = match mode {
-        Mode::Vfio => {
-            if function.group.is_none() {
-                return Err(PciError::NoIommu { address });
-            }
+    let config = resource::lock(tree, function)?;
+    let fds = match (mode, function.driver.clone()) {
+        (Mode::Vfio, _) if function.group.is_none() => return Err(PciError::NoIommu { address }),
+        (Mode::Vfio, _) => {
             match taken {
                 Some(Taken { undo: Undo::Binding(binding), .. }) => {
                     binding.renew(tree, function)?
@@ -230,10 +231,10 @@ fn take_function(
                     *taken = Some(Taken { tree: tree.clone(), address, undo });
                 }
             }
-            vec![vfio::open(tree, function)?, resource::open_config(tree, function)?]
+            vec![vfio::open(tree, function)?, config]
         }
-        Mode::Sysfs => {
-            let config = resource::lock(tree, function)?;
+        (Mode::Sysfs, Some(driver)) => return Err(PciError::Driver { address, driver }),
+        (Mode::Sysfs, None) => {
             if !function.enabled {
                 tree.write(&tree.file(address, "enable"), "1")?;
                 *taken = Some(Taken { tree: tree.clone(), address, undo: Undo::Disable });
