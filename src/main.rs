@@ -103,11 +103,16 @@ fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {
     let config = Config::load(file, Role::of_file(file)).map_err(Failure::Config)?;
     if expand {
-        return put(&config.expand());
+        return put(&config.expand(&daemon::functions::of_machine()));
     }
-    let n = config.links.len();
-    let links = if n == 1 { "link" } else { "links" };
-    put(&format!("{}: ok, {n} {links}\n", file.display()))
+    let counted = |n, what: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        n => Some(format!("{n} {what}s")),
+    };
+    let all = [counted(config.links.len(), "link"), counted(config.patterns.len(), "pattern")];
+    let all: Vec<_> = all.into_iter().flatten().collect();
+    put(&format!("{}: ok, {}\n", file.display(), all.join(" and ")))
 }
 
 fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {

@@ -65,7 +65,7 @@ impl Attachment {
         match self {
             Self::Shm(_) => None,
             #[cfg(feature = "pci")]
-            Self::Pci(function) => Some(format!("pci:{}", function.told().address)),
+            Self::Pci(function) => Some(format!("pci:{}", function.wanted().which)),
         }
     }
 

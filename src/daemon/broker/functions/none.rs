@@ -17,6 +17,18 @@ impl Functions {
         Err("this program is built without PCI".into())
     }
 
+    pub(super) fn list(&self) -> Result<String, Refused> {
+        Ok(String::new())
+    }
+
+    pub(super) fn is_there(&self, _: &Transport) -> bool {
+        false
+    }
+
+    pub(super) fn uevents() -> Result<Granted, Refused> {
+        Err("this program is built without PCI".into())
+    }
+
     pub(super) fn release(&mut self, _: &str) -> Result<(), String> {
         Ok(())
     }

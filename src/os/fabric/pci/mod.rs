@@ -32,5 +32,5 @@ pub use error::{BarFault, PciError};
 pub use kinds::{BoardKind, DoorbellRegister, KINDS, Register};
 pub use link::PciLink;
 pub use sysfs::{Bar, Function, Tree};
-pub use take::{Opened, Taken, Told, check, take};
+pub use take::{Opened, Taken, Told, check, known, take};
 pub use vfio_api::{OPENING, USING};
