@@ -11,6 +11,7 @@
 mod cpu;
 mod expand;
 mod ip;
+mod layout;
 mod limits;
 mod link;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
@@ -21,6 +22,8 @@ mod reader;
 #[cfg(test)]
 mod tests;
 mod transport;
+#[cfg_attr(not(feature = "uio"), path = "config/uio/none.rs")]
+mod uio;
 
 use std::fmt;
 use std::io::Read;
@@ -32,6 +35,7 @@ use super::Role;
 use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
+use crate::tunnel::part::Layout;
 use link::Entry;
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
@@ -100,7 +104,9 @@ pub struct LinkConfig {
     pub pump: Pump,
     /// What the engine is like, where one copies.
     pub engine: EngineConfig,
-    /// What the two ends of the link speak.
+    /// How the two ends of the link lay out the window.
+    pub layout: Layout,
+    /// What they speak; "v1" with the layout "amp-pci".
     pub dialect: Dialect,
     /// Feature names that are neither offered nor accepted.
     pub features_off: Vec<String>,
@@ -157,8 +163,14 @@ pub enum Transport {
     /// A board's function on a PCI bus.
     #[cfg(feature = "pci")]
     Pci(crate::os::fabric::pci::Wanted),
-    /// A UIO device.
-    Uio(PathBuf),
+    /// A UIO device of this machine's kernel.
+    #[cfg(feature = "uio")]
+    Uio {
+        /// The device's file.
+        path: PathBuf,
+        /// What its maps and registers are.
+        description: crate::os::fabric::uio::Description,
+    },
     /// A vhost-user socket: an agent is the back-end, a master the front-end.
     VhostUser {
         /// The socket's path.
@@ -192,7 +204,8 @@ impl fmt::Display for Transport {
             Self::Shm(path) => write!(f, "shm:{}", path.display()),
             #[cfg(feature = "pci")]
             Self::Pci(wanted) => write!(f, "pci:{wanted}"),
-            Self::Uio(path) => write!(f, "uio:{}", path.display()),
+            #[cfg(feature = "uio")]
+            Self::Uio { path, .. } => write!(f, "uio:{}", path.display()),
             Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
         }
     }

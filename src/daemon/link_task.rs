@@ -25,6 +25,7 @@
 mod attachment;
 mod back_end;
 mod front_end;
+mod in_band;
 mod probed;
 mod pump;
 mod running;
@@ -52,6 +53,8 @@ use crate::net::sources::Sources;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::{Opened, PciLink};
 use crate::os::fabric::shm::ShmLink;
+#[cfg(feature = "uio")]
+use crate::os::fabric::uio::UioLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use attachment::Attachment;
@@ -128,10 +131,7 @@ impl LinkTask {
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
         let Shared { broker, functions, origin, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
-        let own = match role {
-            Role::Master => End::Driver,
-            Role::Agent => End::Device,
-        };
+        let own = end_of(role);
         let mac = config.mac.unwrap_or_else(|| id.mac(slot, own));
         let other_mac = id.mac(slot, own.other());
         // The config has been checked, so the names are known.
@@ -251,18 +251,9 @@ impl LinkTask {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
                     Ended::Moved(found) => next = found,
-                    Ended::Gone(why) => {
-                        self.wait_because(why);
-                        self.pause(RETRY).await;
-                    }
+                    Ended::Gone(why) => self.wait_unplugged(why, RETRY).await,
                 },
-                Err(e) => {
-                    self.wait_because(e.why);
-                    tokio::select! {
-                        () = self.pause(e.pause) => {}
-                        () = self.plugged() => {}
-                    }
-                }
+                Err(e) => self.wait_unplugged(e.why, e.pause).await,
             }
         }
         true
@@ -294,6 +285,14 @@ impl LinkTask {
                 self.log.info(format_args!("{transport} is {}", told.kind.name));
                 self.view.borrow_mut().transport = transport;
                 Ok(Attachment::Pci(Box::new(link)))
+            }
+            #[cfg(feature = "uio")]
+            Transport::Uio { path, description } => {
+                let (file, layout) = self.broker.uio(name).await.map_err(refused)?;
+                let link =
+                    UioLink::over(path, file, &layout, end_of(self.role), description.interrupt);
+                let link = link.map_err(|e| refusal(e.to_string(), false))?;
+                Ok(Attachment::Uio(Box::new(link)))
             }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
@@ -344,12 +343,31 @@ impl LinkTask {
         }
     }
 
-    /// Waits until PCI functions have come or gone.
-    async fn plugged(&self) {
+    /// Says why, and waits as [`pause`](Self::pause) does, or until PCI functions have come or gone.
+    async fn wait_unplugged(&self, why: String, time: Duration) {
+        self.wait_because(why);
         let mut functions = self.functions.clone();
         functions.mark_unchanged();
-        // The supervisor has the other end as long as this task runs.
-        let _ = functions.changed().await;
+        tokio::select! {
+            () = self.pause(time) => {}
+            _ = functions.changed() => {}
+        }
+    }
+}
+
+/// Which end of a link a daemon of this role has.
+fn end_of(role: Role) -> End {
+    match role {
+        Role::Master => End::Driver,
+        Role::Agent => End::Device,
+    }
+}
+
+/// Which end of a link a daemon of this role has.
+fn end_of(role: Role) -> End {
+    match role {
+        Role::Master => End::Driver,
+        Role::Agent => End::Device,
     }
 }
 

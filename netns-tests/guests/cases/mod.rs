@@ -3,6 +3,7 @@
 mod bad;
 mod both;
 mod harness;
+mod hotplug;
 mod netdevs;
 mod probe;
 mod s390x;
@@ -31,9 +32,12 @@ pub(crate) const ALL: &[Story] = &[
     story!(vfio::a_reset_of_the_guest_under_traffic_is_survived),
     story!(vfio::a_backplane_that_restarts_takes_a_new_guest),
     story!(both::an_agent_by_vfio_serves_a_master_by_vfio),
+    story!(both::an_agent_by_a_uio_device_polls_as_its_master_does),
     story!(sysfs::a_master_carries_traffic_and_polls),
     story!(sysfs::a_function_without_an_iommu_is_polled_by_itself),
     story!(probe::a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart),
+    story!(hotplug::a_pattern_has_a_link_for_each_function_that_is_there),
+    story!(hotplug::an_entry_of_its_own_goes_before_a_pattern),
     story!(bad::functions_that_are_absent_foreign_or_held_are_named),
     story!(bad::vfio_without_an_iommu_is_named),
     story!(bad::vfio_pci_that_is_not_loaded_is_named),

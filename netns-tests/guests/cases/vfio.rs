@@ -69,7 +69,9 @@ pub(super) fn a_function_that_is_removed_is_missed_and_found_again() {
         eprintln!("there, and up again after {:.2} s", began.elapsed().as_secs_f64());
         end.guest.pings(BOARD);
     }
-    eprintln!("{}", end.log());
+    let log = end.log();
+    eprintln!("{log}");
+    assert!(log.contains("bl0: down: PCI function 0000:00:10.0"), "it says why");
     bus.traffic(&mut end);
 }
 

@@ -3,12 +3,12 @@
 use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
-use super::link::{FIXED, OF_NETDEV};
+use super::link::OF_NETDEV;
 use super::pattern::OF_ONE_LINK;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
     Access, Address, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide,
-    Transport,
+    Transport, uio,
 };
 
 impl Config {
@@ -48,6 +48,10 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
     };
     line("name", string(&link.name));
     line("transport", string(transport));
+    match uio::expand(&link.transport) {
+        Some(uio) => line("uio", uio),
+        None => line("# uio", "none, as this transport has no UIO device".into()),
+    }
     match &link.transport {
         Transport::VhostUser { how: SocketSide::Server, .. } => {
             for (key, value) in access("socket", &link.socket) {
@@ -95,9 +99,7 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
         }),
         _ => {
             line("dialect", string(link.dialect));
-            for choice in FIXED {
-                line(choice.key, string(choice.now[0]));
-            }
+            line("layout", string(link.layout));
         }
     }
     line("features_off", list(link.features_off.iter().map(string)));
@@ -157,7 +159,7 @@ fn engine(engine: &EngineConfig) -> String {
 }
 
 /// `value` as TOML writes a string.
-fn string(value: impl Display) -> String {
+pub(super) fn string(value: impl Display) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 

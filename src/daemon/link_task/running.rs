@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attachment::{Attachment, Change};
+use super::in_band::InBand;
 use super::probed::Probed;
 use super::workers::{self, Healed, Pair, Workers};
-use super::{LOOK, LinkTask, RETRY};
+use super::{LOOK, LinkTask, RETRY, end_of};
 use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::Netdev;
@@ -20,7 +21,8 @@ use crate::net::features::Features;
 use crate::os::bell::Bell;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::pace::Pace;
-use crate::tunnel::part::Role as End;
+use crate::spec::net::F_MAC;
+use crate::tunnel::part::{Layout, Role as End};
 
 /// A peer that sends without end gives a link work in each turn: so many turns follow at once, and then
 /// one in a while, as all links share the thread.
@@ -47,6 +49,8 @@ enum Input {
     /// The doorbell cannot be waited for.
     Deaf(std::io::Error),
     Transport(Change),
+    /// A worker rings for this queue.
+    Notify(u16),
     /// A connection in place of the lost one.
     Found(Box<Attachment>),
     Due,
@@ -65,6 +69,8 @@ pub(super) struct Running<'a> {
     /// None: this end polls.
     doorbell: Option<Doorbell>,
     ringer: Ringer,
+    /// Bells of workers, where notifications are messages.
+    in_band: InBand,
     /// How soon work goes on that the last turn has left, and when.
     pace: Pace,
     next_turn: Instant,
@@ -77,10 +83,7 @@ impl<'a> Running<'a> {
         netdev: Option<&'a mut Netdev>,
     ) -> Result<Self, String> {
         let attached = transport.attached().clone();
-        let role = match task.role {
-            Role::Master => End::Driver,
-            Role::Agent => End::Device,
-        };
+        let role = end_of(task.role);
         let (window_side, driver_side) = match role {
             End::Device => (Side::Near, Side::Far),
             End::Driver => (Side::Far, Side::Near),
@@ -99,6 +102,7 @@ impl<'a> Running<'a> {
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
+            layout: task.config.layout,
             window: window.bus(),
             driver_memory: driver.bus(),
             slot: task.slot,
@@ -130,16 +134,31 @@ impl<'a> Running<'a> {
             transport,
             doorbell,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
+            in_band: InBand::new(),
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
         };
         if !running.transport.attached().rings {
             running.link.ring_nobody();
         }
+        running.tell_how();
         running.note_present();
+        running.tell_how();
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
+    }
+
+    /// Says where somebody has to look by himself.
+    fn tell_how(&self) {
+        let polls = self.transport.polls();
+        if let Some(why) = polls {
+            self.task.log.info(format_args!("this end polls: {why}"));
+        }
+        if !self.transport.attached().rings {
+            self.task.log.info("the other end has to poll: there is no doorbell to ring it by");
+        }
+        self.task.view.borrow_mut().polls = polls.map(str::to_owned);
     }
 
     fn tell_peers(&mut self) {
@@ -198,6 +217,7 @@ impl<'a> Running<'a> {
                     return self.end(Ended::Gone(why)).await;
                 }
                 Input::Transport(change) => self.changed(change),
+                Input::Notify(queue) => self.link.handle_notify(now(), queue),
                 Input::Found(transport) => {
                     found = Some(transport);
                     search.set(self::search(task));
@@ -276,6 +296,7 @@ impl<'a> Running<'a> {
                 Err(e) => Input::Deaf(e),
             },
             change = self.transport.next() => Input::Transport(change),
+            queue = self.in_band.rung() => Input::Notify(queue),
             transport = search, if lost => Input::Found(transport),
             () = watch_found(found) => Input::Nothing,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
@@ -319,6 +340,11 @@ impl<'a> Running<'a> {
                 }
                 Event::Carrier(up) => self.workers.carrier(up),
                 Event::Start(start) => {
+                    // A board that says no HELLO has no other way to tell it.
+                    let amp = self.task.config.layout == Layout::AmpPci;
+                    if amp && self.task.role == Role::Master && start.features.has(F_MAC) {
+                        self.workers.take_mac(start.config.mac).await;
+                    }
                     if let Err(e) = self.workers.start(&start, self.link.peer_link()).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
@@ -340,6 +366,7 @@ impl<'a> Running<'a> {
                 Event::Announce => self.workers.announce().await,
                 Event::Stop => {
                     self.workers.stop_all().await;
+                    self.in_band.clear();
                     self.link.handle_stopped(Instant::now());
                 }
                 Event::Wake => self.workers.wake(),
@@ -368,18 +395,26 @@ impl<'a> Running<'a> {
 
     /// Gives a pair to a worker, with the doorbells of this end and of the peer's.
     async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
-        let StartPair { pair, path, doorbell, polls, settings } = start;
+        let StartPair { pair, path, doorbell, polls, in_band, settings } = start;
         let peer = doorbell.and_then(|(owner, vector)| self.transport.bell(owner, vector));
+        let peers = if in_band {
+            let bells = self.in_band.bells(end_of(self.task.role), pair);
+            bells.map_err(|e| format!("making a bell: {e}"))?
+        } else {
+            [peer.clone(), peer]
+        };
         let own = &self.transport.attached().doorbells;
         let vector = pair_vector(pair, u32::try_from(own.len()).unwrap_or(u32::MAX));
         let own = vector.filter(|_| !polls).and_then(|vector| own.get(usize::from(vector)));
+        let deaf = (polls && vector.is_some()).then_some("the other end cannot ring");
+        self.task.view.borrow_mut().polls = deaf.or(self.transport.polls()).map(str::to_owned);
         let pair = Pair {
             number: pair,
             path,
             mem: self.mem.clone(),
             engine_mem: self.engine_mem.clone(),
             doorbells: own.cloned().into_iter().collect(),
-            peers: [peer.clone(), peer],
+            peers,
             settings,
         };
         self.workers.start_pair(pair).await

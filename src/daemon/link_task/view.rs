@@ -36,8 +36,12 @@ pub struct View {
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
+    /// Why this end polls, if it does.
+    pub(super) polls: Option<String>,
     /// What it is, or was, attached to.
     pub(super) probed: Option<Probed>,
+    /// Why this end polls, if it does.
+    pub(super) polls: Option<String>,
 }
 
 impl View {
@@ -60,7 +64,9 @@ impl View {
             stats: vec![Arc::default()],
             engine: false,
             pump: PumpStatus::default(),
+            polls: None,
             probed: None,
+            polls: None,
         }
     }
 
@@ -116,6 +122,7 @@ impl View {
                     .unwrap_or(0),
             },
             pump: self.pump.clone(),
+            polls: self.polls.clone(),
         }
     }
 }
