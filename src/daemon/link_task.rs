@@ -363,14 +363,6 @@ fn end_of(role: Role) -> End {
     }
 }
 
-/// Which end of a link a daemon of this role has.
-fn end_of(role: Role) -> End {
-    match role {
-        Role::Master => End::Driver,
-        Role::Agent => End::Device,
-    }
-}
-
 /// What the other end may send.
 fn limits(config: &LinkConfig) -> Limits {
     let networks: Vec<_> =

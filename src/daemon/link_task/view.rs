@@ -40,8 +40,6 @@ pub struct View {
     pub(super) polls: Option<String>,
     /// What it is, or was, attached to.
     pub(super) probed: Option<Probed>,
-    /// Why this end polls, if it does.
-    pub(super) polls: Option<String>,
 }
 
 impl View {
@@ -66,7 +64,6 @@ impl View {
             pump: PumpStatus::default(),
             polls: None,
             probed: None,
-            polls: None,
         }
     }
 
