@@ -63,6 +63,26 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Say what stands in the window of a board or slot; without a target, what there is to look at
+    ///
+    /// Whoever holds a target is asked; what no daemon of this machine holds is mapped, to be read only.
+    /// Nothing is written anywhere. To look at a slot's socket is to join it for a second, which the others
+    /// in it see as a client that comes and goes.
+    #[command(
+        after_help = "Exit status: 1 if a target cannot be looked at, or has no window that this \
+        program understands."
+    )]
+    Probe {
+        /// The name of a link, or a transport as in a config: shm:/run/boardlane/slot0.sock, pci:0000:00:03.0
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
+        #[arg(long, value_name = "SOCK")]
+        control: Option<PathBuf>,
+        /// Print JSON: an array of objects, one for each target; without a target one object
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \

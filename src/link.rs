@@ -31,6 +31,7 @@ pub mod front_end;
 mod messages;
 mod netdev_state;
 mod pairs;
+mod queues;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,7 @@ use netdev_state::NetdevStates;
 pub use netdev_state::PeerLink;
 use pairs::Pair;
 pub use pairs::pair_vector;
+pub use queues::LinkQueue;
 
 /// Greatest size of the device's queues.
 const QUEUE_SIZE: u16 = 256;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use boardlane::daemon::config::{Config, ConfigError};
 use boardlane::daemon::control::client::{self, ClientError, StatusOptions};
-use boardlane::daemon::{self, Role};
+use boardlane::daemon::{self, Role, probe};
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -76,6 +76,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { control, json, watch } => {
             show_status(&StatusOptions { control, json }, watch)
         }
+        Command::Probe { targets, control, json } => {
+            show_probe(&probe::Options { targets, control, json })
+        }
         Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),
@@ -100,11 +103,16 @@ fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {
     let config = Config::load(file, Role::of_file(file)).map_err(Failure::Config)?;
     if expand {
-        return put(&config.expand());
+        return put(&config.expand(&daemon::functions::of_machine()));
     }
-    let n = config.links.len();
-    let links = if n == 1 { "link" } else { "links" };
-    put(&format!("{}: ok, {n} {links}\n", file.display()))
+    let counted = |n, what: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        n => Some(format!("{n} {what}s")),
+    };
+    let all = [counted(config.links.len(), "link"), counted(config.patterns.len(), "pattern")];
+    let all: Vec<_> = all.into_iter().flatten().collect();
+    put(&format!("{}: ok, {}\n", file.display(), all.join(" and ")))
 }
 
 fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
@@ -120,6 +128,13 @@ fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+fn show_probe(options: &probe::Options) -> Result<(), Failure> {
+    let report = probe::probe(options);
+    put(&report.shown)?;
+    report.failures.iter().for_each(|failure| tell(failure));
+    if report.good && report.failures.is_empty() { Ok(()) } else { Err(Failure::Told) }
 }
 
 fn reload(control: Option<PathBuf>) -> Result<(), Failure> {

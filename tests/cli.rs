@@ -134,6 +134,49 @@ fn a_bad_config_is_status_2_for_check_and_for_daemons() {
 }
 
 #[test]
+fn a_probe_of_what_is_not_there_is_status_1_and_one_line_and_json_all_the_same() {
+    let target = "shm:/nonexistent/slot0.sock";
+    let line = format!(
+        "boardlane: {target}: no backplane yet: /nonexistent/slot0.sock does not exist; start one there\n"
+    );
+    let (status, out, err) = run(&["probe", target]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    // A daemon of this machine that hangs is told of, too.
+    assert!(err.ends_with(&line), "{err}");
+    let (status, out, err) = run(&["probe", "--json", target, target]);
+    assert!(status == 1 && err.ends_with(&line), "{err}");
+    let all: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!((&all[0]["target"], &all[0]["good"]), (&target.into(), &false.into()));
+    assert!(
+        all[0]["window"].is_null() && all[0]["verdict"].as_str().unwrap().contains("no backplane")
+    );
+    let (status, out, err) = run(&["probe", "--control", "/nonexistent", "bl0"]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(
+        err.starts_with("boardlane: /nonexistent: no such socket: is the daemon running?"),
+        "{err}"
+    );
+    assert!(err.contains("bl0: no daemon has a link of this name"), "{err}");
+}
+
+#[test]
+fn a_probe_without_a_target_lists_what_there_is() {
+    let (_, out, _) = run(&["probe"]);
+    let titles =
+        ["PCI functions of a known kind", "slots of a backplane", "links of daemons that run"];
+    for title in titles {
+        assert!(out.contains(&format!("{title}\n  ")), "{out}");
+    }
+    let (_, out, _) = run(&["probe", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(
+        list["functions"].is_array() && list["slots"].is_array() && list["links"].is_array(),
+        "{out}"
+    );
+}
+
+#[test]
 fn wrong_usage_is_status_2_and_one_line() {
     for (arguments, said) in [
         (&["demo", "--bords", "3"][..], "'--bords' found, a similar argument exists: '--boards'"),

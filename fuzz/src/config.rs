@@ -26,7 +26,7 @@ fn judge(text: &str) {
             (Ok(config), Ok(again)) => {
                 assert_eq!(config, again);
                 assert!(!config.links.is_empty());
-                let expanded = config.expand();
+                let expanded = config.expand(&[]);
                 match Config::parse("expanded.toml", &expanded, role) {
                     Ok(same) => assert_eq!(same, config, "{expanded}"),
                     Err(error) => panic!("{error}\n{expanded}"),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use boardlane::daemon::control::{ControlSocket, REQUEST_MAX};
+use boardlane::daemon::probe::window::LinkProbe;
 use boardlane::daemon::reload::{ReloadError, Report};
 use boardlane::daemon::status::Status;
 use boardlane::os::access::Access;
@@ -25,6 +26,7 @@ pub fn run(data: &[u8]) {
             ControlSocket::bind(&path, &Access::default()).expect("nobody else has the path");
         let status =
             || Status { role: "agent".into(), pid: 1, version: "0".into(), links: Vec::new() };
+        let probe = |link: &str| (link == "bl0").then(LinkProbe::default);
         let reload = || tokio::spawn(async { Ok::<_, ReloadError>(Report::default()) });
         let clients = async {
             talk(&path, &mut Octets(data)).await;
@@ -32,7 +34,7 @@ pub fn run(data: &[u8]) {
             assert!(answer.starts_with("{\"role\":\"agent\""), "{answer}");
         };
         tokio::select! {
-            () = socket.serve(status, reload) => unreachable!("it serves until it is dropped"),
+            () = socket.serve(status, probe, reload) => unreachable!("it serves until it is dropped"),
             () = clients => {}
         }
     });

@@ -23,6 +23,7 @@ pub(crate) mod matrix;
 mod moves;
 mod netdev_state;
 mod ports;
+mod probe_slot;
 mod reload;
 mod stock;
 pub(crate) mod vhost_net;
@@ -88,6 +89,9 @@ pub(crate) const ALL: &[Case] = &[
     case!(clean::what_is_alive_is_not_cleaned),
     case!(clean::a_netdev_in_a_named_namespace_is_cleaned_after_its_config),
     case!(clean::what_may_not_be_cleaned_is_named, "setpriv"),
+    case!(probe_slot::a_live_link_is_told_by_both_daemons_and_by_a_look_without_them),
+    case!(probe_slot::one_end_alone_is_told_from_one_that_died),
+    case!(probe_slot::a_window_that_is_none_of_ours_is_named_for_what_it_is),
     case!(config::a_boards_mac_is_the_masters_choice_and_stays),
     case!(config::a_mac_in_a_config_wins),
     case!(config::a_netdev_appears_in_the_namespace_that_the_config_names),

@@ -1,5 +1,7 @@
 //! A PCI bus that is real to those on it: guests of QEMU in whose machine a backplane's slot is a PCI
 //! function, ivshmem-doorbell, with config space, BARs and MSI-X; with the stock Linux, emulated.
+//! Other stories need a guest for its kernel, which has kinds of netdevs that the one at hand may lack, or
+//! for its octet order.
 //!
 //! Each story prints what the guest sees: PCI functions, interrupts before and after traffic, features
 //! negotiated, echoes and TCP's throughput. `.ci/peers` gets what they need, and runs them. It puts the

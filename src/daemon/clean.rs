@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::config::{Config, LinkConfig, RUN_DIR, SocketSide, Transport};
+use super::config::{Config, LinkConfig, Pattern, RUN_DIR, SocketSide, Transport};
 use super::control::{ControlError, ControlSocket};
 use super::demo;
 use super::netdev::{self, NOTE_END};
@@ -77,9 +77,16 @@ impl Cleaning {
                 Err(e) => self.problem(e.to_string()),
             }
         }
-        for link in configs.iter().flat_map(|config| &config.links) {
+        let mut links: Vec<_> = configs.iter().flat_map(|config| config.links.clone()).collect();
+        for config in configs {
+            match links_of_patterns(config) {
+                Ok(found) => links.extend(found),
+                Err(e) => self.problem(e.to_string()),
+            }
+        }
+        for link in links {
             match &link.netns {
-                None => drop(own.insert(link.name.clone())),
+                None => drop(own.insert(link.name)),
                 Some(netns) => match netdev::open_namespace(netns) {
                     Ok(namespace) => self.netdev(&link.name, Some((&namespace, netns.to_string()))),
                     // With a namespace, its netdevs are gone.
@@ -185,6 +192,22 @@ fn listens_at(link: &LinkConfig) -> Option<PathBuf> {
         Transport::VhostUser { path, how: SocketSide::Server } => Some(path.clone()),
         _ => None,
     }
+}
+
+/// Links of patterns whose netdevs are there.
+fn links_of_patterns(config: &Config) -> io::Result<Vec<LinkConfig>> {
+    let mut found = Vec::new();
+    for netns in config.patterns.iter().map(Pattern::netns) {
+        let names = match netns.map(netdev::open_namespace) {
+            None => Existing::names()?,
+            Some(Ok(namespace)) => namespace.run(Existing::names)??,
+            Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => continue,
+            Some(Err(e)) => return Err(e),
+        };
+        let links = names.iter().filter_map(|name| config.link_named(name));
+        found.extend(links.filter(|link| link.netns.as_ref() == netns));
+    }
+    Ok(found)
 }
 
 /// The directory of a link's slot socket.

@@ -14,6 +14,8 @@ mod ip;
 mod layout;
 mod limits;
 mod link;
+#[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
+mod pattern;
 mod problem;
 mod pump;
 mod reader;
@@ -32,6 +34,8 @@ use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
+use link::Entry;
+pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
 
@@ -58,8 +62,10 @@ pub struct Config {
     pub control: PathBuf,
     /// Who may connect to it.
     pub access: Access,
-    /// The links, in the file's order; at least one.
+    /// The links with an entry of their own, in the file's order.
     pub links: Vec<LinkConfig>,
+    /// Entries that stand for many links; with the links, at least one.
+    pub patterns: Vec<Pattern>,
 }
 
 /// One link, as `[[link]]` asks for it. `None` means that the file does not say.
@@ -117,17 +123,18 @@ pub struct LinkConfig {
 }
 
 impl LinkConfig {
-    /// The slot's number: what the config says, or the socket's name such as `slot7.sock`, or the
-    /// link's place in the file, from 0.
+    /// The slot's number: what the config says, or the socket's name such as `slot7.sock`, or where on
+    /// the bus its function is, or the link's place among the file's, from 0.
     pub fn slot_at(&self, place: usize) -> u32 {
         self.known_slot().unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX))
     }
 
     /// The slot's number, if the link itself tells it.
     pub fn known_slot(&self) -> Option<u32> {
-        let Transport::Shm(path) = &self.transport else { return self.slot };
-        let named = || path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok();
-        self.slot.or_else(named)
+        self.slot.or_else(|| match &self.transport {
+            Transport::Shm(path) => path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok(),
+            other => pattern::slot(other),
+        })
     }
 }
 
@@ -379,38 +386,47 @@ impl Config {
             reader.socket_path(&path, &span).then_some(path)
         });
         let access = transport::read_access(&mut reader, root, "control_mode", "control_owner");
-        let links = read_links(&mut reader, root, role);
+        let (links, patterns) = read_links(&mut reader, root, role);
         if reader.has_problems() {
             return Err(reader.into_error(file));
         }
         let control = control.unwrap_or_else(|| role.default_control());
-        Ok(Self { control, access, links })
+        Ok(Self { control, access, links, patterns })
     }
 }
 
-fn read_links(reader: &mut Reader<'_>, root: &DeTable<'_>, role: Role) -> Vec<LinkConfig> {
+fn read_links(
+    reader: &mut Reader<'_>,
+    root: &DeTable<'_>,
+    role: Role,
+) -> (Vec<LinkConfig>, Vec<Pattern>) {
     let end = reader.end();
     let Some((key, value)) = root.get_key_value("link") else {
         reader.problem(end, "there is no link", "add a [[link]] with name and transport");
-        return Vec::new();
+        return Default::default();
     };
     let DeValue::Array(tables) = value.get_ref() else {
         let what = format!("link is {}", reader::kind(value.get_ref()));
         reader.problem(key.span(), what, "write [[link]] above the keys of each link");
-        return Vec::new();
+        return Default::default();
     };
     if tables.is_empty() {
         reader.problem(value.span(), "there is no link", "add a [[link]] with name and transport");
     }
-    let mut links = Vec::new();
+    let (mut links, mut patterns) = (Vec::new(), Vec::new());
     for item in tables {
-        match item.get_ref() {
-            DeValue::Table(table) => links.extend(link::read(reader, table, item.span(), role)),
-            other => {
-                let what = format!("this link is {}", reader::kind(other));
-                reader.problem(item.span(), what, "write [[link]] above the keys of each link");
-            }
+        let DeValue::Table(table) = item.get_ref() else {
+            let what = format!("this link is {}", reader::kind(item.get_ref()));
+            reader.problem(item.span(), what, "write [[link]] above the keys of each link");
+            continue;
+        };
+        match link::read(reader, table, item.span(), role) {
+            Some(Entry::Link(link)) => links.push((link, table)),
+            Some(Entry::Pattern(pattern)) => patterns.push((pattern, table)),
+            None => {}
         }
     }
-    links
+    pattern::check_all(reader, &links, &patterns);
+    let links = links.into_iter().map(|(link, _)| link).collect();
+    (links, patterns.into_iter().map(|(pattern, _)| pattern).collect())
 }

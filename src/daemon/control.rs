@@ -1,9 +1,10 @@
 //! The control socket: a Unix socket on which a daemon answers.
 //!
-//! A request is one line of JSON, `{"request":"status"}` or `{"request":"reload"}`, at most 4 KiB; the
-//! answer is one line of JSON, `{"error": ..}` for a request that is not understood or not followed. A
-//! connection may carry several requests, one after the other. Whoever is slow to ask or to read is cut
-//! off, and only so many are served at once, so no client holds up the daemon or another client for long.
+//! A request is one line of JSON, `{"request":"status"}`, `{"request":"probe","link":NAME}` or
+//! `{"request":"reload"}`, at most 4 KiB; the answer is one line of JSON, `{"error": ..}` for a request
+//! that is not understood or not followed. A connection may carry several requests, one after the other.
+//! Whoever is slow to ask or to read is cut off, and only so many are served at once, so no client holds
+//! up the daemon or another client for long.
 //!
 //! Owner and mode of the file are the config's before anybody can connect, and say who may ask. What
 //! changes something is done for root, the daemon's user and the file's owner only: who is in the
@@ -28,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 
+use super::probe::window::LinkProbe;
 use super::reload::{ReloadError, Report};
 use super::status::Status;
 use crate::os::access::Access;
@@ -114,20 +116,23 @@ impl ControlSocket {
         Ok(Self { _file: file, listener, owner: access.owner.uid })
     }
 
-    /// Answers clients until the future is dropped: with what `status` says, and, for those who may,
-    /// with what came of a `reload`. One that has begun goes on without its client.
+    /// Answers clients until the future is dropped: with what `status` says, with what `probe` says of a
+    /// link, and, for those who may, with what came of a `reload`. One that has begun goes on without its
+    /// client.
     pub async fn serve<R: Future<Output = Reload>>(
         &self,
         status: impl Fn() -> Status,
+        probe: impl Fn(&str) -> Option<LinkProbe>,
         reload: impl Fn() -> R,
     ) {
-        self.serve_within(CLIENT_TIMEOUT, status, reload).await;
+        self.serve_within(CLIENT_TIMEOUT, status, probe, reload).await;
     }
 
     async fn serve_within<R: Future<Output = Reload>>(
         &self,
         limit: Duration,
         status: impl Fn() -> Status,
+        probe: impl Fn(&str) -> Option<LinkProbe>,
         reload: impl Fn() -> R,
     ) {
         let (log, mut clients) = (Log::new("control socket"), FuturesUnordered::new());
@@ -142,7 +147,7 @@ impl ControlSocket {
                         // Those who may only look cannot keep the others waiting.
                         if *served < CLIENTS_MAX {
                             *served += 1;
-                            let talk = talk(stream, limit, may_change, &status, &reload);
+                            let talk = talk(stream, limit, may_change, &status, &probe, &reload);
                             clients.push(talk.map(move |()| may_change));
                         }
                     }
@@ -174,6 +179,7 @@ type Reload = Result<Result<Report, ReloadError>, JoinError>;
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
     Status {},
+    Probe { link: String },
     Reload {},
 }
 
@@ -183,6 +189,7 @@ async fn talk<R: Future<Output = Reload>>(
     limit: Duration,
     may_change: bool,
     status: impl Fn() -> Status,
+    probe: impl Fn(&str) -> Option<LinkProbe>,
     reload: impl Fn() -> R,
 ) {
     let mut buffer = Vec::with_capacity(REQUEST_MAX);
@@ -190,6 +197,10 @@ async fn talk<R: Future<Output = Reload>>(
         let answer = match line {
             Line::Whole(line) => match serde_json::from_slice(&line) {
                 Ok(Request::Status {}) => Ok(json(&status())),
+                Ok(Request::Probe { link }) => Ok(match probe(&link) {
+                    Some(said) => json(&said),
+                    None => error("there is no such link"),
+                }),
                 Ok(Request::Reload {}) if !may_change => Ok(error(MAY_NOT_CHANGE)),
                 Ok(Request::Reload {}) => Ok(reloaded(reload().await)),
                 Err(failure) => Err(format!("request not understood: {failure}")),

@@ -26,6 +26,7 @@ mod attachment;
 mod back_end;
 mod front_end;
 mod in_band;
+mod probed;
 mod pump;
 mod running;
 mod view;
@@ -41,7 +42,7 @@ use tokio::sync::watch;
 
 use super::Role;
 use super::broker::{Broker, Refused};
-use super::config::{LinkConfig, Port, Transport};
+use super::config::{Address, LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::netdev::{Look, Netdev};
 use super::worker::{Cpu, Limits};
@@ -92,6 +93,7 @@ pub struct LinkTask {
     other_mac: [u8; 6],
     features_off: Features,
     broker: Broker,
+    functions: watch::Receiver<Vec<Address>>,
     /// What all links of the daemon count their heartbeats from.
     origin: Instant,
     log: Log,
@@ -110,6 +112,8 @@ pub struct LinkTask {
 pub struct Shared {
     /// What opens things for it.
     pub broker: Broker,
+    /// The PCI functions that are there.
+    pub functions: watch::Receiver<Vec<Address>>,
     /// What all links of the daemon count their heartbeats from.
     pub origin: Instant,
     /// What is known of the link.
@@ -123,7 +127,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { broker, origin, view, orders, done } = shared;
+        let Shared { broker, functions, origin, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = match role {
             Role::Master => End::Driver,
@@ -146,6 +150,7 @@ impl LinkTask {
             features_off,
             log,
             broker,
+            functions,
             origin,
             limits,
             vhost: Cell::new(None),
@@ -254,7 +259,10 @@ impl LinkTask {
                 },
                 Err(e) => {
                     self.wait_because(e.why);
-                    self.pause(e.pause).await;
+                    tokio::select! {
+                        () = self.pause(e.pause) => {}
+                        () = self.plugged() => {}
+                    }
                 }
             }
         }
@@ -283,7 +291,9 @@ impl LinkTask {
             Transport::Pci(_) => {
                 let Opened { told, fds } = self.broker.function(name).await.map_err(refused)?;
                 let link = PciLink::new(told, fds).map_err(|e| refusal(e.to_string(), false))?;
-                self.log.info(format_args!("PCI function {told}"));
+                let transport = Transport::Pci(link.wanted()).to_string();
+                self.log.info(format_args!("{transport} is {}", told.kind.name));
+                self.view.borrow_mut().transport = transport;
                 Ok(Attachment::Pci(Box::new(link)))
             }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
@@ -294,6 +304,7 @@ impl LinkTask {
     async fn release(&self) {
         #[cfg(feature = "pci")]
         if let Transport::Pci(_) = &self.config.transport {
+            self.view.borrow_mut().transport = self.config.transport.to_string();
             if let Err(e) = self.broker.release(&self.config.name).await {
                 self.log.warn(&e);
             }
@@ -332,6 +343,14 @@ impl LinkTask {
             () = self.ordered() => {}
             () = tokio::time::sleep(time) => {}
         }
+    }
+
+    /// Waits until PCI functions have come or gone.
+    async fn plugged(&self) {
+        let mut functions = self.functions.clone();
+        functions.mark_unchanged();
+        // The supervisor has the other end as long as this task runs.
+        let _ = functions.changed().await;
     }
 }
 

@@ -1,18 +1,23 @@
 //! The daemons: what turns the parts below into `boardlane agent`, `master` and `backplane`.
 //!
 //! A daemon confines itself once it runs; its [`broker`] then opens things for it. [`config`] says what is
-//! wanted, [`reload`] what another config changes, [`control`] tells what is, in the words of [`status`].
+//! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
+//! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed.
+//! that was killed. [`probe`] says what stands in a window.
 
 pub mod broker;
 pub mod clean;
+mod columns;
 pub mod config;
 pub mod control;
 pub mod demo;
+#[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
+pub mod functions;
 pub mod identity;
 pub mod link_task;
 pub mod netdev;
+pub mod probe;
 pub mod reload;
 pub mod status;
 pub mod supervisor;

@@ -1,5 +1,5 @@
-//! What a config that is read again changes: a difference of two values, which the supervisor then
-//! carries out.
+//! What a config that is read again changes, or a function that comes or goes: a difference of two values,
+//! which the supervisor then carries out.
 //!
 //! A link is known by its name. One of which both configs say the same is left alone; one that differs
 //! in nothing but addresses, routes, `keep` and, at the master, the MTU is changed as it runs. Any
@@ -30,32 +30,35 @@ pub enum Fate {
     Removed,
 }
 
-/// What becomes of each link: those of `new` in its order, then those that end.
+/// Whether a running daemon can go over from one config to another.
 ///
 /// # Errors
-/// Something has changed that a running daemon does not change.
-pub fn diff(role: Role, old: &Config, new: &Config) -> Result<Vec<(String, Fate)>, ReloadError> {
+/// Something has changed that it does not change.
+pub fn check(old: &Config, new: &Config) -> Result<(), ReloadError> {
     if (&old.control, &old.access) != (&new.control, &new.access) {
         return Err(ReloadError::ControlSocket);
     }
-    let slots = |config: &Config, name: &str| {
-        let at = config.links.iter().position(|link| link.name == name)?;
-        Some((at, config.links[at].slot_at(at)))
+    Ok(())
+}
+
+/// What becomes of each link: those of `new` in its order, then those that end.
+pub fn diff(role: Role, old: &[LinkConfig], new: &[LinkConfig]) -> Vec<(String, Fate)> {
+    let slots = |links: &[LinkConfig], name: &str| {
+        let at = links.iter().position(|link| link.name == name)?;
+        Some((at, links[at].slot_at(at)))
     };
     let mut fates = Vec::new();
-    for (at, link) in new.links.iter().enumerate() {
+    for (at, link) in new.iter().enumerate() {
         let fate = match slots(old, &link.name) {
             None => Fate::Added,
-            Some((was_at, slot)) if slot == link.slot_at(at) => {
-                fate(role, &old.links[was_at], link)
-            }
-            Some((was_at, _)) => restarted(&old.links[was_at], link),
+            Some((was_at, slot)) if slot == link.slot_at(at) => fate(role, &old[was_at], link),
+            Some((was_at, _)) => restarted(&old[was_at], link),
         };
         fates.push((link.name.clone(), fate));
     }
-    let gone = old.links.iter().filter(|link| slots(new, &link.name).is_none());
+    let gone = old.iter().filter(|link| slots(new, &link.name).is_none());
     fates.extend(gone.map(|link| (link.name.clone(), Fate::Removed)));
-    Ok(fates)
+    fates
 }
 
 fn fate(role: Role, old: &LinkConfig, new: &LinkConfig) -> Fate {
@@ -184,19 +187,19 @@ mod tests {
     }
 
     fn fates(role: Role, old: &Config, new: &Config) -> Vec<Fate> {
-        diff(role, old, new).unwrap().into_iter().map(|(_, fate)| fate).collect()
+        diff(role, &old.links, &new.links).into_iter().map(|(_, fate)| fate).collect()
     }
 
     #[test]
     fn links_are_told_apart_by_their_names_in_the_order_of_the_new_config() {
         let old = config(&[("a", "/slot0.sock", ""), ("b", "/slot1.sock", "")]);
         let new = config(&[("c", "/slot2.sock", ""), ("b", "/slot1.sock", "")]);
-        let found = diff(Role::Agent, &old, &new).unwrap();
+        let found = diff(Role::Agent, &old.links, &new.links);
         let expected = [("c", Added), ("b", Unchanged), ("a", Removed)];
         assert_eq!(found, expected.map(|(name, fate)| (name.to_owned(), fate)));
         let report = Report::of(found);
         assert_eq!(report.to_string(), "added c; removed a; 1 unchanged");
-        assert_eq!(diff(Role::Agent, &old, &old).unwrap().len(), 2);
+        assert_eq!(diff(Role::Agent, &old.links, &old.links).len(), 2);
     }
 
     #[test]
@@ -238,7 +241,7 @@ mod tests {
         let old = config(&[("a", "/slot0.sock", ""), ("b", "/slot1.sock", "")]);
         let new = config(&[("a", "/slot1.sock", ""), ("b", "/slot0.sock", "")]);
         assert_eq!(fates(Role::Master, &old, &new), [ANEW, ANEW]);
-        assert_eq!(Report::of(diff(Role::Master, &old, &new).unwrap()).changed, ["a", "b"]);
+        assert_eq!(Report::of(diff(Role::Master, &old.links, &new.links)).changed, ["a", "b"]);
     }
 
     #[test]
@@ -258,7 +261,7 @@ mod tests {
         let mut moved = old.clone();
         moved.control = "/elsewhere".into();
         for new in [other, moved] {
-            let error = diff(Role::Master, &old, &new).unwrap_err();
+            let error = check(&old, &new).unwrap_err();
             assert!(error.is_config() && error.to_string().contains("takes a restart"), "{error}");
         }
     }

@@ -54,7 +54,7 @@ impl LinkState {
 pub struct LinkStatus {
     /// The netdev's name.
     pub name: String,
-    /// The transport, as the config has it.
+    /// The transport, as the config has it; of a PCI function that the link has, its address and mode.
     pub transport: String,
     /// The slot's number.
     pub slot: Option<u32>,
@@ -281,7 +281,7 @@ fn short_features(features: &[String]) -> String {
 }
 
 /// Keeps what a peer said from writing control sequences to the reader's terminal.
-fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

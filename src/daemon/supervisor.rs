@@ -1,9 +1,9 @@
-//! A daemon: its links side by side on one current-thread runtime, a control socket, signals, and a
-//! config that may be read again.
+//! A daemon: its links side by side on one current-thread runtime, a control socket, signals, a config
+//! that may be read again, and functions of PCI that come and go, for each of which a pattern has a link.
 //!
-//! A reload is a task of its own, and one at a time: whoever asked for it may be gone before it is
-//! done, `status` is answered meanwhile, and a daemon that is to stop lets it come to its end first, for a
-//! bounded time.
+//! A reload is a task of its own, and so is what follows functions; one at a time changes which links
+//! there are: whoever asked for it may be gone before it is done, `status` is answered meanwhile, and a
+//! daemon that is to stop lets it come to its end first, for a bounded time.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,11 @@ use tokio::time::timeout;
 use super::broker::{Broker, Started};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
+use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
-use super::reload::{Fate, ReloadError, Report, diff};
+use super::probe::window::LinkProbe;
+use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
@@ -82,17 +84,8 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
     enclose(confine, &config.control);
-    let daemon = Rc::new(Daemon {
-        role,
-        broker: broker.clone(),
-        origin: Instant::now(),
-        control: config.control.clone(),
-        identity,
-        links: RefCell::default(),
-        config: Mutex::new(config.clone()),
-        stopping: Cell::new(false),
-    });
-    daemon.start(&config.links);
+    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config));
+    daemon.begin(config).await;
     tracing::info!(
         "{role} {} with {} links, pid {}",
         super::VERSION,
@@ -101,7 +94,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
     );
     let mut done = Ok(());
     tokio::select! {
-        () = control.serve(|| daemon.status(), || daemon.reload()) => {}
+        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -119,6 +112,15 @@ async fn hang_ups(mut hangup: Signal, terminal: &Terminal, daemon: &Rc<Daemon>) 
         // What came of it is logged.
         drop(daemon.reload().await);
     }
+}
+
+/// What the links are made from.
+struct Wanted {
+    config: Config,
+    /// Its links with the functions that are there.
+    links: Vec<LinkConfig>,
+    /// Functions that a pattern covers and that have no link, which has been told.
+    nameless: Vec<String>,
 }
 
 /// A link that runs, as the supervisor sees it.
@@ -167,15 +169,35 @@ struct Daemon {
     identity: Identity,
     /// What all links count their heartbeats from.
     origin: Instant,
+    functions: Functions,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
-    /// What they were made from. Whoever adds or ends links holds it for so long.
-    config: Mutex<Config>,
+    /// Whoever adds or ends links holds it for so long.
+    wanted: Mutex<Wanted>,
     /// No link begins any more.
     stopping: Cell<bool>,
 }
 
 impl Daemon {
+    /// Without links yet.
+    fn new(role: Role, broker: Broker, identity: Identity, config: &Config) -> Self {
+        Self {
+            role,
+            functions: Functions::new(broker.clone()),
+            broker,
+            origin: Instant::now(),
+            control: config.control.clone(),
+            identity,
+            links: RefCell::default(),
+            wanted: Mutex::new(Wanted {
+                config: config.clone(),
+                links: Vec::new(),
+                nameless: Vec::new(),
+            }),
+            stopping: Cell::new(false),
+        }
+    }
+
     fn status(&self) -> Status {
         Status {
             role: self.role.to_string(),
@@ -183,6 +205,13 @@ impl Daemon {
             version: super::VERSION.to_owned(),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
         }
+    }
+
+    /// What the link of this name says of its window and queues.
+    fn probe(&self, name: &str) -> Option<LinkProbe> {
+        let links = self.links.borrow();
+        let link = links.iter().find(|link| link.name == name)?;
+        Some(link.view.borrow().probe())
     }
 
     /// Reads the config again and does what is different in it, as a task.
@@ -198,17 +227,56 @@ impl Daemon {
         })
     }
 
-    async fn reread(&self) -> Result<Report, ReloadError> {
-        let mut config = self.config.lock().await;
+    async fn reread(self: &Rc<Self>) -> Result<Report, ReloadError> {
+        let mut wanted = self.wanted.lock().await;
         let new = self.broker.config().await.map_err(ReloadError::Config)?;
-        let fates = diff(self.role, &config, &new)?;
+        check(&wanted.config, &new)?;
         self.broker.adopt().await.map_err(ReloadError::Broker)?;
+        self.look(&new).await;
+        Ok(self.change(&mut wanted, new).await)
+    }
+
+    /// Starts the links, and follows the functions.
+    async fn begin(self: &Rc<Self>, config: Config) {
+        self.look(&config).await;
+        let mut functions = self.functions.subscribe();
+        self.change(&mut *self.wanted.lock().await, config).await;
+        let daemon = self.clone();
+        spawn_local(async move {
+            while functions.changed().await.is_ok() {
+                let mut wanted = daemon.wanted.lock().await;
+                let config = wanted.config.clone();
+                let report = daemon.change(&mut wanted, config).await;
+                if !report.added.is_empty() || !report.removed.is_empty() {
+                    tracing::info!("PCI functions have come or gone: {report}");
+                }
+            }
+        });
+    }
+
+    /// Looks which functions there are, and from then on again and again, if the config has to do with any.
+    async fn look(&self, config: &Config) {
+        if config.has_functions() {
+            self.functions.look().await;
+            self.functions.follow();
+        }
+    }
+
+    /// Goes over to another config, or to the functions that are there now.
+    async fn change(&self, wanted: &mut Wanted, config: Config) -> Report {
+        let there = self.functions.there();
+        let nameless = config.nameless(&there);
+        for function in nameless.iter().filter(|it| !wanted.nameless.contains(it)) {
+            tracing::warn!("PCI function {function} has no name by its pattern: give it an entry");
+        }
+        let links = config.links_with(&there);
+        let fates = diff(self.role, &wanted.links, &links);
         // A slot, a name or an address may go from one link to another: first those end that do.
         self.end_links(&fates).await;
-        futures::future::join_all(self.change_links(&fates, &new.links)).await;
-        self.start(&new.links);
-        *config = new;
-        Ok(Report::of(fates))
+        futures::future::join_all(self.change_links(&fates, &links)).await;
+        self.start(&links);
+        *wanted = Wanted { config, links, nameless };
+        Report::of(fates)
     }
 
     /// Ends the links that go, and those that begin anew.
@@ -273,6 +341,7 @@ impl Daemon {
         let broker = self.broker.clone();
         let shared = Shared {
             broker,
+            functions: self.functions.subscribe(),
             origin: self.origin,
             view: view.clone(),
             orders: ordered,
@@ -284,9 +353,9 @@ impl Daemon {
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
     async fn stop(&self) {
-        let config = timeout(RELOAD_LIMIT, self.config.lock()).await;
-        if config.is_err() {
-            tracing::warn!("a reload hangs, and is given up");
+        let wanted = timeout(RELOAD_LIMIT, self.wanted.lock()).await;
+        if wanted.is_err() {
+            tracing::warn!("a change of links hangs, and is given up");
         }
         self.stopping.set(true);
         let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
@@ -316,3 +385,7 @@ fn enclose(confine: Confine, control: &Path) {
         tracing::warn!("not confined by {}, as was asked for", off.join(", "));
     }
 }
+
+#[cfg(feature = "pci")]
+#[cfg(test)]
+mod tests;

@@ -34,8 +34,11 @@ use super::cells::{Cells, Word, fence};
 use super::halves::AtomicU64;
 use crate::planted::{Bug, planted};
 
+mod look;
 mod prefetch;
 mod whole;
+
+pub use look::{Look, ReadOnly};
 
 /// A range of memory shared with a peer, and how it may be accessed.
 pub struct Mapping {

@@ -17,7 +17,7 @@ pub mod mapping;
 use std::fmt;
 use std::sync::Arc;
 
-pub use mapping::{Mapping, View, fence_full};
+pub use mapping::{Look, Mapping, ReadOnly, View, fence_full};
 
 /// How a region's memory may be accessed by this machine's CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,5 +24,7 @@ pub mod socket_file;
 pub mod tap;
 pub mod terminal;
 pub mod udp;
+#[cfg(feature = "pci")]
+pub mod uevent;
 pub mod userns;
 pub mod vhost_net;

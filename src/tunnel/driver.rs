@@ -308,6 +308,11 @@ impl DriverTunnel {
         self.session.step == Step::Running
     }
 
+    /// The queues that the owner has set up in this session.
+    pub fn queues(&self) -> &[QueueSetup] {
+        &self.session.setups
+    }
+
     /// What has been counted.
     pub fn counters(&self) -> DriverCounters {
         self.counters

@@ -7,6 +7,7 @@ mod codec;
 pub mod device;
 pub mod driver;
 pub mod fifo;
+pub mod inspect;
 pub mod message;
 pub mod model;
 mod octets;

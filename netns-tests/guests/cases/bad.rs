@@ -3,7 +3,7 @@
 use crate::bus::{BOARD, Bus, End, Machine, NO_VFIO, address, link, master};
 
 /// Of QEMU's q35: SATA.
-const FOREIGN: &str = "0000:00:1f.2";
+pub(super) const FOREIGN: &str = "0000:00:1f.2";
 const ABSENT: &str = "0000:00:1e.0";
 
 /// A link that works, and others, each with what its reason must say.

@@ -4,6 +4,7 @@ mod bad;
 mod both;
 mod harness;
 mod netdevs;
+mod probe;
 mod s390x;
 mod sysfs;
 mod vfio;
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(both::an_agent_by_vfio_serves_a_master_by_vfio),
     story!(sysfs::a_master_carries_traffic_and_polls),
     story!(sysfs::a_function_without_an_iommu_is_polled_by_itself),
+    story!(probe::a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart),
     story!(bad::functions_that_are_absent_foreign_or_held_are_named),
     story!(bad::vfio_without_an_iommu_is_named),
     story!(bad::vfio_pci_that_is_not_loaded_is_named),

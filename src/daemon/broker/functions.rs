@@ -6,12 +6,13 @@ use super::protocol::Refused;
 use super::server::Granted;
 use crate::daemon::config::Transport;
 use crate::os::child;
-use crate::os::fabric::pci::{self, Opened, Taken, Tree, Wanted, Which};
+use crate::os::fabric::pci::{self, BoardKind, Opened, Taken, Tree, Wanted, Which};
+use crate::os::uevent;
 
 /// By the link's name.
 #[derive(Debug, Default)]
 pub(super) struct Functions {
-    tree: Tree,
+    pub(super) tree: Tree,
     taken: BTreeMap<String, Option<Taken>>,
     /// This process is not killed with the daemon.
     outlives: bool,
@@ -39,6 +40,26 @@ impl Functions {
         let opened = pci::take(&self.tree, *wanted, &others, taken);
         let Opened { told, fds } = opened.map_err(|e| e.to_string())?;
         Ok(Granted { index: 0, note: told.to_string(), fds })
+    }
+
+    /// Those that are there and of known kinds, as lines with their addresses.
+    pub(super) fn list(&self) -> Result<String, Refused> {
+        let known = pci::known(&self.tree).map_err(|e| e.to_string())?;
+        Ok(known.iter().map(|function| format!("{}\n", function.address)).collect())
+    }
+
+    /// Whether the function that a link names is there, and of a known kind.
+    pub(super) fn is_there(&self, transport: &Transport) -> bool {
+        let Transport::Pci(Wanted { which: Which::At(address), .. }) = transport else {
+            return false;
+        };
+        let kind = self.tree.function(*address).map(|f| BoardKind::of(f.vendor, f.device));
+        kind.is_ok_and(|kind| kind.is_some())
+    }
+
+    /// A socket that hears of functions that come and go.
+    pub(super) fn uevents() -> Result<Granted, Refused> {
+        Ok(uevent::socket().map_err(|e| e.to_string())?.into())
     }
 
     /// Gives back the function of a link, if it has one.

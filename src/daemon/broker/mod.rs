@@ -8,10 +8,10 @@
 //!
 //! Invariants. A request names a link and one of a few things to be had of it (`protocol`), never a
 //! path or a namespace: those the broker has from the config, which it reads itself; a link that the
-//! config does not have is refused. A config that is read again counts once the daemon, having looked
-//! at the same text, says so; so one that it refuses changes nothing here either. One that the daemon could
-//! write itself, as it lies in the directory that it is left, is read once. The broker looks at each
-//! message's form, and answers one at a time. What can linger in its closing, as peers have sent something
+//! config does not have is refused, and so is one of a pattern whose function is not there. A config that is
+//! read again counts once the daemon, having looked at the same text, says so; so one that it refuses
+//! changes nothing here either. One that the daemon could write itself, as it lies in the directory that it
+//! is left, is read once. The broker looks at each message's form, and answers one at a time. What can linger in its closing, as peers have sent something
 //! by it, is closed by threads that are there only for so long.
 //!
 //! It ends when the daemon does: its socket is closed then, and it asks to be killed, unless it has a PCI
@@ -41,6 +41,8 @@ use std::rc::Rc;
 use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 
+#[cfg(feature = "pci")]
+use super::config::Address;
 use super::config::{Config, ConfigError};
 use super::{Confine, Role};
 use crate::os::confine::{Part, process};
@@ -149,6 +151,14 @@ pub struct Opened {
 }
 
 impl Broker {
+    /// One within this process, whose PCI bus is made up.
+    #[cfg(all(test, feature = "pci"))]
+    pub fn with_bus(role: Role, file: &Path, bus: pci::Tree) -> Self {
+        let mut server = Server::new(role, file.to_owned());
+        server.functions.tree = bus;
+        Self { file: file.to_owned(), role, how: How::Within(Rc::new(RefCell::new(server))) }
+    }
+
     /// Reads the config file as it is now. The broker goes by it once it is [adopted](Self::adopt).
     ///
     /// # Errors
@@ -236,6 +246,22 @@ impl Broker {
     #[cfg(feature = "pci")]
     pub async fn release(&self, link: &str) -> Result<(), String> {
         self.ask(What::Release, link, &[]).await.map(drop).map_err(|e| e.text)
+    }
+
+    /// The PCI functions of known kinds that are there, lowest first.
+    #[cfg(feature = "pci")]
+    pub async fn functions(&self) -> Result<Vec<Address>, Refused> {
+        let granted = self.ask(What::Functions, "", &[]).await.and_then(one)?;
+        let mut text = String::new();
+        File::from(granted).read_to_string(&mut text).map_err(|e| e.to_string())?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// A socket that hears of functions that come and go
+    /// ([`Uevents`](crate::os::uevent::Uevents)).
+    #[cfg(feature = "pci")]
+    pub async fn uevents(&self) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::Uevents, "", &[]).await?)
     }
 
     /// Waits until there is no broker any more.

@@ -39,12 +39,16 @@ pub(super) enum What {
     Function,
     /// To have the link's PCI function be as it was before; the link has closed it.
     Release,
+    /// The addresses of the PCI functions that are there and of known kinds, as a text of lines.
+    Functions,
+    /// A socket that hears of functions that come and go.
+    Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
 }
 
 impl What {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -55,12 +59,15 @@ impl What {
         Self::VhostNet,
         Self::Function,
         Self::Release,
+        Self::Functions,
+        Self::Uevents,
         Self::Close,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        !matches!(self, Self::Config | Self::Adopt | Self::Close)
+        let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
+        !of_all.contains(&self)
     }
 
     /// How many descriptors it brings.
@@ -72,7 +79,9 @@ impl What {
             | Self::Slot
             | Self::Announcer
             | Self::VhostUser
-            | Self::VhostNet => 1..=1,
+            | Self::VhostNet
+            | Self::Functions
+            | Self::Uevents => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
@@ -221,7 +230,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0b",
+            b"1234\x0d",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

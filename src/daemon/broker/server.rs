@@ -50,6 +50,8 @@ impl From<OwnedFd> for Granted {
 pub(super) struct Server {
     role: Role,
     file: PathBuf,
+    /// What was adopted last.
+    config: Option<Config>,
     links: BTreeMap<String, Served>,
     /// What was read last, if it was right and has not been adopted.
     read: Option<Config>,
@@ -59,7 +61,7 @@ pub(super) struct Server {
     sealed: Option<String>,
     /// For sockets by which peers can have sent what lingers in its closing.
     closer: Closer,
-    functions: Functions,
+    pub(super) functions: Functions,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Server {
         Self {
             role,
             file,
+            config: None,
             links: BTreeMap::new(),
             read: None,
             apart: false,
@@ -164,11 +167,12 @@ impl Server {
             What::Close => return Ok(self.close()),
             What::Function => return self.function(&request.link),
             What::Release => return self.release(&request.link),
+            What::Functions => return self.functions(),
+            What::Uevents => return self.uevents(),
             _ => {}
         }
-        let name = &request.link;
-        let link = self.links.get_mut(name);
-        let link = link.ok_or_else(|| format!("the config has no link {name:?}"))?;
+        self.serve_link(&request.link)?;
+        let link = self.links.get_mut(&request.link).ok_or("it has no link")?;
         match request.what {
             What::Netdev => link.netdev(),
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
@@ -176,10 +180,23 @@ impl Server {
             What::Announcer => link.announcer(),
             What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
-            What::Config | What::Adopt | What::Close | What::Function | What::Release => {
-                Err("it is not for this".into())
-            }
+            _ => Err("it is not for this".into()),
         }
+    }
+
+    /// Sees that the link with this name is among those that are served. One of a pattern is from the first
+    /// request on, if its function is there.
+    fn serve_link(&mut self, name: &str) -> Result<(), String> {
+        if self.links.contains_key(name) {
+            return Ok(());
+        }
+        let link = self.config.as_ref().and_then(|config| config.link_named(name));
+        let link = link.ok_or_else(|| format!("the config has no link {name:?}"))?;
+        if !self.functions.is_there(&link.transport) {
+            return Err(format!("there is no function for {name}: {}", link.transport));
+        }
+        self.links.insert(link.name.clone(), Served::after(None, link));
+        Ok(())
     }
 
     /// The file's text, so that both ends judge the same one.
@@ -188,14 +205,7 @@ impl Server {
             return Err(why.as_str().into());
         }
         let octets = Config::read(&self.file).map_err(|e| e.to_string())?;
-        let copy = || -> std::io::Result<OwnedFd> {
-            let fd = rustix::fs::memfd_create("boardlane-config", MemfdFlags::CLOEXEC)?;
-            let mut file = std::fs::File::from(fd);
-            file.write_all(&octets)?;
-            file.rewind()?;
-            Ok(file.into())
-        };
-        let copy = copy().map_err(|e| e.to_string())?;
+        let copy = copy(&octets).map_err(|e| e.to_string())?;
         self.read = Config::from_octets(&self.file, octets, self.role).ok();
         Ok(copy.into())
     }
@@ -209,17 +219,43 @@ impl Server {
             self.sealed = Some(why.to_owned());
         }
         let mut before = std::mem::take(&mut self.links);
-        for config in config.links {
-            let served = Served::after(before.remove(&config.name), config);
-            self.links.insert(served.config.name.clone(), served);
+        for link in &config.links {
+            let served = Served::after(before.remove(&link.name), link.clone());
+            self.links.insert(link.name.clone(), served);
         }
+        // Of patterns.
+        for (name, served) in before {
+            if let Some(link) = config.link_named(&name) {
+                self.links.insert(name, Served::after(Some(served), link));
+            }
+        }
+        self.config = Some(config);
         Ok(Granted::new(0, Vec::new()))
+    }
+
+    /// The functions of known kinds, none if the config has to do with none. Links of patterns without theirs
+    /// are not served any more.
+    fn functions(&mut self) -> Result<Granted, Refused> {
+        let mut list = String::new();
+        if let Some(config) = self.config.as_ref().filter(|config| config.has_functions()) {
+            list = self.functions.list()?;
+            let own = |name: &String| config.links.iter().any(|link| link.name == *name);
+            let there = |link: &Served| self.functions.is_there(&link.config.transport);
+            self.links.retain(|name, link| own(name) || there(link));
+        }
+        Ok(copy(list.as_bytes()).map_err(|e| e.to_string())?.into())
+    }
+
+    fn uevents(&self) -> Result<Granted, Refused> {
+        let config = self.config.as_ref().filter(|config| config.has_functions());
+        config.ok_or("the config has to do with no PCI function")?;
+        Functions::uevents()
     }
 
     /// Takes a link's PCI function, or takes it again.
     fn function(&mut self, name: &str) -> Result<Granted, Refused> {
-        let link =
-            self.links.get(name).ok_or_else(|| format!("the config has no link {name:?}"))?;
+        self.serve_link(name)?;
+        let link = self.links.get(name).ok_or("it has no link")?;
         let others = self.links.iter().filter(|(other, _)| *other != name);
         let others = others.map(|(_, link)| &link.config.transport);
         let granted = self.functions.take(name, &link.config.transport, others);
@@ -244,6 +280,15 @@ impl Server {
         self.links.values_mut().for_each(|link| link.listening = None);
         Granted::new(0, Vec::new())
     }
+}
+
+/// A text as a file, at its start.
+fn copy(octets: &[u8]) -> std::io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("boardlane-text", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(octets)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Whether a file lies in a directory, however deep.

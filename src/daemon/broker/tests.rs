@@ -434,3 +434,70 @@ fn sockets_go_with_their_links_and_with_the_daemon() {
     assert!(served.ask(What::Close, "").0.is_ok());
     assert_eq!(files(&served), [""; 0]);
 }
+
+/// A taken-over daemon may ask for any name: it gets nothing of a function that the config does not cover,
+/// or that is not there, or of no known kind.
+#[cfg(feature = "pci")]
+#[test]
+fn a_pattern_covers_its_functions_and_no_others() {
+    use crate::daemon::functions::tests::Bus;
+
+    let bus = Bus::new("covered");
+    for (address, known) in
+        [("0000:03:00.0", true), ("0000:03:01.0", true), ("0000:03:02.0", false)]
+    {
+        bus.plug(address, known);
+    }
+    bus.plug("0000:04:00.0", true);
+    let file = bus.dir.join("master.toml");
+    let entry =
+        |name, transport| format!("[[link]]\nname = \"{name}\"\ntransport = \"pci:{transport}\"\n");
+    let mut server = Server::new(Role::Master, file.clone());
+    server.functions.tree = bus.tree();
+    let mut ask = |what, link: &str| {
+        let request = Request { number: 1, what, link: link.to_owned() };
+        server.handle(&request, Vec::new())
+    };
+    let adopt = |ask: &mut dyn FnMut(What, &str) -> Result<Granted, Refused>, text: String| {
+        std::fs::write(&file, text).unwrap();
+        ask(What::Config, "").unwrap();
+        ask(What::Adopt, "").unwrap();
+    };
+    let list = |ask: &mut dyn FnMut(What, &str) -> Result<Granted, Refused>| {
+        let granted = ask(What::Functions, "").unwrap();
+        let mut text = String::new();
+        File::from(one(granted).unwrap()).read_to_string(&mut text).unwrap();
+        text
+    };
+    assert_eq!(list(&mut ask), "", "no config yet");
+    adopt(&mut ask, "[[link]]\nname = \"a\"\ntransport = \"shm:/a\"\n".to_owned());
+    assert!(list(&mut ask).is_empty() && ask(What::Uevents, "").is_err(), "nothing of PCI");
+    adopt(&mut ask, entry("own", "0000:03:01.0") + &entry("bl*", "0000:03:*"));
+    assert_eq!(list(&mut ask), "0000:03:00.0\n0000:03:01.0\n0000:04:00.0\n");
+    // What is wrong with the function is told only of one that is covered.
+    let why = |ask: &mut dyn FnMut(What, &str) -> Result<Granted, Refused>, link: &str| {
+        ask(What::Function, link).unwrap_err().text
+    };
+    assert!(why(&mut ask, "own").contains("BAR"), "{}", why(&mut ask, "own"));
+    assert!(why(&mut ask, "blp3s0").contains("BAR"), "{}", why(&mut ask, "blp3s0"));
+    for link in ["blp3s2", "blp3s3"] {
+        assert!(why(&mut ask, link).starts_with("there is no function for"), "{link}");
+    }
+    for link in ["blp3s1", "blp4s0", "bl*", "bl", "p3s0", "blp3s0f0", "0000:03:00.0", "blP0p3s0"] {
+        for what in [What::Function, What::Netdev, What::Slot, What::Announcer] {
+            let error = ask(what, link).unwrap_err();
+            assert!(error.text.starts_with("the config has no link"), "{what:?} {link}: {error}");
+        }
+    }
+    // As it goes, so does its link, until it comes again.
+    bus.unplug("0000:03:00.0");
+    list(&mut ask);
+    assert!(why(&mut ask, "blp3s0").starts_with("there is no function for"));
+    bus.plug("0000:03:00.0", true);
+    assert!(why(&mut ask, "blp3s0").contains("BAR"));
+    // Another config covers it no more.
+    adopt(&mut ask, entry("bl*", "0000:04:*"));
+    assert!(why(&mut ask, "blp3s0").starts_with("the config has no link"));
+    assert!(why(&mut ask, "own").starts_with("the config has no link"));
+    assert!(why(&mut ask, "blp4s0").contains("BAR"));
+}

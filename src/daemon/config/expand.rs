@@ -4,38 +4,50 @@ use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
 use super::link::OF_NETDEV;
+use super::pattern::OF_ONE_LINK;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
-    Access, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide, Transport,
+    Access, Address, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide,
+    Transport,
 };
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
-    /// system decides stands in a comment.
-    pub fn expand(&self) -> String {
+    /// system decides stands in a comment, as which links its patterns make where these functions of
+    /// known kinds are `there`.
+    pub fn expand(&self, there: &[Address]) -> String {
         let mut text = format!("control = {}\n", string(self.control.display()));
         let [mode, owner] = access("control", &self.access);
         text.push_str(&format!("{} = {}\n{} = {}\n", mode.0, mode.1, owner.0, owner.1));
         for link in &self.links {
             text.push_str("\n[[link]]\n");
-            expand_link(link, &mut text);
+            expand_link(link, &link.transport.to_string(), &mut text);
+        }
+        for pattern in &self.patterns {
+            let names: Vec<_> = self.links_of(pattern, there).map(|link| link.name).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            text.push_str(&format!("\n# now: {names}\n[[link]]\n"));
+            expand_link(&pattern.link, &pattern.transport(), &mut text);
         }
         text
     }
 }
 
-fn expand_link(link: &LinkConfig, text: &mut String) {
+fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
+    let is_pattern = transport.contains('*');
     let mut line = |key: &str, value: String| {
         let word = key.trim_start_matches("# ");
         // Writing to a string does not fail.
-        let _ = if link.port == Port::Tap || !OF_NETDEV.contains(&word) {
-            writeln!(text, "{key} = {value}")
-        } else {
+        let _ = if link.port != Port::Tap && OF_NETDEV.contains(&word) {
             writeln!(text, "# {word} = none without a netdev")
+        } else if is_pattern && OF_ONE_LINK.contains(&word) {
+            writeln!(text, "# {word} = each link's own")
+        } else {
+            writeln!(text, "{key} = {value}")
         };
     };
     line("name", string(&link.name));
-    line("transport", string(&link.transport));
+    line("transport", string(transport));
     match &link.transport {
         Transport::VhostUser { how: SocketSide::Server, .. } => {
             for (key, value) in access("socket", &link.socket) {

@@ -2,6 +2,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::pattern::{self, Covered, Pattern, SLOT_MAX};
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
@@ -10,6 +11,7 @@ use super::{
 };
 use super::{cpu, ip, layout, limits, pump, transport};
 use crate::net::features::Features;
+use crate::os::tap::NAME_MAX;
 use crate::spec::virtio::F_VERSION_1;
 
 /// Keys of a link that a later version works on.
@@ -30,20 +32,26 @@ const PORT: Choice = Choice { key: "port", now: &["tap", "discard", "echo"], lat
 pub(super) const OF_NETDEV: &[&str] =
     &["address", "route", "mac", "mtu", "netns", "keep", "allow_mac", "allow_ip"];
 
+/// What a `[[link]]` is.
+pub(super) enum Entry {
+    Link(LinkConfig),
+    Pattern(Pattern),
+}
+
 /// Reads the link whose keys are in `table`; `None` if its name or transport is not right.
 pub(super) fn read(
     reader: &mut Reader<'_>,
     table: &DeTable<'_>,
     place: Place,
     role: Role,
-) -> Option<LinkConfig> {
+) -> Option<Entry> {
     reader.known_keys(table, reader::LINK);
     refuse_later(reader, table);
     for key in ["name", "transport"] {
         require(reader, table, key, place.clone());
     }
-    let name = read_name(reader, table);
-    let transport = transport::read(reader, table, role);
+    let (functions, transport) = pattern::read(reader, table, role);
+    let name = read_name(reader, table, functions.as_ref(), transport.is_some());
     let socket = transport::read_access(reader, table, "socket_mode", "socket_owner");
     let netns = read_netns(reader, table);
     let home = netns.as_ref().map(Netns::to_string).unwrap_or_default();
@@ -52,7 +60,7 @@ pub(super) fn read(
     let routes = read_routes(reader, table, addresses.as_deref(), &home);
     let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
     check_mtu(reader, table, mtu, addresses.as_deref().unwrap_or_default(), &routes);
-    let slot = reader.number(table, "slot", 0..=u32::MAX);
+    let slot = reader.number(table, "slot", 0..=SLOT_MAX);
     if let (Some(slot), Some(value)) = (slot, table.get("slot")) {
         reader.once("slot", slot, &value.span(), "give each link its own slot");
     }
@@ -103,7 +111,10 @@ pub(super) fn read(
     };
     transport::check(reader, table, &link);
     layout::check(reader, table, &link);
-    Some(link)
+    Some(match functions {
+        Some(functions) => Entry::Pattern(Pattern { functions, link }),
+        None => Entry::Link(link),
+    })
 }
 
 /// Notes that the link lacks `key`, unless a misspelt key is all that is wrong.
@@ -187,19 +198,38 @@ fn read_engine(reader: &mut Reader<'_>, table: &DeTable<'_>, dma: Dma) -> Engine
     }
 }
 
-fn read_name(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<String> {
+/// The name, which has a star where the transport is a pattern of these `functions`.
+fn read_name(
+    reader: &mut Reader<'_>,
+    table: &DeTable<'_>,
+    functions: Option<&Covered>,
+    has_transport: bool,
+) -> Option<String> {
     let (name, place) = reader.string(table, "name")?;
     let bad = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
+    // Of the longest one, where there are many.
+    let longest = functions.map(|functions| name.replacen('*', &functions.longest_place(), 1));
+    let longest = longest.as_deref().unwrap_or(name);
     let (what, remedy) = if name.is_empty() {
         ("the name is empty".to_owned(), r#"write 1 to 15 bytes, as "bl0""#)
-    } else if name.len() > 15 {
-        (format!("the name has {} bytes", name.len()), "a netdev's name has at most 15")
+    } else if functions.is_some() && name.matches('*').count() != 1 {
+        let what = "this name is for one link, and a pattern makes many".to_owned();
+        (what, r#"write one * where the function's place is to stand, as "bl*""#)
+    } else if functions.is_none() && has_transport && name.contains('*') {
+        let what = "'*' stands for a function's place, and this transport is no pattern".to_owned();
+        (what, r#"write another name, as "bl0", or transport = "pci:0000:03:*""#)
+    } else if longest.len() > NAME_MAX {
+        let which = if functions.is_some() { &format!(" {}", quoted(longest)) } else { "" };
+        let what = format!("the name{which} has {} bytes", longest.len());
+        (what, "a netdev's name has at most 15")
     } else if matches!(name, "." | ".." | "all" | "default" | "lo") {
         (format!("no link can be named {name:?}"), r#"write another name, as "bl0""#)
     } else if let Some(c) = name.chars().find(|&c| bad(c)) {
         (format!("{c:?} cannot stand in a netdev's name"), "use letters, digits, - and _")
     } else {
-        reader.once("name", name, &place, "give each link its own name");
+        if functions.is_none() {
+            reader.once("name", name, &place, "give each link its own name");
+        }
         return Some(name.into());
     };
     reader.problem(place, what, remedy);

@@ -100,6 +100,11 @@ impl<'t> Reader<'t> {
         end..end
     }
 
+    /// The line of a place, from 1.
+    pub(super) fn line(&self, place: &Place) -> usize {
+        self.lines.partition_point(|&start| start <= place.start)
+    }
+
     /// Notes that something is wrong at `place`.
     pub(super) fn problem(
         &mut self,
@@ -175,7 +180,7 @@ impl<'t> Reader<'t> {
                 self.seen.insert((what, value), place.start);
             }
             Some(&first) => {
-                let line = self.lines.partition_point(|&start| start <= first);
+                let line = self.line(&(first..first));
                 // Within a namespace's values the namespace stands behind a line feed.
                 let value = value.split('\n').next().unwrap_or_default();
                 let what = format!("{what} {} stands on line {line} already", quoted(value));

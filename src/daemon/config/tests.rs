@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 mod layout;
+#[cfg(feature = "pci")]
+mod patterns;
 mod pump;
 mod refusals;
 mod transports;
@@ -129,7 +131,7 @@ fn a_link_without_a_netdev_may_say_all_that_is_not_a_netdevs() {
     let config = parse(&format!("{HEAD}{PORT_FULL}")).unwrap();
     let link = &config.links[0];
     assert_eq!((link.port, link.queues, link.dma), (Port::Echo, 4, Dma::Engine));
-    let expanded = config.expand();
+    let expanded = config.expand(&[]);
     for key in link::OF_NETDEV {
         let line = format!("\n# {key} = none without a netdev\n");
         assert!(expanded.contains(&line), "{key} in\n{expanded}");
@@ -167,11 +169,11 @@ fn what_expand_writes_reads_back_as_the_same_config() {
     let texts = lines.map(|lines| format!("{HEAD}{lines}"));
     for text in [FULL, HEAD].into_iter().chain(texts.iter().map(String::as_str)) {
         let config = parse(text).unwrap();
-        let expanded = config.expand();
+        let expanded = config.expand(&[]);
         assert_eq!(parse(&expanded).expect(&expanded), config);
-        assert_eq!(parse(&expanded).unwrap().expand(), expanded);
+        assert_eq!(parse(&expanded).unwrap().expand(&[]), expanded);
     }
-    let expanded = parse(HEAD).unwrap().expand();
+    let expanded = parse(HEAD).unwrap().expand(&[]);
     for (key, _) in reader::TOP.iter().chain(reader::LINK) {
         let is_later = link::LATER.contains(key);
         let stands = expanded.lines().any(|line| {
@@ -344,7 +346,7 @@ proptest! {
             text.replace_range(at..end.unwrap_or(text.len()), &new);
         }
         match parse(&text) {
-            Ok(config) => prop_assert_eq!(parse(&config.expand()).unwrap(), config),
+            Ok(config) => prop_assert_eq!(parse(&config.expand(&[])).unwrap(), config),
             Err(error) => {
                 let ConfigError::Invalid { problems, .. } = &error else { panic!("{error}") };
                 prop_assert!(!problems.is_empty());

@@ -1,4 +1,4 @@
-//! The client of the control socket, and what `boardlane status` and `reload` do with it.
+//! The client of the control socket, and what `boardlane status`, `probe` and `reload` do with it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::daemon::config::RUN_DIR;
+use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::reload::Report;
 use crate::daemon::status::{self, Status};
 
@@ -93,6 +94,15 @@ impl From<io::Error> for ClientError {
 pub fn ask_status(path: &Path) -> Result<(String, Status), ClientError> {
     let text = ask(path, r#"{"request":"status"}"#, ANSWER_TIMEOUT)?;
     understand(&text).map(|status| (text, status))
+}
+
+/// Asks the daemon at `path` what its link of this name says of window and queues.
+///
+/// # Errors
+/// There is no answer within [`ANSWER_TIMEOUT`], or no such link.
+pub fn ask_probe(path: &Path, link: &str) -> Result<LinkProbe, ClientError> {
+    let request = serde_json::json!({ "request": "probe", "link": link }).to_string();
+    understand(&ask(path, &request, ANSWER_TIMEOUT)?)
 }
 
 /// Has the daemon at `path` read its config again; what it did.
@@ -209,7 +219,7 @@ pub fn asked(control: Option<PathBuf>) -> Result<Vec<PathBuf>, String> {
 }
 
 /// The control sockets in `directory`, sorted; none if it is missing.
-fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(in crate::daemon) fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -228,20 +238,28 @@ fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Whether a socket is a backplane's slot, where a connection would take a peer's place.
-fn is_slot(name: &str) -> bool {
+pub(in crate::daemon) fn is_slot(name: &str) -> bool {
     let number = name.strip_prefix("slot").and_then(|name| name.strip_suffix(".sock"));
     number.is_some_and(|number| number.bytes().all(|octet| octet.is_ascii_digit()))
 }
 
-fn report_on(paths: &[PathBuf], json: bool, array: bool) -> StatusReport {
-    let answers: Vec<_> = std::thread::scope(|scope| {
+/// A daemon's answer, as it came and as it is meant.
+type Answer = Result<(String, Status), ClientError>;
+
+/// Asks all daemons at once.
+pub(in crate::daemon) fn ask_all(paths: &[PathBuf]) -> Vec<(&PathBuf, Answer)> {
+    std::thread::scope(|scope| {
         let asked: Vec<_> =
             paths.iter().map(|path| (path, scope.spawn(|| ask_status(path)))).collect();
         let answer = |(path, thread): (_, std::thread::ScopedJoinHandle<'_, _>)| {
             (path, thread.join().unwrap_or(Err(ClientError::Cut)))
         };
         asked.into_iter().map(answer).collect()
-    });
+    })
+}
+
+fn report_on(paths: &[PathBuf], json: bool, array: bool) -> StatusReport {
+    let answers = ask_all(paths);
     let mut report = StatusReport::default();
     let (mut texts, mut daemons) = (Vec::new(), Vec::new());
     for (path, answer) in answers {

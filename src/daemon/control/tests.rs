@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 
-use super::client::{ClientError, ask, ask_reload, ask_status, report_in};
+use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, report_in};
 use super::*;
 use crate::daemon::Role;
 use crate::daemon::config::Config;
@@ -32,6 +32,11 @@ fn status() -> Status {
     Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), links: vec![] }
 }
 
+/// There is one link, which is attached to nothing.
+fn probe(link: &str) -> Option<LinkProbe> {
+    (link == "bl0").then(LinkProbe::default)
+}
+
 /// A reload of a config that is wrong.
 fn reload() -> tokio::task::JoinHandle<Result<Report, ReloadError>> {
     let wrong = || Config::parse("f.toml", "a = [", Role::Agent).map_err(ReloadError::Config);
@@ -52,7 +57,7 @@ impl Server {
                 let socket = ControlSocket::bind(&path, &Access::default()).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
-                    () = socket.serve_within(limit, status, reload) => {}
+                    () = socket.serve_within(limit, status, probe, reload) => {}
                     _ = stopped => {}
                 }
             });
@@ -115,6 +120,18 @@ fn one_connection_carries_several_requests() {
 }
 
 #[test]
+fn a_probe_is_of_a_link_that_there_is() {
+    let dir = Dir::new("probe");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, CLIENT_TIMEOUT);
+    assert_eq!(ask_probe(&path, "bl0").unwrap(), LinkProbe::default());
+    match ask_probe(&path, "bl\"1") {
+        Err(ClientError::Refused(text)) => assert_eq!(text, "there is no such link"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_reload_of_a_wrong_config_is_told_with_its_place() {
     let dir = Dir::new("reload");
     let path = dir.socket("a.sock");
@@ -140,7 +157,7 @@ fn garbage_gets_an_error_and_the_next_client_its_answer() {
     }
     let unknown = ask(&path, r#"{"request":"reboot"}"#, CLIENT_TIMEOUT).unwrap();
     assert!(
-        unknown.contains("unknown variant `reboot`, expected `status` or `reload`"),
+        unknown.contains("unknown variant `reboot`, expected one of `status`, `probe`, `reload`"),
         "{unknown}"
     );
     let oversize = say(&path, &vec![b' '; REQUEST_MAX + 1]);

@@ -31,10 +31,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use console::{Console, table};
+use console::Console;
 use layout::{Layout, Machine};
 use scene::Scene;
 
+use crate::daemon::columns::table;
 use crate::os::userns;
 
 /// Boards of one demo at most: `bl0` to `bl63`.

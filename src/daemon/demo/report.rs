@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::console::table;
+use crate::daemon::columns::table;
 use crate::daemon::traffic::Echoes;
 
 /// Up to this many machines the ping matrix is drawn; beyond, only cells with loss are named.

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::console::table;
 use super::layout::{Machine, link_name};
 use super::{Demo, Error, report};
+use crate::daemon::columns::table;
 use crate::daemon::status::LinkStatus;
 use crate::os::netlink::Netlink;
 use crate::plan::{Mac, Observed, Route};

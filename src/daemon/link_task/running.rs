@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::attachment::{Attachment, Change};
 use super::in_band::InBand;
+use super::probed::Probed;
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY};
 use crate::daemon::config::{Dma, MTU_MAX};
@@ -117,6 +118,8 @@ impl<'a> Running<'a> {
             version: VERSION.to_owned(),
             seed: random(),
         };
+        let probed = Probed::new(Arc::downgrade(&mem), &transport, role);
+        task.view.borrow_mut().probed = Some(probed);
         let link = Link::new(Instant::now(), mem.clone(), params);
         let mut link = link.map_err(|e| e.to_string())?;
         link.align(task.origin);
@@ -138,6 +141,7 @@ impl<'a> Running<'a> {
         if !running.transport.attached().rings {
             running.link.ring_nobody();
         }
+        running.note_present();
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
@@ -147,6 +151,13 @@ impl<'a> Running<'a> {
         match self.transport.present() {
             Some(ids) => self.link.handle_peers(Instant::now(), ids),
             None => self.link.go_by_heartbeats(),
+        }
+    }
+
+    /// For `probe`.
+    fn note_present(&self) {
+        if let Some(probed) = &mut self.task.view.borrow_mut().probed {
+            probed.present = self.transport.present();
         }
     }
 
@@ -286,6 +297,7 @@ impl<'a> Running<'a> {
     }
 
     fn changed(&mut self, change: Change) {
+        self.note_present();
         match change {
             Change::Joined => self.tell_peers(),
             Change::Left(id) => self.link.handle_peer_gone(Instant::now(), id),
@@ -352,6 +364,10 @@ impl<'a> Running<'a> {
         view.epoch = Some(epoch).filter(|e| *e != 0);
         view.peer_epoch = peer_epoch;
         view.slot = self.link.slot().or(view.slot);
+        if let Some(probed) = &mut view.probed {
+            probed.queues.clear();
+            probed.queues.extend(self.link.queues());
+        }
         None
     }
 

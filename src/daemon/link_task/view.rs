@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use super::probed::Probed;
 use crate::daemon::config::LinkConfig;
+use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
 use crate::daemon::worker::{DirectionStats, QueueStats};
 use crate::link::State;
@@ -15,7 +17,8 @@ use crate::net::frame::Drop;
 #[derive(Debug)]
 pub struct View {
     name: String,
-    transport: String,
+    /// As the config has it; where that leaves something open, as it is.
+    pub(super) transport: String,
     pub(super) slot: Option<u32>,
     pub(super) state: State,
     pub(super) reason: String,
@@ -33,6 +36,8 @@ pub struct View {
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
+    /// What it is, or was, attached to.
+    pub(super) probed: Option<Probed>,
 }
 
 impl View {
@@ -55,6 +60,7 @@ impl View {
             stats: vec![Arc::default()],
             engine: false,
             pump: PumpStatus::default(),
+            probed: None,
         }
     }
 
@@ -72,6 +78,11 @@ impl View {
         let pair = usize::from(pair);
         self.stats.resize_with(self.stats.len().max(pair + 1), Arc::default);
         self.stats[pair].clone()
+    }
+
+    /// What it says of its window and queues.
+    pub fn probe(&self) -> LinkProbe {
+        self.probed.as_ref().map(Probed::look).unwrap_or_default()
     }
 
     /// As `status` shows it.

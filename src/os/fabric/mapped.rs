@@ -36,6 +36,26 @@ impl Mapped {
         len: usize,
         align: usize,
     ) -> rustix::io::Result<Self> {
+        Self::with(fd, offset, len, align, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// As [`new`](Self::new), but to be read only.
+    pub(super) fn read_only(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        align: usize,
+    ) -> rustix::io::Result<Self> {
+        Self::with(fd, offset, len, align, ProtFlags::READ)
+    }
+
+    fn with(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        align: usize,
+        prot: ProtFlags,
+    ) -> rustix::io::Result<Self> {
         let spare = if align > GUARD { align } else { 0 };
         let whole = len.checked_add(2 * GUARD + spare).ok_or(Errno::OVERFLOW)?;
         let (nothing, private) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
@@ -46,7 +66,6 @@ impl Mapped {
         let start = NonNull::new(start).ok_or(Errno::FAULT)?;
         // From here on a failure unmaps it.
         let mapped = Self { start, whole, base };
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
         // Whoever made the file has reserved its memory, or has not.
         let over = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: it replaces a part of the mapping that was just made, and that nobody uses yet.

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::mapped::Mapped;
 use super::{MemoryFault, is_slot_len};
-use crate::memory::{Kind, Mapping};
+use crate::memory::{Kind, Mapping, ReadOnly};
 
 /// Makes a file of `len` zero bytes whose length nobody can change any more.
 pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
@@ -31,7 +31,27 @@ pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
 
 /// Maps the whole of a slot's file; also its length in bytes.
 pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
-    let fd = fd.as_fd();
+    let (len, bytes) = length(fd.as_fd())?;
+    let owner = Mapped::new(fd.as_fd(), 0, bytes, 1).map_err(|e| unmapped(e, len))?;
+    let base = owner.base;
+    // SAFETY: `owner` has just mapped `base..base + bytes` readable and writable, page-aligned, and
+    // unmaps only when the Mapping drops it; the file cannot shrink. Nothing else here uses it.
+    let mapping = unsafe { Mapping::from_raw(base, bytes, Kind::Cached, Box::new(owner)) };
+    Ok((Arc::new(mapping), len))
+}
+
+/// As [`map`], to be read only.
+pub(super) fn map_read_only(fd: impl AsFd) -> Result<(ReadOnly, u64), MemoryFault> {
+    let (len, bytes) = length(fd.as_fd())?;
+    let owner = Mapped::read_only(fd.as_fd(), 0, bytes, 1).map_err(|e| unmapped(e, len))?;
+    let base = owner.base;
+    // SAFETY: as above, but for writing, of which there is none.
+    let memory = unsafe { ReadOnly::from_raw(base, bytes, Kind::Cached, Box::new(owner)) };
+    Ok((memory, len))
+}
+
+/// The length of a slot's file, which stays as it is, in bytes and as what this process may map.
+fn length(fd: BorrowedFd<'_>) -> Result<(u64, usize), MemoryFault> {
     // The seal first: from then on the length that is read stays valid. Only memory files have
     // seals; for another kind of file the call fails.
     match fcntl_get_seals(fd) {
@@ -43,16 +63,14 @@ pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
     if !is_slot_len(len) {
         return Err(MemoryFault::Length(len));
     }
-    let bytes = usize::try_from(len).map_err(|_| MemoryFault::AddressSpace(len))?;
-    let owner = Mapped::new(fd, 0, bytes, 1).map_err(|errno| match errno {
+    Ok((len, usize::try_from(len).map_err(|_| MemoryFault::AddressSpace(len))?))
+}
+
+fn unmapped(errno: Errno, len: u64) -> MemoryFault {
+    match errno {
         Errno::OVERFLOW => MemoryFault::AddressSpace(len),
         errno => MemoryFault::Os(errno),
-    })?;
-    let base = owner.base;
-    // SAFETY: `owner` has just mapped `base..base + bytes` readable and writable, page-aligned, and
-    // unmaps only when the Mapping drops it; the file cannot shrink. Nothing else here uses it.
-    let mapping = unsafe { Mapping::from_raw(base, bytes, Kind::Cached, Box::new(owner)) };
-    Ok((Arc::new(mapping), len))
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +102,23 @@ mod tests {
         assert_eq!((len, a.len()), (1 << 20, 1 << 20));
         a.view(0, 1 << 20).store_le32((1 << 20) - 4, 0x1234_5678);
         assert_eq!(b.view(0, 1 << 20).load_le32((1 << 20) - 4), 0x1234_5678);
+    }
+
+    #[test]
+    fn memory_that_is_only_looked_at_cannot_be_written() {
+        let fd = create("test", 1 << 20).unwrap();
+        let (mapping, (memory, len)) = (map(&fd).unwrap().0, map_read_only(&fd).unwrap());
+        mapping.view(0, 1 << 20).store_le64(8, 0x1234_5678_9abc_def0);
+        assert_eq!(
+            (len, memory.look(8, 8).unwrap().load_le64(0)),
+            (1 << 20, 0x1234_5678_9abc_def0)
+        );
+        let start = memory.look(0, 8).unwrap().address();
+        assert_eq!(protection(start).as_deref(), Some("r--s"));
+        assert_eq!(
+            map_read_only(std::fs::File::open("/dev/null").unwrap()).err(),
+            Some(MemoryFault::NotSealed)
+        );
     }
 
     /// The protection of the page at an address of this process, as the kernel shows it.

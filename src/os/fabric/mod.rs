@@ -13,6 +13,8 @@
 mod attached;
 pub mod backplane;
 mod error;
+#[cfg(feature = "pci")]
+mod looked;
 mod mapped;
 mod memfd;
 #[cfg(feature = "pci")]
@@ -36,6 +38,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use attached::{Attached, Part};
 pub use error::{FabricError, Fault, MemoryFault};
+#[cfg(feature = "pci")]
+pub use looked::Looked;
 
 /// The least length in bytes of a slot's memory.
 pub const MIN_SLOT_LEN: u64 = 1 << 20;

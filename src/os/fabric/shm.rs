@@ -13,7 +13,7 @@
 //! where messages pause for `PAUSE`; and another has joined once it has as many vectors as this
 //! client, or once messages pause or go on with something else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -27,8 +27,10 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wire::{Inbox, Message, ReceiveError};
-use super::{FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, connect, is_doorbell, memfd};
-use crate::memory::Mapping;
+use super::{
+    FabricError, Fault, MAX_CLIENTS, MAX_VECTORS, MemoryFault, connect, is_doorbell, memfd,
+};
+use crate::memory::{Mapping, ReadOnly};
 use crate::spec::ivshmem::{SHARED_MEMORY, VERSION};
 
 /// How long a server may take to set up a connection.
@@ -102,54 +104,9 @@ impl ShmLink {
         socket: OwnedFd,
         limit: Duration,
     ) -> Result<Self, FabricError> {
-        let stream = std::os::unix::net::UnixStream::from(socket);
-        let stream = UnixStream::from_std(stream)
-            .map_err(|error| FabricError::Os { path: path.to_owned(), error })?;
-        match timeout(limit, Self::set_up(path, stream)).await {
-            Err(_) => Err(FabricError::Silent { path: path.to_owned() }),
-            Ok(Err(FabricError::Closed { path })) => Err(FabricError::Refused { path }),
-            Ok(done) => done,
-        }
-    }
-
-    async fn set_up(path: &Path, stream: UnixStream) -> Result<Self, FabricError> {
-        let mut inbox = Inbox::default();
-        let wrong = |fault| FabricError::Protocol { path: path.to_owned(), fault };
-        match receive(path, &stream, &mut inbox).await? {
-            Message { number: VERSION, fd: None } => {}
-            Message { number: VERSION, .. } => {
-                return Err(wrong(Fault::UnexpectedDescriptor(VERSION)));
-            }
-            Message { number, .. } => return Err(wrong(Fault::Version(number))),
-        }
-        let Message { number, fd } = receive(path, &stream, &mut inbox).await?;
-        let id = u16::try_from(number).map_err(|_| wrong(Fault::Number(number)))?;
-        if fd.is_some() {
-            return Err(wrong(Fault::UnexpectedDescriptor(number)));
-        }
-        let memory = match receive(path, &stream, &mut inbox).await? {
-            Message { number: SHARED_MEMORY, fd: Some(fd) } => fd,
-            Message { number: SHARED_MEMORY, fd: None } => {
-                return Err(wrong(Fault::NoDescriptor(SHARED_MEMORY)));
-            }
-            Message { number, .. } => return Err(wrong(Fault::Number(number))),
-        };
-        let (memory, len) = memfd::map(memory)
-            .map_err(|fault| FabricError::Memory { path: path.to_owned(), fault })?;
-        let mut roster = Roster::new(id);
-        while !roster.settled {
-            let message = receive(path, &stream, &mut inbox);
-            let message = if roster.doorbells.is_empty() {
-                message.await?
-            } else if let Ok(message) = timeout(PAUSE, message).await {
-                message?
-            } else {
-                roster.settled = true;
-                break;
-            };
-            roster.take(message).map_err(wrong)?;
-        }
-        let slot = Slot { memory, len, id, doorbells: roster.doorbells.clone() };
+        let Greeted { stream, inbox, roster, memory, len } =
+            greet(path, socket, limit, memfd::map).await?;
+        let slot = Slot { memory, len, id: roster.id, doorbells: roster.doorbells.clone() };
         Ok(Self { path: path.to_owned(), stream, inbox, slot, roster, whole_at: None, over: false })
     }
 
@@ -202,6 +159,97 @@ impl ShmLink {
                 .map_err(|fault| FabricError::Protocol { path: self.path.clone(), fault })?;
         }
     }
+}
+
+/// A connection on which the server has told all about the time before.
+struct Greeted<M> {
+    stream: UnixStream,
+    inbox: Inbox,
+    roster: Roster,
+    /// The slot's memory, and its length in bytes.
+    memory: M,
+    len: u64,
+}
+
+/// Joins the slot by this connection, and maps its memory by `map`.
+async fn greet<M>(
+    path: &Path,
+    socket: OwnedFd,
+    limit: Duration,
+    map: fn(OwnedFd) -> Result<(M, u64), MemoryFault>,
+) -> Result<Greeted<M>, FabricError> {
+    let stream = UnixStream::from_std(socket.into())
+        .map_err(|error| FabricError::Os { path: path.to_owned(), error })?;
+    match timeout(limit, set_up(path, stream, map)).await {
+        Err(_) => Err(FabricError::Silent { path: path.to_owned() }),
+        Ok(Err(FabricError::Closed { path })) => Err(FabricError::Refused { path }),
+        Ok(done) => done,
+    }
+}
+
+async fn set_up<M>(
+    path: &Path,
+    stream: UnixStream,
+    map: fn(OwnedFd) -> Result<(M, u64), MemoryFault>,
+) -> Result<Greeted<M>, FabricError> {
+    let mut inbox = Inbox::default();
+    let wrong = |fault| FabricError::Protocol { path: path.to_owned(), fault };
+    match receive(path, &stream, &mut inbox).await? {
+        Message { number: VERSION, fd: None } => {}
+        Message { number: VERSION, .. } => {
+            return Err(wrong(Fault::UnexpectedDescriptor(VERSION)));
+        }
+        Message { number, .. } => return Err(wrong(Fault::Version(number))),
+    }
+    let Message { number, fd } = receive(path, &stream, &mut inbox).await?;
+    let id = u16::try_from(number).map_err(|_| wrong(Fault::Number(number)))?;
+    if fd.is_some() {
+        return Err(wrong(Fault::UnexpectedDescriptor(number)));
+    }
+    let memory = match receive(path, &stream, &mut inbox).await? {
+        Message { number: SHARED_MEMORY, fd: Some(fd) } => fd,
+        Message { number: SHARED_MEMORY, fd: None } => {
+            return Err(wrong(Fault::NoDescriptor(SHARED_MEMORY)));
+        }
+        Message { number, .. } => return Err(wrong(Fault::Number(number))),
+    };
+    let (memory, len) =
+        map(memory).map_err(|fault| FabricError::Memory { path: path.to_owned(), fault })?;
+    let mut roster = Roster::new(id);
+    while !roster.settled {
+        let message = receive(path, &stream, &mut inbox);
+        let message = if roster.doorbells.is_empty() {
+            message.await?
+        } else if let Ok(message) = timeout(PAUSE, message).await {
+            message?
+        } else {
+            roster.settled = true;
+            break;
+        };
+        roster.take(message).map_err(wrong)?;
+    }
+    Ok(Greeted { stream, inbox, roster, memory, len })
+}
+
+/// A look at a slot: all that its server tells a client, and its memory to be read only. As long as it
+/// lasts the others see a client more, which nobody rings.
+#[derive(Debug)]
+pub struct Peek {
+    /// The connection, by which the others see a client.
+    pub stream: UnixStream,
+    /// The slot's memory, whole.
+    pub memory: ReadOnly,
+    /// Its length in bytes, a power of two.
+    pub len: u64,
+    /// The other clients that are there.
+    pub others: BTreeSet<u16>,
+}
+
+/// Looks at the slot whose socket is at `path`, as [`ShmLink::connect`] joins it.
+pub async fn peek(path: &Path) -> Result<Peek, FabricError> {
+    let Greeted { stream, roster, memory, len, .. } =
+        greet(path, dial(path)?, SETUP_LIMIT, memfd::map_read_only).await?;
+    Ok(Peek { stream, memory, len, others: roster.peers.into_keys().collect() })
 }
 
 /// Waits for a message; what has come of it stays in `inbox` if this is dropped early.

@@ -5,7 +5,7 @@ use super::server::Granted;
 use crate::daemon::config::Transport;
 
 #[derive(Debug, Default)]
-pub(super) struct Functions;
+pub(super) struct Functions(());
 
 impl Functions {
     pub(super) fn take<'a>(
@@ -14,6 +14,18 @@ impl Functions {
         _: &Transport,
         _: impl Iterator<Item = &'a Transport>,
     ) -> Result<Granted, Refused> {
+        Err("this program is built without PCI".into())
+    }
+
+    pub(super) fn list(&self) -> Result<String, Refused> {
+        Ok(String::new())
+    }
+
+    pub(super) fn is_there(&self, _: &Transport) -> bool {
+        false
+    }
+
+    pub(super) fn uevents() -> Result<Granted, Refused> {
         Err("this program is built without PCI".into())
     }
 

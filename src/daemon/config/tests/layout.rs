@@ -10,7 +10,7 @@ fn amp_pci_has_dialect_v1_and_no_other() {
             (config.links[0].layout, config.links[0].dialect),
             (Layout::AmpPci, Dialect::V1)
         );
-        let expanded = config.expand();
+        let expanded = config.expand(&[]);
         assert!(expanded.contains("\ndialect = \"v1\"\nlayout = \"amp-pci\"\n"), "{expanded}");
     }
     let said = complaint(&format!("{HEAD}dialect = \"v2\"\nlayout = \"amp-pci\"\n"));

@@ -24,7 +24,7 @@ fn vhost_net_is_refused_beside_what_it_cannot_do() {
     let text = format!("{HEAD}pump = \"vhost-net\"\ndma = \"auto\"\nport = \"tap\"\n");
     let config = Config::parse("f.toml", &text, Role::Agent).unwrap();
     assert_eq!(config.links[0].pump, Pump::VhostNet);
-    assert!(config.expand().contains("\npump = \"vhost-net\"\n"));
+    assert!(config.expand(&[]).contains("\npump = \"vhost-net\"\n"));
     let socket = text.replace("shm:", "vhost-user:");
     let error = Config::parse("f.toml", &socket, Role::Agent).unwrap_err().to_string();
     let what = "f.toml:3:1: vhost-net serves links over shm: only in this version\n";

@@ -35,7 +35,7 @@ fn wrong_values_are_refused_with_the_right_one() {
             "5:7: mtu 1000 is too small for IPv6, which fd80::/64 needs",
             "write 1280 or more, or take out what is of IPv6",
         ),
-        ("slot = 4294967296", "4:8: slot 4294967296 is out of range", "write 0 to 4294967295"),
+        ("slot = 2147483648", "4:8: slot 2147483648 is out of range", "write 0 to 2147483647"),
         ("keep = \"yes\"", "4:8: keep is a string", "write it as keep = true"),
         ("heartbeat_ms = 0", "4:16: heartbeat_ms 0 is out of range", "write 10 to 10000"),
         ("busy_poll_us = 1001", "4:16: busy_poll_us 1001 is out of range", "write 0 to 1000"),

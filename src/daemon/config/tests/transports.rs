@@ -41,7 +41,7 @@ fn a_vhost_user_link_may_say_all_that_is_not_a_tunnels() {
     {
         let text = format!("[[link]]\nname = \"bl0\"\ntransport = \"{transport}\"\n{lines}");
         let config = Config::parse("f.toml", &text, Role::Agent).unwrap();
-        let expanded = config.expand();
+        let expanded = config.expand(&[]);
         for role in [Role::Agent, Role::Master] {
             let again = Config::parse("f.toml", &expanded, role).expect(&expanded);
             assert_eq!((again.links, &again.control), (config.links.clone(), &config.control));

@@ -1,5 +1,7 @@
 //! A function that a link runs on: what it maps, how it rings, and when it goes.
 
+#![allow(unsafe_code)]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-use super::address::{Address, Mode};
+use super::address::{Address, Mode, Wanted, Which};
 use super::error::{BarFault, PciError};
 use super::kinds::BoardKind;
 use super::take::Told;
@@ -137,8 +139,8 @@ impl PciLink {
     }
 
     /// Which function it is, and by what it is reached.
-    pub fn told(&self) -> &Told {
-        &self.told
+    pub fn wanted(&self) -> Wanted {
+        Wanted { which: Which::At(self.told.address), mode: Some(self.told.mode) }
     }
 
     /// What this end has of it.

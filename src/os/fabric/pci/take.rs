@@ -166,6 +166,17 @@ pub fn take(
     }
 }
 
+/// The functions of known kinds that are there, lowest first.
+///
+/// # Errors
+/// The machine has no PCI bus, or sysfs cannot be read.
+pub fn known(tree: &Tree) -> Result<Vec<Function>, PciError> {
+    let all = tree.functions()?.into_iter();
+    // One that goes meanwhile is none.
+    let known = all.filter_map(|address| tree.function(address).ok());
+    Ok(known.filter(|f| BoardKind::of(f.vendor, f.device).is_some()).collect())
+}
+
 /// Tries each function of a known kind that nobody else has, first the one that the link had.
 fn take_any(
     tree: &Tree,
@@ -174,13 +185,8 @@ fn take_any(
     taken: &mut Option<Taken>,
 ) -> Result<Opened, PciError> {
     let had = taken.as_ref().map(|taken| taken.address);
-    let known = tree.functions()?.into_iter().filter_map(|address| {
-        let function = tree.function(address).ok()?;
-        BoardKind::of(function.vendor, function.device)?;
-        Some(function)
-    });
     let (held, mut free): (Vec<_>, Vec<_>) =
-        known.partition(|function| others.contains(&function.address));
+        known(tree)?.into_iter().partition(|function| others.contains(&function.address));
     free.sort_by_key(|function| (Some(function.address) != had, function.address));
     let mut error = PciError::NoneLeft { taken: held.len() };
     let last = free.len();

@@ -13,6 +13,7 @@ use crate::os::bell::Bell;
 
 mod lines;
 mod links;
+mod look;
 
 const IVSHMEM: &str = "0000:00:03.0";
 

@@ -2,6 +2,8 @@
 //!
 //! Every request is an `_IO(';', 100 + n)`: the number says nothing of its argument.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_void;
 use std::os::fd::AsFd;
 

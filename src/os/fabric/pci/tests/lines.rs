@@ -173,12 +173,11 @@ fn a_kernel_that_forbids_to_map() {
     fs::create_dir_all(machine.tree.sys.join("kernel/security")).unwrap();
     let state = machine.tree.sys.join("kernel/security/lockdown");
     let said = |errno| resource::mapping_error(&machine.tree, "/r2".into(), errno).to_string();
+    let locked = "the kernel is locked down (/sys/kernel/security/lockdown) and forbids to map /r2; use \
+                  ?vfio, or boot without lockdown";
+    assert_eq!(said(Errno::PERM), locked);
     fs::write(&state, "none [integrity] confidentiality\n").unwrap();
-    assert_eq!(
-        said(Errno::PERM),
-        "the kernel is locked down (/sys/kernel/security/lockdown) and forbids to map /r2; use ?vfio, \
-         or boot without lockdown"
-    );
+    assert_eq!(said(Errno::PERM), locked);
     fs::write(&state, "[none] integrity confidentiality\n").unwrap();
     assert_eq!(
         said(Errno::PERM),
