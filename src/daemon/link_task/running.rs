@@ -74,6 +74,8 @@ pub(super) struct Running<'a> {
     /// How soon work goes on that the last turn has left, and when.
     pace: Pace,
     next_turn: Instant,
+    /// What it is attached to is gone, and that is why it ends.
+    gone: Option<String>,
 }
 
 impl<'a> Running<'a> {
@@ -137,6 +139,7 @@ impl<'a> Running<'a> {
             in_band: InBand::new(),
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
+            gone: None,
         };
         if !running.transport.attached().rings {
             running.link.ring_nobody();
@@ -213,6 +216,7 @@ impl<'a> Running<'a> {
                 }
                 Input::Transport(Change::Gone(why)) => {
                     task.log.warn(&why);
+                    self.gone = Some(why.clone());
                     return self.end(Ended::Gone(why)).await;
                 }
                 Input::Transport(change) => self.changed(change),
@@ -324,7 +328,9 @@ impl<'a> Running<'a> {
     async fn drain(&mut self) -> Option<Ended> {
         while let Some(event) = self.link.poll_event() {
             match event {
-                Event::State(state, reason) => self.workers.state(state, reason),
+                Event::State(state, reason) => {
+                    self.workers.state(state, self.gone.take().unwrap_or(reason));
+                }
                 Event::Ring { owner, vector } => self.ring(owner, vector),
                 Event::Peer(hello) => {
                     self.task.view.borrow_mut().peer_version = Some(hello.version.to_string());
