@@ -4,6 +4,8 @@
 //! reads the header in its own mapping. Any other is mapped here, to be read only. Each is looked at
 //! until the heartbeats that should move have moved, for [`LOOKS_TIME`] at most.
 
+#[cfg(feature = "uio")]
+mod devices;
 #[cfg(feature = "pci")]
 mod functions;
 mod list;
@@ -197,10 +199,15 @@ fn map(target: &str) -> Result<Mapped, String> {
         "pci" => functions::map(&Tree::default(), rest.split('?').next().unwrap_or_default()),
         #[cfg(not(feature = "pci"))]
         "pci" => Err("this program is built without the feature pci".into()),
+        #[cfg(feature = "uio")]
+        "uio" => devices::map(Path::new("/sys"), Path::new(rest)),
+        #[cfg(not(feature = "uio"))]
+        "uio" => Err("this program is built without the feature uio".into()),
         "vhost-user" => Err("no daemon holds it, and a vhost-user socket has no window".into()),
         _ if target.starts_with('/') => Err(format!("write shm:{target} for a slot's socket")),
         _ => {
-            Err("no daemon has a link of this name; write shm:PATH or pci:ADDRESS for a transport"
+            Err("no daemon has a link of this name; write shm:PATH, pci:ADDRESS or uio:/dev/uioN \
+                  for a transport"
                 .into())
         }
     }

@@ -224,6 +224,8 @@ fn what_cannot_be_looked_at_is_told_with_a_remedy() {
         ("/run/x.sock", "write shm:/run/x.sock for a slot's socket"),
         ("bl7", "no daemon has a link of this name"),
         ("vhost-user:/x", "no daemon holds it"),
+        #[cfg(feature = "uio")]
+        ("uio:/dev/nowhere", "no UIO device: /dev/nowhere does not exist"),
     ] {
         let found = said(target);
         assert!(found.verdict.starts_with(expected) && !found.good, "{}", found.verdict);
