@@ -73,7 +73,8 @@ pub(crate) enum Command {
         program understands."
     )]
     Probe {
-        /// The name of a link, or a transport as in a config: shm:/run/boardlane/slot0.sock, pci:0000:00:03.0
+        /// The name of a link, or a transport as in a config: shm:/run/boardlane/slot0.sock, pci:0000:00:03.0,
+        /// uio:/dev/uio0
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
         /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked

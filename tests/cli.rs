@@ -158,22 +158,30 @@ fn a_probe_of_what_is_not_there_is_status_1_and_one_line_and_json_all_the_same()
         "{err}"
     );
     assert!(err.contains("bl0: no daemon has a link of this name"), "{err}");
+    for (device, why) in [
+        ("/dev/nonexistent", "no UIO device: /dev/nonexistent does not exist; "),
+        ("/dev/null", "/dev/null is not a UIO device; "),
+    ] {
+        let (status, out, err) = run(&["probe", &format!("uio:{device}")]);
+        assert_eq!((status, out.as_str()), (1, ""));
+        assert!(err.contains(&format!("boardlane: uio:{device}: {why}")), "{err}");
+    }
 }
 
 #[test]
 fn a_probe_without_a_target_lists_what_there_is() {
     let (_, out, _) = run(&["probe"]);
-    let titles =
-        ["PCI functions of a known kind", "slots of a backplane", "links of daemons that run"];
-    for title in titles {
+    for title in [
+        "PCI functions of a known kind",
+        "UIO devices",
+        "slots of a backplane",
+        "links of daemons that run",
+    ] {
         assert!(out.contains(&format!("{title}\n  ")), "{out}");
     }
     let (_, out, _) = run(&["probe", "--json"]);
     let list: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert!(
-        list["functions"].is_array() && list["slots"].is_array() && list["links"].is_array(),
-        "{out}"
-    );
+    assert!(["functions", "uio", "slots", "links"].iter().all(|key| list[key].is_array()), "{out}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use boardlane::spec::amp_pci;
 use rustix::process::Signal;
 
 use crate::cases::hostile::Intruder;
+use crate::cases::probe_slot::probe;
 use crate::traffic::exchange;
 use crate::world::{World, check, wait};
 
@@ -42,6 +43,11 @@ pub(crate) fn two_ends_carry_v4_and_v6_and_leave_the_window_to_messages() {
         let link = world.link_status(machine, "bl0").unwrap();
         assert_eq!((link.epoch, link.peer_epoch, &link.peer_version), (None, None, &None));
         assert!(link.features.iter().any(|f| f == "HOST_TSO4"), "{link:?}");
+        for target in ["bl0", &format!("shm:{}", world.slot(0).display())] {
+            let (status, text, found) = probe(&world, machine, target);
+            assert_eq!((status, &*text), (1, ""));
+            assert_eq!(found["verdict"], "layout amp-pci: no header to show");
+        }
     }
     let intruder = Intruder::in_slot(&world.slot(0));
     let slot = intruder.shm.slot();

@@ -12,7 +12,7 @@ use crate::world::{PROGRAM, World, check, wait};
 
 /// What a probe of one target comes to: the exit status, the text, and the JSON's one object. Asks the
 /// daemon of this machine. Text and JSON are of two looks, and agree once nothing changes between them.
-fn probe(world: &World, asked: &str, target: &str) -> (i32, String, Value) {
+pub(super) fn probe(world: &World, asked: &str, target: &str) -> (i32, String, Value) {
     wait("text and JSON agree", || look_twice(world, asked, target))
 }
 

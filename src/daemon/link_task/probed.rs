@@ -8,7 +8,7 @@ use crate::link::LinkQueue;
 use crate::memory::{BusMemory, Look};
 use crate::os::fabric::Attached;
 use crate::tunnel::inspect::Header;
-use crate::tunnel::part::Role;
+use crate::tunnel::part::{Layout, Role};
 
 /// What a link is attached to, and the queues of its session.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Probed {
     /// It goes with the attachment.
     memory: Weak<BusMemory>,
     memories: Memories,
+    layout: Layout,
     /// Which end is ours, and its id.
     own: (Role, u32),
     /// Who else is there; `None`: the transport does not tell.
@@ -25,13 +26,19 @@ pub(super) struct Probed {
 
 impl Probed {
     /// An end that is attached, with the memory that its CPU reaches.
-    pub(super) fn new(memory: Weak<BusMemory>, attached: &Attached, role: Role) -> Self {
+    pub(super) fn new(
+        memory: Weak<BusMemory>,
+        attached: &Attached,
+        layout: Layout,
+        role: Role,
+    ) -> Self {
         Self {
             memory,
             memories: Memories {
                 window: attached.window.bus(),
                 driver: attached.driver_memory.bus(),
             },
+            layout,
             own: (role, attached.id),
             present: None,
             queues: Vec::new(),
@@ -47,7 +54,9 @@ impl Probed {
         };
         let window = self.memories.window.clone();
         let len = u32::try_from(window.end - window.start).unwrap_or(u32::MAX);
-        let header = reach(window.start, len).and_then(|window| Header::read(window, &reach));
+        let has_header = self.layout == Layout::Boardlane;
+        let look = || reach(window.start, len).and_then(|window| Header::read(window, &reach));
+        let header = has_header.then(look).flatten();
         let presence = |role, id| match &self.present {
             _ if (role, id) == self.own => Presence::Attached,
             None => Presence::Unknown,
@@ -56,6 +65,7 @@ impl Probed {
         };
         LinkProbe {
             window: header.map(|header| Window::new(&header, &self.memories, &presence)),
+            headerless: (!has_header).then(|| self.layout.to_string()),
             queues: self.queues.iter().map(|queue| self.queue(queue)).collect(),
         }
     }
@@ -77,5 +87,29 @@ impl Probed {
             driver_area,
             device_area,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::{Kind, Mapping, Region, Side};
+    use crate::spec::window::MAGIC;
+
+    #[test]
+    fn what_a_layout_without_a_header_has_is_not_taken_for_one() {
+        let len = 1 << 20;
+        let mapping = Arc::new(Mapping::anonymous(len, Kind::Cached));
+        mapping.view(0, 8).copy_from(0, &MAGIC.to_le_bytes());
+        let attached = Attached::in_one_piece(&mapping, len as u64, 1, Vec::new()).unwrap();
+        let region = Region::mapped(0, len as u64, Side::Near, mapping, 0);
+        let memory = Arc::new(BusMemory::new(vec![region]).unwrap());
+        let probed = |layout| Probed::new(Arc::downgrade(&memory), &attached, layout, Role::Driver);
+        let of_ours = probed(Layout::Boardlane).look();
+        assert_eq!((of_ours.window.unwrap().magic, of_ours.headerless), (MAGIC, None));
+        let of_amp = probed(Layout::AmpPci).look();
+        assert_eq!((of_amp.window, of_amp.headerless.as_deref()), (None, Some("amp-pci")));
     }
 }

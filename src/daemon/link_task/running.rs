@@ -120,7 +120,8 @@ impl<'a> Running<'a> {
             version: VERSION.to_owned(),
             seed: random(),
         };
-        let probed = Probed::new(Arc::downgrade(&mem), transport.attached(), role);
+        let probed =
+            Probed::new(Arc::downgrade(&mem), transport.attached(), task.config.layout, role);
         task.view.borrow_mut().probed = Some(probed);
         let link = Link::new(Instant::now(), mem.clone(), params);
         let mut link = link.map_err(|e| e.to_string())?;

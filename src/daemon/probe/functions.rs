@@ -79,7 +79,7 @@ pub(super) fn map(tree: &Tree, text: &str) -> Result<Mapped, String> {
     }
     let looked = tree.look(&function, kind).map_err(|e| e.to_string())?;
     let parts = (kind.regions)(looked.memory.len() as u64);
-    Ok(Mapped::device(looked, parts))
+    Ok(Mapped::device(vec![looked], parts, None))
 }
 
 #[cfg(test)]

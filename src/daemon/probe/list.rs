@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+#[cfg(feature = "uio")]
+use super::devices::DeviceLine;
 #[cfg(feature = "pci")]
 use super::functions::FunctionLine;
 use super::{Asked, Daemons};
@@ -20,6 +22,12 @@ pub(super) struct List {
     /// Without the feature there are none.
     #[cfg(not(feature = "pci"))]
     pub functions: [(); 0],
+    /// UIO devices.
+    #[cfg(feature = "uio")]
+    pub uio: Vec<DeviceLine>,
+    /// Without the feature there are none.
+    #[cfg(not(feature = "uio"))]
+    pub uio: [(); 0],
     /// Paths of the slots' sockets of a backplane.
     pub slots: Vec<String>,
     /// Links of the daemons that run.
@@ -51,6 +59,10 @@ impl List {
             functions: super::functions::list(&Tree::default()),
             #[cfg(not(feature = "pci"))]
             functions: [],
+            #[cfg(feature = "uio")]
+            uio: super::devices::list(Path::new("/sys")),
+            #[cfg(not(feature = "uio"))]
+            uio: [],
             slots: slots(directory),
             links: links.collect(),
         }

@@ -3,11 +3,13 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::ops::Range;
+#[cfg(any(feature = "pci", feature = "uio"))]
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::window::{Memories, Presence, Window};
 use crate::memory::{Look, ReadOnly};
-#[cfg(feature = "pci")]
+#[cfg(any(feature = "pci", feature = "uio"))]
 use crate::os::fabric::Looked;
 use crate::os::fabric::regions;
 use crate::os::fabric::shm::{Peek, peek};
@@ -25,9 +27,9 @@ pub(super) struct Mapped {
 enum Bytes {
     /// A slot's memory, and what has to stay for as long as it is looked at.
     Slot { memory: ReadOnly, _joined: Box<dyn Any> },
-    /// A device's.
-    #[cfg(feature = "pci")]
-    Device(Looked),
+    /// A device's: parts whose bus addresses follow each other from 0 on, and what holds it meanwhile.
+    #[cfg(any(feature = "pci", feature = "uio"))]
+    Device { parts: Vec<Looked>, _held: Option<OwnedFd> },
 }
 
 impl Mapped {
@@ -45,11 +47,16 @@ impl Mapped {
         })
     }
 
-    /// A device's memory, in which the parts lie there.
-    #[cfg(feature = "pci")]
-    pub(super) fn device(looked: Looked, (window, driver): (Range<u64>, Range<u64>)) -> Self {
+    /// A device's memory, whose bus addresses follow each other from 0 on, and what lies where; `held`
+    /// stays open meanwhile.
+    #[cfg(any(feature = "pci", feature = "uio"))]
+    pub(super) fn device(
+        parts: Vec<Looked>,
+        (window, driver): (Range<u64>, Range<u64>),
+        held: Option<OwnedFd>,
+    ) -> Self {
         let memories = Memories { window, driver };
-        Self { bytes: Bytes::Device(looked), memories, present: None }
+        Self { bytes: Bytes::Device { parts, _held: held }, memories, present: None }
     }
 
     /// Looks at it.
@@ -58,8 +65,8 @@ impl Mapped {
         let reach = |addr, len: u32| self.part(addr, len.into());
         let header = self.part(start, end - start).and_then(|w| Header::read(w, &reach));
         let header = header.ok_or("the memory is too small for a window")?;
-        #[cfg(feature = "pci")]
-        if matches!(&self.bytes, Bytes::Device(looked) if looked.is_lost()) {
+        #[cfg(any(feature = "pci", feature = "uio"))]
+        if matches!(&self.bytes, Bytes::Device { parts, .. } if parts.iter().any(Looked::is_lost)) {
             return Err("it has gone while it was looked at".to_owned());
         }
         let presence = |_, id| match &self.present {
@@ -71,11 +78,20 @@ impl Mapped {
     }
 
     fn part(&self, addr: u64, len: u64) -> Option<Look<'_>> {
-        let memory = match &self.bytes {
-            Bytes::Slot { memory, .. } => memory,
-            #[cfg(feature = "pci")]
-            Bytes::Device(looked) => &looked.memory,
-        };
-        memory.look(usize::try_from(addr).ok()?, usize::try_from(len).ok()?)
+        let (at, len) = (usize::try_from(addr).ok()?, usize::try_from(len).ok()?);
+        match &self.bytes {
+            Bytes::Slot { memory, .. } => memory.look(at, len),
+            #[cfg(any(feature = "pci", feature = "uio"))]
+            Bytes::Device { parts, .. } => {
+                let mut at = at;
+                for part in parts {
+                    match at.checked_sub(part.memory.len()) {
+                        None => return part.memory.look(at, len),
+                        Some(beyond) => at = beyond,
+                    }
+                }
+                None
+            }
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! reads the header in its own mapping. Any other is mapped here, to be read only. Each is looked at
 //! until the heartbeats that should move have moved, for [`LOOKS_TIME`] at most.
 
+#[cfg(feature = "uio")]
+mod devices;
 #[cfg(feature = "pci")]
 mod functions;
 mod list;
@@ -67,6 +69,8 @@ pub struct Found {
     pub asked: Option<Asked>,
     /// What stands there.
     pub window: Option<Window>,
+    /// The layout of a window that has no header, as its daemon tells.
+    pub headerless: Option<String>,
     /// The queues, as far as a daemon tells.
     pub queues: Vec<Queue>,
 }
@@ -150,7 +154,9 @@ fn look_at(target: &str, daemons: &Daemons) -> Vec<Found> {
     }
     let holders = daemons.links().filter(|(_, link)| is_same(target, &link.transport));
     let held = holders.map(|(asked, link)| ask(target, asked, link));
-    let held = held.filter(|found| found.window.is_some()).min_by_key(|found| !found.good);
+    let held = held
+        .filter(|found| found.window.is_some() || found.headerless.is_some())
+        .min_by_key(|found| !found.good);
     vec![held.unwrap_or_else(|| {
         let looked = map(target).and_then(|mapped| look_twice(|| mapped.look()));
         Found::new(target, None, looked.map(|window| (window, Vec::new())))
@@ -174,18 +180,20 @@ fn canonical(transport: &str) -> PathBuf {
 
 /// Has a daemon look at the window of a link of its.
 fn ask(target: &str, asked: Asked, link: &LinkStatus) -> Found {
-    let mut queues = Vec::new();
+    let (mut queues, mut headerless) = (Vec::new(), None);
     let looked = look_twice(|| {
         let answer = ask_probe(&asked.control, &asked.link).map_err(|e| e.to_string())?;
-        let LinkProbe { window, queues: now } = answer;
-        queues = now;
-        let no_window = || match &link.reason {
-            Some(reason) => format!("the {} says: {reason}", asked.role),
-            None => format!("the {} has no window on {}", asked.role, link.transport),
+        let window;
+        LinkProbe { window, headerless, queues } = answer;
+        let no_window = || match (&headerless, &link.reason) {
+            (Some(layout), _) => format!("layout {layout}: no header to show"),
+            (None, Some(reason)) => format!("the {} says: {reason}", asked.role),
+            (None, None) => format!("the {} has no window on {}", asked.role, link.transport),
         };
         window.ok_or_else(no_window)
     });
-    Found::new(target, Some(asked.clone()), looked.map(|window| (window, queues)))
+    let found = Found::new(target, Some(asked.clone()), looked.map(|window| (window, queues)));
+    Found { headerless, ..found }
 }
 
 /// Maps what the target names.
@@ -197,10 +205,15 @@ fn map(target: &str) -> Result<Mapped, String> {
         "pci" => functions::map(&Tree::default(), rest.split('?').next().unwrap_or_default()),
         #[cfg(not(feature = "pci"))]
         "pci" => Err("this program is built without the feature pci".into()),
+        #[cfg(feature = "uio")]
+        "uio" => devices::map(Path::new("/sys"), Path::new(rest)),
+        #[cfg(not(feature = "uio"))]
+        "uio" => Err("this program is built without the feature uio".into()),
         "vhost-user" => Err("no daemon holds it, and a vhost-user socket has no window".into()),
         _ if target.starts_with('/') => Err(format!("write shm:{target} for a slot's socket")),
         _ => {
-            Err("no daemon has a link of this name; write shm:PATH or pci:ADDRESS for a transport"
+            Err("no daemon has a link of this name; write shm:PATH, pci:ADDRESS or uio:/dev/uioN \
+                  for a transport"
                 .into())
         }
     }
@@ -231,7 +244,7 @@ impl Found {
             Err(why) => (why, None, Vec::new()),
         };
         let good = window.as_ref().is_some_and(|window| window.content == Content::Good);
-        Self { target: target.to_owned(), good, verdict, asked, window, queues }
+        Self { target: target.to_owned(), good, verdict, asked, window, headerless: None, queues }
     }
 }
 

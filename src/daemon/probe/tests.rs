@@ -127,13 +127,14 @@ fn the_json_has_exactly_the_keys_of_the_contract() {
             "memory": [{"kind": "window", "addr": 0, "len": 4 << 20},
                 {"kind": "driver memory", "addr": 0x40_0000, "len": 12 << 20}],
         },
+        "headerless": null,
         "queues": [{"name": "receiveq0", "index": 0, "size": 256, "enabled": true,
             "descriptors": {"addr": 0x5000, "memory": "window"},
             "driver_area": {"addr": 0x6000, "memory": "window"},
             "device_area": {"addr": 0x40_2000, "memory": "driver memory"}}],
     });
     assert_eq!(serde_json::to_value(found()).unwrap(), expected);
-    let answer = LinkProbe { window: Some(window()), queues: found().queues };
+    let answer = LinkProbe { window: Some(window()), headerless: None, queues: found().queues };
     let text = serde_json::to_string(&answer).unwrap();
     assert_eq!(serde_json::from_str::<LinkProbe>(&text).unwrap(), answer);
 }
@@ -224,6 +225,8 @@ fn what_cannot_be_looked_at_is_told_with_a_remedy() {
         ("/run/x.sock", "write shm:/run/x.sock for a slot's socket"),
         ("bl7", "no daemon has a link of this name"),
         ("vhost-user:/x", "no daemon holds it"),
+        #[cfg(feature = "uio")]
+        ("uio:/dev/nowhere", "no UIO device: /dev/nowhere does not exist"),
     ] {
         let found = said(target);
         assert!(found.verdict.starts_with(expected) && !found.good, "{}", found.verdict);

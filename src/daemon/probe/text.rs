@@ -1,5 +1,7 @@
 //! What `boardlane probe` found, for people.
 
+#[cfg(feature = "uio")]
+use super::devices::{DeviceLine, MapLine};
 #[cfg(feature = "pci")]
 use super::functions::FunctionLine;
 use super::list::List;
@@ -137,6 +139,8 @@ pub(super) fn list(list: &List) -> String {
     };
     #[cfg(feature = "pci")]
     section("PCI functions of a known kind", list.functions.iter().map(function).collect());
+    #[cfg(feature = "uio")]
+    section("UIO devices", list.uio.iter().map(device).collect());
     let slots = list.slots.iter().map(|path| row([&format!("shm:{}", visible(path))]));
     section("slots of a backplane", slots.collect());
     let links = list.links.iter().map(|link| {
@@ -147,6 +151,17 @@ pub(super) fn list(list: &List) -> String {
     });
     section("links of daemons that run", links.collect());
     text
+}
+
+/// A device, and its maps.
+#[cfg(feature = "uio")]
+fn device(line: &DeviceLine) -> Vec<String> {
+    let map = |map: &MapLine| {
+        let name = if map.name.is_empty() { "-".to_owned() } else { visible(&map.name) };
+        format!("map {} {name} {:#x} {}", map.number, map.addr, size(map.len))
+    };
+    let maps: Vec<_> = line.maps.iter().map(map).collect();
+    row([&format!("uio:{}", line.path), &visible(&line.name), &maps.join(", ")])
 }
 
 /// A function, and what it is with.

@@ -15,6 +15,8 @@ use crate::tunnel::part::{MemoryEntry, Role};
 pub struct LinkProbe {
     /// Its window, where it has one and is attached to it.
     pub window: Option<Window>,
+    /// The window's layout, as a config names it, if that has no header: then no window is shown.
+    pub headerless: Option<String>,
     /// The queues that the driver has set up, by index.
     pub queues: Vec<Queue>,
 }

@@ -13,7 +13,7 @@
 mod attached;
 pub mod backplane;
 mod error;
-#[cfg(feature = "pci")]
+#[cfg(any(feature = "pci", feature = "uio"))]
 mod looked;
 mod mapped;
 mod memfd;
@@ -40,7 +40,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use attached::{Attached, Part};
 pub use error::{FabricError, Fault, MemoryFault};
-#[cfg(feature = "pci")]
+#[cfg(any(feature = "pci", feature = "uio"))]
 pub use looked::Looked;
 
 /// The least length in bytes of a slot's memory.

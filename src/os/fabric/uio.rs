@@ -22,6 +22,7 @@
 
 mod error;
 mod interrupt;
+mod look;
 mod maps;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use crate::spec::window::MAX_ID;
 use crate::tunnel::part::Role;
 pub use error::UioError;
 use interrupt::Interrupt;
+pub use look::{Device, devices, look};
 pub use maps::{Layout, MAPS_MAX, Map, MapKey, Place, Registers, RingValue};
 
 /// Where sysfs is.

@@ -340,12 +340,12 @@ fn find<'m>(maps: &'m [Map], key: &MapKey) -> Result<Option<&'m Map>, UioError> 
     }
 }
 
-fn is_uio(name: &str) -> bool {
+pub(super) fn is_uio(name: &str) -> bool {
     let number = name.strip_prefix("uio").unwrap_or_default();
     !number.is_empty() && number.bytes().all(|octet| octet.is_ascii_digit())
 }
 
-fn read_maps(home: &Path) -> Result<Vec<Map>, UioError> {
+pub(super) fn read_maps(home: &Path) -> Result<Vec<Map>, UioError> {
     let mut maps = Vec::new();
     for map in 0..MAPS_MAX {
         let dir = home.join(format!("maps/map{map}"));
@@ -363,7 +363,7 @@ fn read_maps(home: &Path) -> Result<Vec<Map>, UioError> {
     Ok(maps)
 }
 
-fn text(file: &Path) -> Result<String, UioError> {
+pub(super) fn text(file: &Path) -> Result<String, UioError> {
     let text: io::Result<String> = std::fs::read_to_string(file);
     let text = text.map_err(|e| UioError::Unreadable(file.to_owned(), e))?;
     Ok(text.trim_end_matches('\n').to_owned())

@@ -426,3 +426,22 @@ fn text_that_is_no_layout_is_none() {
         assert!(bad.parse::<Layout>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_device_is_listed_with_its_maps_and_looked_at_as_a_link_would_have_it() {
+    let tree = board();
+    tree.write("sys/class/uio/uio3/name", "board\n");
+    tree.write("sys/class/uio/uio12/name", "other\n");
+    tree.write("sys/class/uio/version", "");
+    let sys = tree.0.join("sys");
+    let all = devices(&sys);
+    let names: Vec<_> =
+        all.iter().map(|d| (d.path.to_str().unwrap(), &*d.name, d.maps.len())).collect();
+    assert_eq!(names, [("/dev/uio3", "board", 3), ("/dev/uio12", "other", 0)]);
+    assert_eq!(devices(&tree.0), []);
+    let (parts, _file) = look(&sys, &tree.device()).unwrap();
+    let lens: Vec<_> = parts.iter().map(|part| part.memory.len() as u64).collect();
+    assert_eq!(lens, [MIB, 2 * MIB]);
+    // It is one link's, or one look's.
+    assert!(matches!(look(&sys, &tree.device()), Err(UioError::Busy(_))));
+}
