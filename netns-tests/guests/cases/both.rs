@@ -9,7 +9,7 @@ fn meet(transport: &str, machine: Machine) -> (Bus, [End; 2]) {
     let board = bus.guest("board", &Machine { role: "agent", config, ..machine });
     let master = bus.guest("guest", &master(&format!("pci:{}", address(0)), ""));
     let mut ends = [master, board];
-    for end in &mut ends {
+    for end in ends.iter_mut().rev() {
         end.is_up();
     }
     assert_eq!(ends[0].link().features, ends[1].link().features);

@@ -3,6 +3,7 @@
 mod bad;
 mod both;
 mod harness;
+mod hotplug;
 mod netdevs;
 mod probe;
 mod s390x;
@@ -30,6 +31,8 @@ pub(crate) const ALL: &[Story] = &[
     story!(vfio::a_function_that_is_removed_is_missed_and_found_again),
     story!(vfio::a_reset_of_the_guest_under_traffic_is_survived),
     story!(vfio::a_backplane_that_restarts_takes_a_new_guest),
+    story!(hotplug::a_pattern_has_a_link_for_each_function_that_is_there),
+    story!(hotplug::an_entry_of_its_own_goes_before_a_pattern),
     story!(both::an_agent_by_vfio_serves_a_master_by_vfio),
     story!(sysfs::a_master_carries_traffic_and_polls),
     story!(sysfs::a_function_without_an_iommu_is_polled_by_itself),

@@ -69,7 +69,10 @@ pub(super) fn a_function_that_is_removed_is_missed_and_found_again() {
         eprintln!("there, and up again after {:.2} s", began.elapsed().as_secs_f64());
         end.guest.pings(BOARD);
     }
-    eprintln!("{}", end.log());
+    let log = end.log();
+    eprintln!("{log}");
+    let why = format!("PCI function {}: the kernel asks for it back", address(0));
+    assert!(log.contains(&format!("bl0: waiting: {why}")), "it says why");
     bus.traffic(&mut end);
 }
 
