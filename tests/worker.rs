@@ -5,6 +5,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
+#[path = "worker/bounce.rs"]
+mod bounce;
+#[path = "tap/kernel.rs"]
+#[allow(
+    dead_code,
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "another test's, too"
+)]
+mod kernel;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 use std::sync::Arc;
@@ -25,6 +38,7 @@ use boardlane::os::fabric::vhost_user::memory::{Loss, map};
 use boardlane::os::netns::Namespace;
 use boardlane::os::poll::ring;
 use boardlane::os::tap::Tap;
+use bounce::frames_bounce_where_system_calls_do_not_copy;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, ftruncate, memfd_create};
@@ -618,6 +632,7 @@ fn main() {
         case!(7, a_notification_goes_to_the_doorbell_of_its_queue),
         case!(8, memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev),
         case!(9, without_a_doorbell_frames_are_looked_for),
+        case!(10, frames_bounce_where_system_calls_do_not_copy),
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();
 }

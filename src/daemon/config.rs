@@ -21,6 +21,8 @@ mod reader;
 #[cfg(test)]
 mod tests;
 mod transport;
+#[cfg_attr(not(feature = "uio"), path = "config/uio/none.rs")]
+mod uio;
 
 use std::fmt;
 use std::io::Read;
@@ -157,8 +159,14 @@ pub enum Transport {
     /// A board's function on a PCI bus.
     #[cfg(feature = "pci")]
     Pci(crate::os::fabric::pci::Wanted),
-    /// A UIO device.
-    Uio(PathBuf),
+    /// A UIO device of this machine's kernel.
+    #[cfg(feature = "uio")]
+    Uio {
+        /// The device's file.
+        path: PathBuf,
+        /// What its maps and registers are.
+        description: crate::os::fabric::uio::Description,
+    },
     /// A vhost-user socket: an agent is the back-end, a master the front-end.
     VhostUser {
         /// The socket's path.
@@ -192,7 +200,8 @@ impl fmt::Display for Transport {
             Self::Shm(path) => write!(f, "shm:{}", path.display()),
             #[cfg(feature = "pci")]
             Self::Pci(wanted) => write!(f, "pci:{wanted}"),
-            Self::Uio(path) => write!(f, "uio:{}", path.display()),
+            #[cfg(feature = "uio")]
+            Self::Uio { path, .. } => write!(f, "uio:{}", path.display()),
             Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
         }
     }

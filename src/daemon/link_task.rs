@@ -52,6 +52,8 @@ use crate::net::sources::Sources;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::{Opened, PciLink};
 use crate::os::fabric::shm::ShmLink;
+#[cfg(feature = "uio")]
+use crate::os::fabric::uio::UioLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use attachment::Attachment;
@@ -128,10 +130,7 @@ impl LinkTask {
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
         let Shared { broker, functions, origin, view, orders, done } = shared;
         let config = orders.borrow().config.clone();
-        let own = match role {
-            Role::Master => End::Driver,
-            Role::Agent => End::Device,
-        };
+        let own = end_of(role);
         let mac = config.mac.unwrap_or_else(|| id.mac(slot, own));
         let other_mac = id.mac(slot, own.other());
         // The config has been checked, so the names are known.
@@ -295,6 +294,14 @@ impl LinkTask {
                 self.view.borrow_mut().transport = transport;
                 Ok(Attachment::Pci(Box::new(link)))
             }
+            #[cfg(feature = "uio")]
+            Transport::Uio { path, description } => {
+                let (file, layout) = self.broker.uio(name).await.map_err(refused)?;
+                let link =
+                    UioLink::over(path, file, &layout, end_of(self.role), description.interrupt);
+                let link = link.map_err(|e| refusal(e.to_string(), false))?;
+                Ok(Attachment::Uio(Box::new(link)))
+            }
             other => Err(refusal(format!("transport {other} is not in this version"), false)),
         }
     }
@@ -350,6 +357,14 @@ impl LinkTask {
         functions.mark_unchanged();
         // The supervisor has the other end as long as this task runs.
         let _ = functions.changed().await;
+    }
+}
+
+/// Which end of a link a daemon of this role has.
+fn end_of(role: Role) -> End {
+    match role {
+        Role::Master => End::Driver,
+        Role::Agent => End::Device,
     }
 }
 

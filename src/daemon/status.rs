@@ -83,6 +83,9 @@ pub struct LinkStatus {
     /// Who moves frames between rings and netdev.
     #[serde(default)]
     pub pump: PumpStatus,
+    /// Why this end looks for the other one's work by itself, where no doorbell tells it.
+    #[serde(default)]
+    pub polls: Option<String>,
 }
 
 /// One queue pair, seen from the netdev.
@@ -209,7 +212,7 @@ fn row(link: &LinkStatus) -> [String; 10] {
     ]
 }
 
-/// Why the link is not up; of its pump what is not the default, and what CPUs it does not have.
+/// Why the link is not up; of its pump what is not the default, why it polls, and what CPUs it does not have.
 fn remark(link: &LinkStatus) -> String {
     let PumpStatus { mode, reason } = &link.pump;
     let pump = match reason {
@@ -220,7 +223,9 @@ fn remark(link: &LinkStatus) -> String {
         let CpuStatus { number, reason } = queue.cpu.as_ref()?;
         Some(format!("CPU {number}: {}", reason.as_ref()?))
     });
-    let all: Vec<String> = link.reason.clone().into_iter().chain(pump).chain(cpus).collect();
+    let polls = link.polls.as_ref().map(|why| format!("polls: {why}"));
+    let all = link.reason.clone().into_iter().chain(pump).chain(polls).chain(cpus);
+    let all: Vec<String> = all.collect();
     all.join("; ")
 }
 
@@ -299,12 +304,12 @@ mod tests {
         "notifications_received":4,"rescues":1,"throttled":5,"copied":268,
         "cpu":{"number":3,"reason":null}}],
         "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
-        "pump":{"mode":"vhost-net","reason":null}},
+        "pump":{"mode":"vhost-net","reason":null},"polls":null},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
         "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
         "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0},
-        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"}}]}"#;
+        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt"}]}"#;
 
     fn sample() -> Status {
         let up = LinkStatus {
@@ -332,6 +337,7 @@ mod tests {
             }],
             dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
             pump: PumpStatus { mode: "vhost-net".into(), reason: None },
+            polls: None,
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),
@@ -349,6 +355,7 @@ mod tests {
             queues: vec![],
             dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
             pump: PumpStatus { reason: Some("/dev/vhost-net: no".into()), ..PumpStatus::default() },
+            polls: Some("no interrupt".into()),
         };
         let (role, version) = ("master".into(), "0.1.0".into());
         Status { role, pid: 812, version, links: vec![up, quarantined] }
@@ -381,7 +388,8 @@ mod tests {
         let first = ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"];
         assert!(lines[2].starts_with(&first), "{table}");
         assert_eq!(lines[2][first.len()..], ["pump:", "vhost-net"]);
-        let remark = "- descriptor chain loops; pump: builtin, as /dev/vhost-net: no";
+        let remark =
+            "- descriptor chain loops; pump: builtin, as /dev/vhost-net: no; polls: no interrupt";
         assert!(lines[3].join(" ").ends_with(remark), "{table}");
         status.links[0].pump = PumpStatus::default();
         status.links[0].queues[1].cpu = Some(CpuStatus { number: 9, reason: Some("no".into()) });

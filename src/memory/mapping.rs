@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 #[cfg(not(feature = "sim"))]
 use std::sync::atomic::fence;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use super::Kind;
 #[cfg(feature = "sim")]
@@ -166,10 +166,20 @@ impl Mapping {
 /// A full fence between all accesses before it and all after it, stores and loads alike.
 ///
 /// On WC and UC mappings of real buses this also orders: x86 makes it a locked instruction or
-/// MFENCE, PowerPC a `sync`.
+/// MFENCE, PowerPC a `sync`. Two others have a fence for their own CPUs only, so a wider one follows.
 #[inline]
 pub fn fence_full() {
     fence(Ordering::SeqCst);
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a barrier, for the outer shareable domain, which has bus masters in it.
+    unsafe {
+        std::arch::asm!("dmb osh", options(nostack, preserves_flags));
+    }
+    #[cfg(target_arch = "riscv64")]
+    // SAFETY: a fence, for device memory too.
+    unsafe {
+        std::arch::asm!("fence iorw, iorw", options(nostack, preserves_flags));
+    }
 }
 
 /// A checked part of a [`Mapping`]. Offsets are in bytes from its start and must lie inside it: they
@@ -219,6 +229,9 @@ macro_rules! word {
         }
     };
 }
+
+// Below the macros, which it uses.
+mod narrow;
 
 impl View<'_> {
     /// Length in bytes.
@@ -414,65 +427,6 @@ impl View<'_> {
             0 if left >= 8 => left & !7,
             past => (8 - past).min(left),
         }
-    }
-
-    /// Loads fewer than 8 bytes that share one aligned 8-byte word.
-    fn load_edge(&self, at: usize, out: &mut [u8]) {
-        if out.len() == 4 && (self.base.as_ptr().addr() + at) % 4 == 0 {
-            return out.copy_from_slice(&self.load_le32(at).to_le_bytes());
-        }
-        for (i, b) in out.iter_mut().enumerate() {
-            *b = if self.cached() {
-                atomic!(self, at + i, AtomicU8).load(Ordering::Relaxed)
-            } else {
-                let (word, byte) = self.word_around(at + i);
-                word.load(Ordering::Relaxed).to_ne_bytes()[byte]
-            };
-        }
-    }
-
-    /// Stores fewer than 8 bytes that share one aligned 8-byte word.
-    fn store_edge(&self, at: usize, data: &[u8]) {
-        if let (Ok(word), 0) = (data.try_into(), (self.base.as_ptr().addr() + at) % 4) {
-            return self.store_le32(at, u32::from_le_bytes(word));
-        }
-        for (i, b) in data.iter().enumerate() {
-            if self.cached() {
-                atomic!(self, at + i, AtomicU8).store(*b, Ordering::Relaxed);
-            } else {
-                let (word, byte) = self.word_around(at + i);
-                let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-                bytes[byte] = *b;
-                word.store(u32::from_ne_bytes(bytes), Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// The aligned 4-byte word that holds the byte at `off`, and that byte's place in it.
-    fn word_around(&self, off: usize) -> (Word<'_, AtomicU32>, usize) {
-        self.check(off, 1);
-        let byte = (self.base.as_ptr().addr() + off) % 4;
-        // In range of the mapping, if not of the view: its base is aligned to 8 bytes, and its length, as
-        // it is not cached memory, is a multiple of 8 (`from_raw`).
-        (word!(self, off.wrapping_sub(byte), AtomicU32), byte)
-    }
-
-    /// One load of the word around it, so that the two bytes belong together.
-    fn narrow_load(&self, off: usize) -> u16 {
-        assert!((self.base.as_ptr().addr() + off) % 2 == 0, "misaligned access");
-        self.check(off, 2);
-        let (word, byte) = self.word_around(off);
-        let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        u16::from_le_bytes([bytes[byte], bytes[byte + 1]])
-    }
-
-    fn narrow_store(&self, off: usize, value: u16) {
-        assert!((self.base.as_ptr().addr() + off) % 2 == 0, "misaligned access");
-        self.check(off, 2);
-        let (word, byte) = self.word_around(off);
-        let mut bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        bytes[byte..byte + 2].copy_from_slice(&value.to_le_bytes());
-        word.store(u32::from_ne_bytes(bytes), Ordering::Relaxed);
     }
 }
 

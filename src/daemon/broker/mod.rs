@@ -48,6 +48,8 @@ use super::{Confine, Role};
 use crate::os::confine::{Part, process};
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci;
+#[cfg(feature = "uio")]
+use crate::os::fabric::uio;
 use crate::os::netlink::{Netlink, Watch};
 use crate::os::tap::{Owner, Tap};
 use crate::os::{broker, child};
@@ -233,6 +235,15 @@ impl Broker {
     /// Opens a device of the kernel's vhost-net for a queue pair of a link.
     pub async fn vhost_net(&self, link: &str) -> Result<OwnedFd, String> {
         self.ask(What::VhostNet, link, &[]).await.and_then(one).map_err(|e| e.text)
+    }
+
+    /// Opens a link's UIO device: its file, which nobody else has as long as that is open, and what lies
+    /// where in it.
+    #[cfg(feature = "uio")]
+    pub async fn uio(&self, link: &str) -> Result<(OwnedFd, uio::Layout), Refused> {
+        let granted = self.ask(What::Uio, link, &[]).await?;
+        let layout = granted.note.parse().map_err(|e: uio::UioError| e.to_string())?;
+        Ok((one(granted)?, layout))
     }
 
     /// Makes a link's PCI function usable and opens it: what it is, and its descriptors.

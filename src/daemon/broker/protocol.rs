@@ -37,6 +37,8 @@ pub(super) enum What {
     VhostNet,
     /// A link's PCI function, made usable and opened, with a line that says what it is.
     Function,
+    /// A link's UIO device, locked, with a line that says what lies where in it.
+    Uio,
     /// To have the link's PCI function be as it was before; the link has closed it.
     Release,
     /// The addresses of the PCI functions that are there and of known kinds, as a text of lines.
@@ -48,7 +50,7 @@ pub(super) enum What {
 }
 
 impl What {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -58,6 +60,7 @@ impl What {
         Self::VhostUser,
         Self::VhostNet,
         Self::Function,
+        Self::Uio,
         Self::Release,
         Self::Functions,
         Self::Uevents,
@@ -80,6 +83,7 @@ impl What {
             | Self::Announcer
             | Self::VhostUser
             | Self::VhostNet
+            | Self::Uio
             | Self::Functions
             | Self::Uevents => 1..=1,
             Self::Netdev => 3..=4,
@@ -230,7 +234,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0d",
+            b"1234\x0e",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

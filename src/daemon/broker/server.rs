@@ -17,6 +17,8 @@ use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::close::{Closer, Kept};
+#[cfg(feature = "uio")]
+use crate::os::fabric::uio;
 use crate::os::fabric::{shm, vhost_user};
 use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
@@ -180,6 +182,7 @@ impl Server {
             What::Announcer => link.announcer(),
             What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
+            What::Uio => link.uio(),
             _ => Err("it is not for this".into()),
         }
     }
@@ -385,6 +388,24 @@ impl Served {
             return Err("the config does not have this link pumped by vhost-net".into());
         }
         Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
+    }
+
+    #[cfg(feature = "uio")]
+    fn uio(&self) -> Result<Granted, Refused> {
+        let Transport::Uio { path, description } = &self.config.transport else {
+            return Err(format!("transport {} has no UIO device", self.config.transport).into());
+        };
+        match uio::open(Path::new(uio::SYS), path, description) {
+            Ok((file, layout)) => {
+                Ok(Granted { index: 0, note: layout.to_string(), fds: vec![file] })
+            }
+            Err(e) => Err(Refused { text: e.to_string(), absent: e.is_absence() }),
+        }
+    }
+
+    #[cfg(not(feature = "uio"))]
+    fn uio(&self) -> Result<Granted, Refused> {
+        Err("this program is built without UIO".into())
     }
 
     /// Does something in the link's network namespace, which is looked up each time.

@@ -8,7 +8,7 @@ use super::pattern::OF_ONE_LINK;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
     Access, Address, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide,
-    Transport,
+    Transport, uio,
 };
 
 impl Config {
@@ -48,6 +48,10 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
     };
     line("name", string(&link.name));
     line("transport", string(transport));
+    match uio::expand(&link.transport) {
+        Some(uio) => line("uio", uio),
+        None => line("# uio", "none, as this transport has no UIO device".into()),
+    }
     match &link.transport {
         Transport::VhostUser { how: SocketSide::Server, .. } => {
             for (key, value) in access("socket", &link.socket) {
@@ -157,7 +161,7 @@ fn engine(engine: &EngineConfig) -> String {
 }
 
 /// `value` as TOML writes a string.
-fn string(value: impl Display) -> String {
+pub(super) fn string(value: impl Display) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 

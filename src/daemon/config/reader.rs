@@ -24,6 +24,7 @@ pub(super) const TOP: Keys = &[
 pub(super) const LINK: Keys = &[
     ("name", r#"name = "bl0""#),
     ("transport", r#"transport = "shm:/run/boardlane/slot0.sock""#),
+    ("uio", r#"uio = { window = "window", doorbell = "doorbell" }"#),
     ("socket_mode", r#"socket_mode = "0660""#),
     ("socket_owner", r#"socket_owner = ":kvm""#),
     ("address", r#"address = ["10.77.0.1/30", "fd77::1/64"]"#),
@@ -67,6 +68,19 @@ pub(super) const ENGINE: Keys = &[
     ("error_ppm", "error_ppm = 0"),
     ("cpu_below", "cpu_below = 256"),
     ("dma_only", "dma_only = false"),
+];
+
+/// Keys of a UIO device.
+pub(super) const UIO: Keys = &[
+    ("window", r#"window = "window""#),
+    ("driver_memory", r#"driver_memory = "driver-memory""#),
+    ("doorbell", r#"doorbell = "doorbell""#),
+    ("doorbell_offset", "doorbell_offset = 0"),
+    ("doorbell_value", "doorbell_value = 1"),
+    ("doorbell_step", "doorbell_step = 0"),
+    ("clear_offset", "clear_offset = 4"),
+    ("clear_value", "clear_value = 1"),
+    ("interrupt", "interrupt = true"),
 ];
 
 /// Keys of a rate.
@@ -191,7 +205,8 @@ impl<'t> Reader<'t> {
 
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
-        let example = [LINK, ROUTE, ENGINE, RATE, TOP].iter().find_map(|keys| example(keys, key));
+        let example =
+            [LINK, ROUTE, ENGINE, UIO, RATE, TOP].iter().find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

@@ -9,6 +9,8 @@ mod patterns;
 mod pump;
 mod refusals;
 mod transports;
+#[cfg(feature = "uio")]
+mod uio;
 
 /// With every key that this version works on.
 const FULL: &str = r#"

@@ -6,13 +6,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{nearest, quoted};
 use super::reader::{Place, Reader};
-use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport};
+use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport, uio};
 use crate::os::access;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::{self, Mode, Wanted, Which};
 
 /// Keys that speak of what only a boardlane program has at the other end.
 pub(super) const OF_TUNNEL: &[&str] = &["dialect", "layout"];
+
+/// Keys that speak of a UIO device.
+pub(super) const OF_UIO: &[&str] = &["uio"];
 
 /// Keys that speak of a socket that the link itself makes.
 pub(super) const OF_SOCKET: &[&str] = &["socket_mode", "socket_owner"];
@@ -33,11 +36,7 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &DeTable<'_>, role: Role) -> 
             (read_vhost_user(reader, rest, &place, role)?, "give each link its own socket")
         }
         "pci" => (read_pci(reader, rest, &place)?, "give each link its own function"),
-        "uio" => {
-            let what = format!("transport {kind}: is not in this version");
-            reader.problem(place, what, "use shm:PATH, the socket of a backplane's slot");
-            return None;
-        }
+        "uio" => (uio::read(reader, table, rest, &place)?, "give each link its own device"),
         _ => {
             let what = format!("there is no transport {}", quoted(text));
             let remedy = if text.starts_with('/') {
@@ -140,6 +139,9 @@ fn no_such_way(
 
 /// Notes what stands beside a transport and does not go with it.
 pub(super) fn check(reader: &mut Reader<'_>, table: &DeTable<'_>, link: &LinkConfig) {
+    if !uio::is_of(&link.transport) {
+        refuse(reader, table, OF_UIO, "speaks of a UIO device, and this transport has none");
+    }
     let Transport::VhostUser { how, .. } = &link.transport else {
         return refuse(
             reader,

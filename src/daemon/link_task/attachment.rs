@@ -7,6 +7,8 @@ use crate::os::fabric::Attached;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::PciLink;
 use crate::os::fabric::shm::{Peer, PeerEvent, ShmLink};
+#[cfg(feature = "uio")]
+use crate::os::fabric::uio::UioLink;
 
 /// An end that is attached. It lasts until it is dropped, with all that came of it.
 #[derive(Debug)]
@@ -16,6 +18,9 @@ pub(super) enum Attachment {
     /// A board's PCI function.
     #[cfg(feature = "pci")]
     Pci(Box<PciLink>),
+    /// A UIO device.
+    #[cfg(feature = "uio")]
+    Uio(Box<UioLink>),
 }
 
 /// What happened on a transport.
@@ -28,7 +33,10 @@ pub(super) enum Change {
     /// There will be no more news. What is attached stays so.
     Lost(String),
     /// What is attached is gone, or has to be let go of.
-    #[cfg_attr(not(feature = "pci"), allow(dead_code, reason = "only hardware goes"))]
+    #[cfg_attr(
+        not(any(feature = "pci", feature = "uio")),
+        allow(dead_code, reason = "only hardware goes")
+    )]
     Gone(String),
 }
 
@@ -57,6 +65,8 @@ impl Attachment {
             Self::Shm(slot) => &slot.attached,
             #[cfg(feature = "pci")]
             Self::Pci(function) => function.attached(),
+            #[cfg(feature = "uio")]
+            Self::Uio(device) => device.attached(),
         }
     }
 
@@ -66,6 +76,8 @@ impl Attachment {
             Self::Shm(_) => None,
             #[cfg(feature = "pci")]
             Self::Pci(function) => Some(format!("pci:{}", function.wanted().which)),
+            #[cfg(feature = "uio")]
+            Self::Uio(_) => None,
         }
     }
 
@@ -75,6 +87,8 @@ impl Attachment {
             Self::Shm(slot) => Some(slot.peers.keys().map(|id| u32::from(*id)).collect()),
             #[cfg(feature = "pci")]
             Self::Pci(_) => None,
+            #[cfg(feature = "uio")]
+            Self::Uio(_) => None,
         }
     }
 
@@ -88,6 +102,22 @@ impl Attachment {
             }
             #[cfg(feature = "pci")]
             Self::Pci(function) => function.bell(id, vector),
+            #[cfg(feature = "uio")]
+            Self::Uio(device) => device.bell(id, vector),
+        }
+    }
+
+    /// Why this end polls, if its transport has no doorbell for it.
+    pub(super) fn polls(&self) -> Option<&'static str> {
+        match self {
+            Self::Shm(_) => None,
+            #[cfg(feature = "pci")]
+            Self::Pci(function) => {
+                let deaf = function.attached().doorbells.is_empty();
+                deaf.then_some("by sysfs there are no interrupts")
+            }
+            #[cfg(feature = "uio")]
+            Self::Uio(device) => device.polls(),
         }
     }
 
@@ -97,6 +127,8 @@ impl Attachment {
             Self::Shm(slot) => slot.link.is_none(),
             #[cfg(feature = "pci")]
             Self::Pci(_) => false,
+            #[cfg(feature = "uio")]
+            Self::Uio(_) => false,
         }
     }
 
@@ -106,6 +138,8 @@ impl Attachment {
             Self::Shm(slot) => slot.next().await,
             #[cfg(feature = "pci")]
             Self::Pci(function) => Change::Gone(function.next().await),
+            #[cfg(feature = "uio")]
+            Self::Uio(device) => Change::Gone(device.next().await),
         }
     }
 }

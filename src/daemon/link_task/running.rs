@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::attachment::{Attachment, Change};
 use super::probed::Probed;
 use super::workers::{self, Healed, Pair, Workers};
-use super::{LOOK, LinkTask, RETRY};
+use super::{LOOK, LinkTask, RETRY, end_of};
 use crate::daemon::config::{Dma, MTU_MAX};
 use crate::daemon::identity::random;
 use crate::daemon::netdev::Netdev;
@@ -77,10 +77,7 @@ impl<'a> Running<'a> {
         netdev: Option<&'a mut Netdev>,
     ) -> Result<Self, String> {
         let attached = transport.attached().clone();
-        let role = match task.role {
-            Role::Master => End::Driver,
-            Role::Agent => End::Device,
-        };
+        let role = end_of(task.role);
         let (window_side, driver_side) = match role {
             End::Device => (Side::Near, Side::Far),
             End::Driver => (Side::Far, Side::Near),
@@ -137,9 +134,22 @@ impl<'a> Running<'a> {
             running.link.ring_nobody();
         }
         running.note_present();
+        running.tell_how();
         running.tell_peers();
         running.tell_netdev();
         Ok(running)
+    }
+
+    /// Says where somebody has to look by himself.
+    fn tell_how(&self) {
+        let polls = self.transport.polls();
+        if let Some(why) = polls {
+            self.task.log.info(format_args!("this end polls: {why}"));
+        }
+        if !self.transport.attached().rings {
+            self.task.log.info("the other end has to poll: there is no doorbell to ring it by");
+        }
+        self.task.view.borrow_mut().polls = polls.map(str::to_owned);
     }
 
     fn tell_peers(&mut self) {
@@ -373,6 +383,8 @@ impl<'a> Running<'a> {
         let own = &self.transport.attached().doorbells;
         let vector = pair_vector(pair, u32::try_from(own.len()).unwrap_or(u32::MAX));
         let own = vector.filter(|_| !polls).and_then(|vector| own.get(usize::from(vector)));
+        let deaf = (polls && vector.is_some()).then_some("the other end cannot ring");
+        self.task.view.borrow_mut().polls = deaf.or(self.transport.polls()).map(str::to_owned);
         let pair = Pair {
             number: pair,
             path,

@@ -38,6 +38,8 @@ pub struct View {
     pub(super) pump: PumpStatus,
     /// What it is, or was, attached to.
     pub(super) probed: Option<Probed>,
+    /// Why this end polls, if it does.
+    pub(super) polls: Option<String>,
 }
 
 impl View {
@@ -61,6 +63,7 @@ impl View {
             engine: false,
             pump: PumpStatus::default(),
             probed: None,
+            polls: None,
         }
     }
 
@@ -116,6 +119,7 @@ impl View {
                     .unwrap_or(0),
             },
             pump: self.pump.clone(),
+            polls: self.polls.clone(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub mod shm;
 mod slot;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "uio")]
+pub mod uio;
 pub mod vhost_user;
 mod wire;
 

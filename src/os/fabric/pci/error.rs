@@ -125,6 +125,8 @@ pub enum PciError {
     },
     /// A request of VFIO's fails.
     Vfio {
+        /// The function.
+        address: Address,
         /// Which.
         doing: &'static str,
         /// What ioctl(2) said.
@@ -287,7 +289,9 @@ impl fmt::Display for PciError {
                 f,
                 "the id register of PCI function {address} reads {value:#x}: nobody serves its memory"
             ),
-            Self::Vfio { doing, errno } => write!(f, "VFIO: {doing}: {errno}"),
+            Self::Vfio { address, doing, errno } => {
+                write!(f, "PCI function {address} by VFIO: {doing}: {errno}")
+            }
             Self::Map { address, bar, errno } => {
                 write!(f, "mapping BAR {bar} of PCI function {address}: {errno}")
             }

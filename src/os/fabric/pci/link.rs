@@ -75,7 +75,7 @@ impl PciLink {
         let mut fds = fds.into_iter();
         let mut next = || fds.next().ok_or_else(|| PciError::Told(told.to_string()));
         let (device, config) = match mode {
-            Mode::Vfio => (Some(Arc::new(Device::new(next()?)?)), next()?),
+            Mode::Vfio => (Some(Arc::new(Device::new(address, next()?)?)), next()?),
             Mode::Sysfs => (None, next()?),
         };
         let memory = if combined { Kind::WriteCombined } else { Kind::Uncached };
@@ -161,14 +161,16 @@ impl PciLink {
     pub async fn next(&mut self) -> String {
         let address = self.told.address;
         loop {
-            tokio::select! {
-                why = noticed(&self.notices) => return format!("PCI function {address}: {why}"),
+            let why = tokio::select! {
+                why = heard(self.notices.first()) => Some(why),
+                why = heard(self.notices.get(1)) => Some(why),
                 () = sleep_until(self.next_look) => {
                     self.next_look = Instant::now() + LOOK;
-                    if let Some(why) = self.is_gone() {
-                        return format!("PCI function {address} {why}");
-                    }
+                    self.is_gone()
                 }
+            };
+            if let Some(why) = why {
+                return format!("PCI function {address} {why}");
             }
         }
     }
@@ -186,17 +188,13 @@ impl PciLink {
     }
 }
 
-async fn noticed(notices: &[(&'static str, AsyncFd<Arc<OwnedFd>>)]) -> &'static str {
-    if notices.is_empty() {
+async fn heard(notice: Option<&(&'static str, AsyncFd<Arc<OwnedFd>>)>) -> &'static str {
+    let Some((why, fd)) = notice else { return std::future::pending().await };
+    // An error says that nothing can be heard any more: the looks go on.
+    if fd.readable().await.is_err() {
         std::future::pending::<()>().await;
     }
-    let all = notices.iter().map(|(why, fd)| {
-        Box::pin(async move {
-            let _ = fd.readable().await;
-            *why
-        })
-    });
-    futures::future::select_all(all).await.0
+    why
 }
 
 impl Open {

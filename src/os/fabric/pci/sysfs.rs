@@ -99,6 +99,11 @@ impl Tree {
         Ok(all)
     }
 
+    /// A function's vendor and device id.
+    pub(super) fn ids(&self, address: Address) -> Result<[u16; 2], PciError> {
+        Ok([self.number(address, "vendor")?, self.number(address, "device")?])
+    }
+
     /// Looks at a function.
     ///
     /// # Errors
@@ -107,11 +112,12 @@ impl Tree {
         if !self.directory(address).exists() {
             return Err(PciError::Absent { path: self.directory(address) });
         }
+        let [vendor, device] = self.ids(address)?;
         let group = self.target(address, "iommu_group");
         Ok(Function {
             address,
-            vendor: self.number(address, "vendor")?,
-            device: self.number(address, "device")?,
+            vendor,
+            device,
             class: self.number(address, "class")?,
             revision: self.number(address, "revision")?,
             bars: self.bars(address)?,

@@ -171,10 +171,13 @@ pub fn take(
 /// # Errors
 /// The machine has no PCI bus, or sysfs cannot be read.
 pub fn known(tree: &Tree) -> Result<Vec<Function>, PciError> {
-    let all = tree.functions()?.into_iter();
     // One that goes meanwhile is none.
-    let known = all.filter_map(|address| tree.function(address).ok());
-    Ok(known.filter(|f| BoardKind::of(f.vendor, f.device).is_some()).collect())
+    let known = tree.functions()?.into_iter().filter_map(|address| {
+        let [vendor, device] = tree.ids(address).ok()?;
+        BoardKind::of(vendor, device)?;
+        tree.function(address).ok()
+    });
+    Ok(known.collect())
 }
 
 /// Tries each function of a known kind that nobody else has, first the one that the link had.

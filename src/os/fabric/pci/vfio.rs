@@ -48,13 +48,15 @@ pub(super) fn open(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError
     let container = open_file(tree.dev.join("vfio/vfio"), "vfio")?;
     let none = std::ptr::null_mut();
     // SAFETY: the request takes no argument.
-    let version = unsafe { asked("VFIO_GET_API_VERSION", &container, api::GET_API_VERSION, none) }?;
+    let version =
+        unsafe { address.ask("VFIO_GET_API_VERSION", &container, api::GET_API_VERSION, none) }?;
     if version != api::API_VERSION {
-        return Err(PciError::Vfio { doing: "VFIO_GET_API_VERSION", errno: Errno::PROTO });
+        return Err(address.failed("VFIO_GET_API_VERSION")(Errno::PROTO));
     }
     let type1 = without_provenance_mut::<c_void>(api::TYPE1V2_IOMMU);
     // SAFETY: the request takes a number.
-    let known = unsafe { asked("VFIO_CHECK_EXTENSION", &container, api::CHECK_EXTENSION, type1) }?;
+    let known =
+        unsafe { address.ask("VFIO_CHECK_EXTENSION", &container, api::CHECK_EXTENSION, type1) }?;
     if known == 0 {
         let path = tree.sys.join("module/vfio_iommu_type1");
         return Err(PciError::NoModule { path, module: "vfio_iommu_type1" });
@@ -63,7 +65,7 @@ pub(super) fn open(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError
     let mut status = GroupStatus { argsz: argsz::<GroupStatus>(), flags: 0 };
     // SAFETY: the request takes its structure.
     unsafe {
-        asked("VFIO_GROUP_GET_STATUS", &file, api::GROUP_GET_STATUS, (&raw mut status).cast())
+        address.ask("VFIO_GROUP_GET_STATUS", &file, api::GROUP_GET_STATUS, (&raw mut status).cast())
     }?;
     if status.flags & api::GROUP_VIABLE == 0 {
         return Err(not_viable(tree, address, group));
@@ -71,7 +73,7 @@ pub(super) fn open(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError
     let mut number = container.as_raw_fd();
     let doing = "VFIO_GROUP_SET_CONTAINER";
     // SAFETY: the request takes a descriptor's number, by address.
-    match unsafe { asked(doing, &file, api::GROUP_SET_CONTAINER, (&raw mut number).cast()) } {
+    match unsafe { address.ask(doing, &file, api::GROUP_SET_CONTAINER, (&raw mut number).cast()) } {
         // Later kernels find out here who else has a function of the group.
         Err(PciError::Vfio { errno: Errno::BUSY | Errno::PERM, .. }) => {
             return Err(not_viable(tree, address, group));
@@ -79,11 +81,12 @@ pub(super) fn open(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError
         done => done?,
     };
     // SAFETY: the request takes a number.
-    unsafe { asked("VFIO_SET_IOMMU", &container, api::SET_IOMMU, type1) }?;
+    unsafe { address.ask("VFIO_SET_IOMMU", &container, api::SET_IOMMU, type1) }?;
     let mut name = format!("{address}\0").into_bytes();
     let doing = "VFIO_GROUP_GET_DEVICE_FD";
     // SAFETY: the request takes a string that ends in zero.
-    let fd = unsafe { asked(doing, &file, api::GROUP_GET_DEVICE_FD, name.as_mut_ptr().cast()) }?;
+    let fd =
+        unsafe { address.ask(doing, &file, api::GROUP_GET_DEVICE_FD, name.as_mut_ptr().cast()) }?;
     // SAFETY: the kernel has made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -112,24 +115,32 @@ pub(super) fn not_viable(tree: &Tree, address: Address, group: u32) -> PciError 
     PciError::NotViable { group, address, others: others.collect() }
 }
 
-/// Makes a request; gives what it returns.
-///
-/// # Safety
-/// `argument` is what the request takes.
-unsafe fn asked(
-    doing: &'static str,
-    fd: impl AsFd,
-    request: rustix::ioctl::Opcode,
-    argument: *mut c_void,
-) -> Result<i32, PciError> {
-    // SAFETY: the caller's promise.
-    unsafe { api::call(fd, request, argument) }.map_err(|errno| PciError::Vfio { doing, errno })
+impl Address {
+    fn failed(self, doing: &'static str) -> impl Fn(Errno) -> PciError {
+        move |errno| PciError::Vfio { address: self, doing, errno }
+    }
+
+    /// Makes a request of the function; gives what it returns.
+    ///
+    /// # Safety
+    /// `argument` is what the request takes.
+    unsafe fn ask(
+        self,
+        doing: &'static str,
+        fd: impl AsFd,
+        request: rustix::ioctl::Opcode,
+        argument: *mut c_void,
+    ) -> Result<i32, PciError> {
+        // SAFETY: the caller's promise.
+        unsafe { api::call(fd, request, argument) }.map_err(self.failed(doing))
+    }
 }
 
 /// An open device, with interrupts. Dropping it has the function write and interrupt no more, and gives it
 /// up.
 #[derive(Debug)]
 pub(super) struct Device {
+    address: Address,
     fd: Kept<OwnedFd>,
     config: Region,
 }
@@ -139,16 +150,16 @@ impl Device {
     ///
     /// # Errors
     /// It is no PCI function by VFIO, or fails.
-    pub(super) fn new(fd: OwnedFd) -> Result<Self, PciError> {
+    pub(super) fn new(address: Address, fd: OwnedFd) -> Result<Self, PciError> {
         let mut info = DeviceInfo { argsz: argsz::<DeviceInfo>(), ..Default::default() };
         let (doing, argument) = ("VFIO_DEVICE_GET_INFO", (&raw mut info).cast());
         // SAFETY: the request takes its structure.
-        unsafe { asked(doing, &fd, api::DEVICE_GET_INFO, argument) }?;
+        unsafe { address.ask(doing, &fd, api::DEVICE_GET_INFO, argument) }?;
         if info.flags & api::DEVICE_PCI == 0 {
-            return Err(PciError::Vfio { doing, errno: Errno::NODEV });
+            return Err(address.failed(doing)(Errno::NODEV));
         }
-        let config = region(&fd, api::CONFIG_REGION)?;
-        let device = Self { fd: Closer::default().keep(fd), config };
+        let config = region(address, &fd, api::CONFIG_REGION)?;
+        let device = Self { address, fd: Closer::default().keep(fd), config };
         device.command(COMMAND_MEMORY | COMMAND_MASTER, 0)?;
         Ok(device)
     }
@@ -160,7 +171,7 @@ impl Device {
 
     /// What can be done with a BAR.
     pub(super) fn bar(&self, bar: usize) -> Result<Region, PciError> {
-        region(&*self.fd, u32::try_from(bar).unwrap_or(u32::MAX))
+        region(self.address, &*self.fd, u32::try_from(bar).unwrap_or(u32::MAX))
     }
 
     /// How many interrupts it has of a sort.
@@ -169,7 +180,7 @@ impl Device {
         let mut info = IrqInfo { argsz, index, ..Default::default() };
         let (doing, argument) = ("VFIO_DEVICE_GET_IRQ_INFO", (&raw mut info).cast());
         // SAFETY: the request takes its structure.
-        unsafe { asked(doing, &*self.fd, api::DEVICE_GET_IRQ_INFO, argument) }?;
+        unsafe { self.address.ask(doing, &*self.fd, api::DEVICE_GET_IRQ_INFO, argument) }?;
         Ok(info.count)
     }
 
@@ -186,8 +197,8 @@ impl Device {
     /// What tells that the kernel wants the function back, or has met an error of it that nobody mends.
     pub(super) fn notices(&self) -> Vec<(&'static str, Arc<OwnedFd>)> {
         let both = [
-            (api::IRQ_REQUEST, "the kernel asks for it back, as it is removed or unbound"),
-            (api::IRQ_ERROR, "the bus reports an error that cannot be mended"),
+            (api::IRQ_REQUEST, "is asked back by the kernel, as it is removed or unbound"),
+            (api::IRQ_ERROR, "has met an error of the bus that cannot be mended"),
         ];
         // What a function or kernel does not have is done without.
         let wired = both.into_iter().filter_map(|(index, why)| {
@@ -202,7 +213,7 @@ impl Device {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let made = (0..count).map(|_| eventfd(0, flags).map(Arc::new));
         let made = made.collect::<Result<Vec<_>, _>>();
-        let fds = made.map_err(|errno| PciError::Vfio { doing: "eventfd", errno })?;
+        let fds = made.map_err(self.address.failed("eventfd"))?;
         let words = fds.iter().map(|fd| fd.as_raw_fd().unsigned_abs());
         self.set_irqs(index, api::IRQ_EVENTFDS, words.collect())?;
         Ok(fds)
@@ -215,15 +226,15 @@ impl Device {
         set.extend(fds);
         let (doing, argument) = ("VFIO_DEVICE_SET_IRQS", set.as_mut_ptr().cast());
         // SAFETY: the request takes its structure, whose first word tells its length.
-        unsafe { asked(doing, &*self.fd, api::DEVICE_SET_IRQS, argument) }.map(drop)
+        unsafe { self.address.ask(doing, &*self.fd, api::DEVICE_SET_IRQS, argument) }.map(drop)
     }
 
     /// Sets bits of the command register, and clears others.
     fn command(&self, set: u16, clear: u16) -> Result<(), PciError> {
-        let failed = |errno| PciError::Vfio { doing: "the command register", errno };
+        let failed = self.address.failed("the command register");
         let mut octets = [0; 2];
         let at = self.config.offset + COMMAND;
-        pread(&*self.fd, &mut octets, at).map_err(failed)?;
+        pread(&*self.fd, &mut octets, at).map_err(&failed)?;
         let command = (u16::from_le_bytes(octets) | set) & !clear;
         pwrite(&*self.fd, &command.to_le_bytes(), at).map_err(failed)?;
         Ok(())
@@ -238,7 +249,7 @@ impl Drop for Device {
     }
 }
 
-fn region(fd: impl AsFd, index: u32) -> Result<Region, PciError> {
+fn region(address: Address, fd: impl AsFd, index: u32) -> Result<Region, PciError> {
     #[repr(C, align(8))]
     struct Room([u8; REGION_ROOM]);
     let mut room = Room([0; REGION_ROOM]);
@@ -246,6 +257,6 @@ fn region(fd: impl AsFd, index: u32) -> Result<Region, PciError> {
     room.0[8..12].copy_from_slice(&index.to_ne_bytes());
     let (doing, argument) = ("VFIO_DEVICE_GET_REGION_INFO", (&raw mut room).cast());
     // SAFETY: the request takes its structure, whose first word tells its length.
-    unsafe { asked(doing, fd, api::DEVICE_GET_REGION_INFO, argument) }?;
+    unsafe { address.ask(doing, fd, api::DEVICE_GET_REGION_INFO, argument) }?;
     Ok(Region::parse(&room.0))
 }

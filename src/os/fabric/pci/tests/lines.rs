@@ -205,8 +205,8 @@ fn what_only_a_real_function_brings_about() {
              another; boot with pci=resource_alignment=, or use ?sysfs",
         ),
         (
-            PciError::Vfio { doing: "VFIO_SET_IOMMU", errno: Errno::NODEV },
-            "VFIO: VFIO_SET_IOMMU: No such device (os error 19)",
+            PciError::Vfio { address, doing: "VFIO_SET_IOMMU", errno: Errno::NODEV },
+            "PCI function 0000:00:03.0 by VFIO: VFIO_SET_IOMMU: No such device (os error 19)",
         ),
         (
             PciError::Map { address, bar: 2, errno: Errno::NOMEM },
