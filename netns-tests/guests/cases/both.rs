@@ -46,3 +46,25 @@ pub(super) fn an_agent_by_vfio_serves_a_master_by_vfio() {
     }
     traffic(&mut ends);
 }
+
+/// UIO maps whole pages, and an ivshmem function's registers are 256 bytes: so the board cannot ring, either.
+pub(super) fn an_agent_by_a_uio_device_polls_as_its_master_does() {
+    // A driver of Debian's that maps BAR 0 and BAR 2 of whatever it is given; interrupts it knows only of
+    // its own cards.
+    let before = "echo 1af4 1110 >/sys/bus/pci/drivers/hilscher/new_id
+head /sys/class/uio/uio0/name /sys/class/uio/uio0/maps/map*/size
+";
+    let modules = &["tun", "uio_cif"];
+    let machine = Machine { iommu: false, modules, before, ..Machine::default() };
+    let (_bus, mut ends) = meet("uio:/dev/uio0", machine);
+    traffic(&mut ends);
+    for end in &mut ends {
+        let why = end.link().polls;
+        eprintln!("{}", why.expect("it says why it polls"));
+    }
+    ends[1].kill_and_start();
+    for end in &mut ends {
+        end.wait_state("bl0", "up", "");
+    }
+    ends[0].guest.pings(BOARD);
+}

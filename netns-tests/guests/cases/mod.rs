@@ -34,6 +34,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(hotplug::a_pattern_has_a_link_for_each_function_that_is_there),
     story!(hotplug::an_entry_of_its_own_goes_before_a_pattern),
     story!(both::an_agent_by_vfio_serves_a_master_by_vfio),
+    story!(both::an_agent_by_a_uio_device_polls_as_its_master_does),
     story!(sysfs::a_master_carries_traffic_and_polls),
     story!(sysfs::a_function_without_an_iommu_is_polled_by_itself),
     story!(probe::a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart),
