@@ -17,7 +17,7 @@ use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::features::Features;
 use boardlane::net::path::{Inward, Path};
 use boardlane::tunnel::message::Dialect;
-use boardlane::tunnel::part::Role;
+use boardlane::tunnel::part::{Layout, Role};
 
 const SLOT: u64 = 16 << 20;
 const WINDOW: u64 = SLOT / 4;
@@ -48,6 +48,7 @@ impl End {
         let params = LinkParams {
             role,
             dialect: Dialect::V2,
+            layout: Layout::Boardlane,
             window: 0..WINDOW,
             driver_memory: WINDOW..SLOT,
             slot: 0,

@@ -23,7 +23,8 @@
 //! The device's half ([`tunnel::device`]) answers from the [device model](net::model). Once that says
 //! DRIVER_OK, each end's [`link::Link`] makes a data path for its worker. Before any message, the
 //! [session](tunnel::session) lets the ends find each other in the window's header: an end that starts
-//! draws a new *epoch*, and what was set up with the old one is gone.
+//! draws a new *epoch*, and what was set up with the old one is gone. A second [layout](tunnel::amp) has
+//! no header, and messages for all of this.
 //!
 //! **vhost-user** takes the place of window, session and messages where the other end is a process of
 //! this machine: at an agent a front-end (QEMU, DPDK) configures the same device model

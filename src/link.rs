@@ -25,6 +25,7 @@ mod again;
 pub mod back_end;
 mod control;
 mod dead;
+mod ends;
 mod event;
 pub mod front_end;
 mod messages;
@@ -40,7 +41,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::memory::{BusMemory, Kind, MemoryError};
+use crate::memory::{BusMemory, Kind};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::ControlDriver;
 use crate::net::engine_path::EngineUse;
@@ -50,12 +51,13 @@ use crate::planted::{Bug, planted};
 use crate::spec::{msg, virtio, window};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{DriverConfig, DriverTunnel};
-use crate::tunnel::fifo::{Fifo, FifoError};
+use crate::tunnel::fifo::FifoError;
 use crate::tunnel::message::{Dialect, Hello};
-use crate::tunnel::part::{MemoryEntry, Params, Peer, Role};
-use crate::tunnel::session::{Change, Session};
+use crate::tunnel::part::{Layout, Peer, Role};
+use crate::tunnel::session::Change;
 use again::QUARANTINE;
 use dead::Untaken;
+use ends::{Ends, Pipe};
 pub use event::{Event, Start, StartPair};
 use messages::next_keepalive;
 use netdev_state::NetdevStates;
@@ -84,6 +86,8 @@ pub struct LinkParams {
     pub role: Role,
     /// What both ends speak.
     pub dialect: Dialect,
+    /// How they lay out the window.
+    pub layout: Layout,
     /// The window's bus addresses.
     pub window: Range<u64>,
     /// Driver memory's bus addresses.
@@ -130,6 +134,8 @@ enum Core {
     Driver {
         tunnel: Box<DriverTunnel>,
         control: Option<ControlDriver>,
+        /// The control queue's index, if there is one.
+        control_index: u16,
         next_ping: Instant,
         /// Negotiated, once the device runs.
         features: Features,
@@ -146,14 +152,15 @@ enum Core {
 pub struct Link {
     params: LinkParams,
     mem: Arc<BusMemory>,
-    session: Session,
-    fifo: Option<Fifo>,
+    session: Ends,
+    fifo: Option<Pipe>,
     core: Option<Core>,
     /// Whether the other end takes our messages.
     untaken: Untaken,
     peer: Option<Peer>,
     netdevs: NetdevStates,
-    alive: BTreeSet<u32>,
+    /// Who is on the transport; `None`: it does not tell.
+    alive: Option<BTreeSet<u32>>,
     work: Work,
     /// The queue pairs of this session.
     pairs: Vec<Pair>,
@@ -187,56 +194,15 @@ impl Link {
     ) -> Result<Self, FifoError> {
         let needed = Features::of(&[virtio::F_VERSION_1]);
         params.features_off = params.features_off.minus(needed);
-        let window_len = u32::try_from(params.window.end - params.window.start).unwrap_or(u32::MAX);
-        let entry = |kind, range: &Range<u64>| MemoryEntry {
-            kind,
-            bus_addr: range.start,
-            len: range.end - range.start,
-        };
-        let header = u64::from(window::HEADER_LEN);
-        let (mailbox, end, table) = match params.role {
-            Role::Device => (params.window.start + header, params.window.end, vec![]),
-            Role::Driver => (
-                params.driver_memory.start,
-                params.driver_memory.end,
-                vec![
-                    entry(window::MEMORY_WINDOW, &params.window),
-                    entry(window::MEMORY_DRIVER, &params.driver_memory),
-                ],
-            ),
-        };
-        let mailbox_len = u64::from(window::mailbox_len(window::SLOTS));
-        // The window has room for both.
-        let window_mailbox = params.window.start + header + mailbox_len;
-        for (at, end) in [(mailbox, end), (window_mailbox, params.window.end)] {
-            if at + mailbox_len > end {
-                let error = Some(MemoryError::Outside { addr: at, len: mailbox_len });
-                return Err(FifoError::Mailbox { slots: window::SLOTS, error });
-            }
-        }
-        let session_params = Params {
-            role: params.role,
-            window_addr: params.window.start,
-            window_len,
-            owner: params.owner,
-            vectors: params.vectors,
-            mailbox,
-            window_mailbox,
-            dma_only: params.role == Role::Device && reaches_window_only(&mem),
-            table,
-            slot: params.slot,
-            heartbeat: params.heartbeat,
-            dead_after: 4 * params.heartbeat,
-        };
         Ok(Self {
-            session: Session::new(now, &mem, session_params)?,
+            session: Ends::new(now, &mem, &params)?,
             mem,
             fifo: None,
             core: None,
             untaken: Untaken::new(params.role),
             peer: None,
             netdevs: NetdevStates::default(),
-            alive: BTreeSet::new(),
+            alive: Some(BTreeSet::new()),
             work: Work::Idle,
             pairs: Vec::new(),
             used_pairs: 1,
@@ -261,15 +227,18 @@ impl Link {
 
     /// The ids that are on the transport, our own aside.
     pub fn handle_peers(&mut self, now: Instant, alive: BTreeSet<u32>) {
-        self.alive = alive;
+        self.alive = Some(alive);
         self.look = true;
         self.turn(now);
     }
 
     /// This id left the transport.
     pub fn handle_peer_gone(&mut self, now: Instant, id: u32) {
-        self.alive.remove(&id);
-        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(&self.mem, id) {
+        let alone = self.alive.as_mut().is_some_and(|alive| {
+            alive.remove(&id);
+            alive.is_empty()
+        });
+        if let Some(Change::Down(reason)) = self.session.handle_peer_gone(&self.mem, id, alone) {
             self.leave(now, State::Down, reason.to_string());
         }
         self.look = true;
@@ -285,6 +254,14 @@ impl Link {
     /// The time of [`Link::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.turn(now);
+    }
+
+    /// A worker rings for this queue, in a session whose notifications are messages.
+    pub fn handle_notify(&mut self, now: Instant, queue: u16) {
+        if self.work == Work::Running {
+            self.notify(queue);
+            self.turn(now);
+        }
     }
 
     /// All workers have stopped.
@@ -340,8 +317,11 @@ impl Link {
         self.more
     }
 
-    /// Our epoch and the peer's, if there is a session.
+    /// Our epoch and the peer's, if there is a session; 0 and `None` where the layout has none.
     pub fn epochs(&self) -> (u32, Option<u32>) {
+        if !self.session.has_epochs() {
+            return (0, None);
+        }
         (self.session.epoch(), self.peer.as_ref().map(|p| p.epoch))
     }
 
@@ -365,6 +345,10 @@ impl Link {
         if let Err(e) = self.turn_messages(now).and_then(|()| self.check_taken(now)) {
             self.offend(now, e.to_string());
         }
+        if self.session.has_news() {
+            self.look = true;
+            self.turn_session(now);
+        }
         self.turn_control(now);
     }
 
@@ -376,8 +360,8 @@ impl Link {
         self.look = false;
         // Each step of the way to a session is one look.
         for _ in 0..4 {
-            let alive = |id| self.alive.contains(&id);
-            match self.session.handle_look(now, &self.mem, &alive) {
+            let (alive, fifo) = (self.alive.as_ref(), self.fifo.as_ref());
+            match self.session.handle_look(now, &self.mem, alive, fifo) {
                 None => break,
                 Some(Change::Waiting(reason)) => self.say(State::Waiting, reason.to_string()),
                 Some(Change::Ring(owner)) => self.ring(owner, 0),
@@ -391,10 +375,10 @@ impl Link {
     }
 
     /// A session is up: the tunnel begins.
-    fn meet(&mut self, now: Instant, peer: Peer, fifo: Fifo) {
+    fn meet(&mut self, now: Instant, peer: Peer, fifo: Pipe) {
         let hello = Hello {
             revision: msg::REVISION,
-            max_len: u32::try_from(msg::MAX_LEN).expect("small"),
+            max_len: u32::try_from(ends::max_len(self.params.layout)).expect("small"),
             transport_features: 0,
             epoch: self.session.epoch(),
             layout: window::LAYOUT_VERSION,
@@ -424,6 +408,7 @@ impl Link {
                     DriverConfig {
                         dialect: self.params.dialect,
                         hello,
+                        greets: self.params.layout == Layout::Boardlane,
                         wanted: self.features().bits(),
                         required: 1 << virtio::F_VERSION_1,
                         clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),
@@ -433,6 +418,7 @@ impl Link {
                     },
                 )),
                 control: None,
+                control_index: 0,
                 next_ping: next_keepalive(&self.session, self.params.heartbeat, now),
                 features: Features::NONE,
             },
@@ -448,7 +434,7 @@ impl Link {
 
     /// Leaves the session: the worker stops, and then it starts anew.
     fn leave(&mut self, now: Instant, state: State, reason: String) {
-        if let Some(owner) = self.session.shutdown(&self.mem) {
+        if let Some(owner) = self.session.shutdown(&self.mem, self.fifo.as_mut()) {
             self.ring(owner, 0);
         }
         self.core = None;
@@ -479,10 +465,6 @@ impl Link {
         if self.core.is_none() && self.restart_at.is_none() && self.work == Work::Idle {
             self.session.release(&self.mem);
         }
-    }
-
-    fn ring(&mut self, owner: u32, vector: u16) {
-        self.events.push_back(Event::Ring { owner, vector });
     }
 
     fn say(&mut self, state: State, reason: String) {

@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use boardlane::memory::cells::{Cells, set_fences};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
-use boardlane::spec::window;
+use boardlane::spec::{amp_pci, window};
+use boardlane::tunnel::amp::fifo::Area;
 use boardlane::tunnel::fifo::{Fifo, Mailbox};
+use boardlane::tunnel::part::Role;
 use boardlane::virtqueue::{Buffer, Chain, DeviceQueue, DriverQueue, QueueConfig};
 use loom::sync::atomic::{AtomicU32, fence};
 use loom::thread;
@@ -281,6 +283,28 @@ fn send_twice(without: Without) {
     });
 }
 
+/// The same over "AMP over PCI", whose queue has room for both.
+fn send_two_to_a_device(without: Without) {
+    check(amp_pci::FIFO_LEN as usize, without, |mem| {
+        let end = |role| Area::at(mem, 0, role).unwrap().resume(mem).unwrap();
+        let (mut sender, mut receiver) = (end(Role::Driver), end(Role::Device));
+        let theirs = mem.clone();
+        let other = thread::spawn(move || {
+            for n in [1, 2] {
+                assert!(sender.send(&theirs, &[n; amp_pci::SLOT_LEN]).unwrap());
+            }
+        });
+        let mut slot = [0; amp_pci::SLOT_LEN];
+        for n in [1, 2] {
+            while !receiver.receive(mem, &mut slot).unwrap() {
+                thread::yield_now();
+            }
+            assert_eq!(slot, [n; amp_pci::SLOT_LEN], "message {n}");
+        }
+        other.join().unwrap();
+    });
+}
+
 #[test]
 fn an_available_buffer_is_seen_whole_or_its_notification_is_sent() {
     for (packed, event_idx) in QUEUES {
@@ -308,4 +332,9 @@ fn a_ring_that_goes_round_shows_no_old_descriptor() {
 #[test]
 fn messages_come_whole_and_in_order_though_each_takes_the_slot_of_the_last() {
     needs(&[Without::Release, Without::Acquire], send_twice);
+}
+
+#[test]
+fn messages_to_a_device_over_amp_pci_come_whole_and_in_order() {
+    needs(&[Without::Release, Without::Acquire], send_two_to_a_device);
 }

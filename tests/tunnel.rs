@@ -103,6 +103,7 @@ impl World {
         let config = DriverConfig {
             dialect,
             hello: hello(0xD1),
+            greets: true,
             wanted: Features::OFFER.bits() & !(1 << net::F_CSUM),
             required: 1 << virtio::F_VERSION_1,
             clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),

@@ -13,7 +13,7 @@ use boardlane::net::features::Features;
 use boardlane::spec::{msg, net, virtio, window};
 use boardlane::tunnel::fifo::Fifo;
 use boardlane::tunnel::message::{Blocks, Body, Dialect, Message, decode, encode};
-use boardlane::tunnel::part::{MemoryEntry, Params, Role};
+use boardlane::tunnel::part::{Layout, MemoryEntry, Params, Role};
 use boardlane::tunnel::session::{Change, Session};
 
 const WINDOW: u32 = 1 << 20;
@@ -50,6 +50,7 @@ impl World {
         let params = LinkParams {
             role: Role::Device,
             dialect: Dialect::V1,
+            layout: Layout::Boardlane,
             window: 0..start,
             driver_memory: start..len,
             slot: 0,

@@ -111,6 +111,7 @@ impl Tunnel {
         let config = DriverConfig {
             dialect,
             hello: hello(0xd1),
+            greets: true,
             wanted: Features::OFFER.bits(),
             required: 1 << virtio::F_VERSION_1,
             clean: |bits| Features::from_bits(bits).without(Features::NONE).bits(),

@@ -15,7 +15,7 @@ use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
 use boardlane::spec::{virtio, window};
 use boardlane::tunnel::message::Dialect;
-use boardlane::tunnel::part::Role;
+use boardlane::tunnel::part::{Layout, Role};
 use tokio::runtime::Runtime;
 
 use crate::traffic::Random;
@@ -159,6 +159,7 @@ impl Impostor {
         let mem = Arc::new(BusMemory::new(table).unwrap());
         let params = LinkParams {
             role,
+            layout: Layout::Boardlane,
             window,
             driver_memory,
             slot: 0,

@@ -1,6 +1,7 @@
 //! The cases, each a claim about what an operator sees.
 
 mod access;
+mod amp;
 mod announce;
 mod basics;
 mod bridge;
@@ -133,6 +134,13 @@ pub(crate) const ALL: &[Case] = &[
     case!(reload::a_netdev_moves_to_the_namespace_that_a_new_config_names),
     case!(reload::a_daemon_whose_terminal_is_gone_stops, "script"),
     case!(reload::a_daemon_that_nohup_started_outlives_its_terminal, "script", "nohup"),
+    case!(amp::two_ends_carry_v4_and_v6_and_leave_the_window_to_messages),
+    case!(amp::two_queue_pairs_and_the_control_queue_work_by_messages),
+    case!(amp::an_end_that_was_killed_or_stopped_is_back_and_a_connection_lives_through_it),
+    case!(amp::ends_that_are_killed_together_and_under_traffic_are_back),
+    case!(amp::an_end_that_hangs_is_silent_and_has_its_link_back_when_it_goes_on),
+    case!(amp::a_bus_without_its_backplane_tells_by_its_messages_who_is_gone),
+    case!(amp::indices_and_octets_of_a_strangers_making_cost_the_link_and_nothing_else),
     case!(access::a_client_without_the_right_is_refused, "setpriv"),
     case!(access::a_slot_belongs_to_whom_the_backplane_is_told, "setpriv"),
     case!(bridge::frames_of_a_plain_tap_come_out_of_another_intact),

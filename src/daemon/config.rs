@@ -11,6 +11,7 @@
 mod cpu;
 mod expand;
 mod ip;
+mod layout;
 mod limits;
 mod link;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
@@ -34,6 +35,7 @@ use super::Role;
 use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
+use crate::tunnel::part::Layout;
 use link::Entry;
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
@@ -102,7 +104,9 @@ pub struct LinkConfig {
     pub pump: Pump,
     /// What the engine is like, where one copies.
     pub engine: EngineConfig,
-    /// What the two ends of the link speak.
+    /// How the two ends of the link lay out the window.
+    pub layout: Layout,
+    /// What they speak; "v1" with the layout "amp-pci".
     pub dialect: Dialect,
     /// Feature names that are neither offered nor accepted.
     pub features_off: Vec<String>,

@@ -25,6 +25,7 @@
 mod attachment;
 mod back_end;
 mod front_end;
+mod in_band;
 mod probed;
 mod pump;
 mod running;
@@ -250,18 +251,9 @@ impl LinkTask {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
                     Ended::Moved(found) => next = found,
-                    Ended::Gone(why) => {
-                        self.wait_because(why);
-                        self.pause(RETRY).await;
-                    }
+                    Ended::Gone(why) => self.wait_unplugged(why, RETRY).await,
                 },
-                Err(e) => {
-                    self.wait_because(e.why);
-                    tokio::select! {
-                        () = self.pause(e.pause) => {}
-                        () = self.plugged() => {}
-                    }
-                }
+                Err(e) => self.wait_unplugged(e.why, e.pause).await,
             }
         }
         true
@@ -351,12 +343,15 @@ impl LinkTask {
         }
     }
 
-    /// Waits until PCI functions have come or gone.
-    async fn plugged(&self) {
+    /// Says why, and waits as [`pause`](Self::pause) does, or until PCI functions have come or gone.
+    async fn wait_unplugged(&self, why: String, time: Duration) {
+        self.wait_because(why);
         let mut functions = self.functions.clone();
         functions.mark_unchanged();
-        // The supervisor has the other end as long as this task runs.
-        let _ = functions.changed().await;
+        tokio::select! {
+            () = self.pause(time) => {}
+            _ = functions.changed() => {}
+        }
     }
 }
 

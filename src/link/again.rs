@@ -26,7 +26,7 @@ impl Link {
     /// not again and again: it could call each offence that.
     pub(super) fn offend(&mut self, now: Instant, reason: String) {
         let long_up = self.up_since.is_some_and(|since| now - since >= QUARANTINE[1]);
-        match self.session.is_over(&self.mem) {
+        match self.session.is_over(&self.mem, self.fifo.as_ref()) {
             Some(dead @ Reason::AllOnes) => {
                 return self.leave(now, State::Down, dead.to_string());
             }
@@ -37,6 +37,7 @@ impl Link {
             }
             _ => self.leave(now, State::Quarantined, reason),
         }
+        self.session.distrust();
         let delay = QUARANTINE[0].saturating_mul(1 << self.offences.min(6)).min(QUARANTINE[1]);
         self.offences = self.offences.saturating_add(1);
         self.restart_at = Some(now + delay).filter(|_| !planted(Bug::QuarantineForEver));

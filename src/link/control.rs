@@ -52,13 +52,26 @@ impl Link {
             },
             _ => return,
         };
-        if let (true, Some(peer)) = (ring, &self.peer) {
-            let owner = peer.owner;
-            self.ring(owner, 0);
+        if ring {
+            self.ring_control();
         }
         // What the commands changed.
-        if let Err(e) = self.drain(now) {
+        if let Err(e) = self.drain(now).and_then(|()| self.send()) {
             self.offend(now, e.to_string());
+        }
+    }
+
+    /// Tells the other end that there is something in the control queue.
+    fn ring_control(&mut self) {
+        let index = match &self.core {
+            Some(Core::Driver { control_index, .. }) => *control_index,
+            Some(Core::Device { model, .. }) => model.controlq(),
+            None => return,
+        };
+        match &self.peer {
+            _ if self.notifies_in_band() => self.notify(index),
+            Some(peer) => self.ring(peer.owner, 0),
+            None => {}
         }
     }
 

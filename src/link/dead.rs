@@ -15,6 +15,10 @@
 //! | it does not carry out a command (driver) | no used buffer in the control queue | 3 s | quarantined: controlq: … |
 //! | it breaks a ring, or a message | what is checked does not hold | when it is read | quarantined; at the board first down, and the driver is told by NEEDS_RESET |
 //!
+//! Over "AMP over PCI" there is neither header nor heartbeat; [`tunnel::amp::session`](crate::tunnel::amp::session)
+//! has its own: a board that says nothing for a second or two, a master for five, is silent, one that
+//! begins anew or leaves says so by a message, and all ones are looked for once a second.
+//!
 //! A window of all ones explains every other fault, so it is looked at first and quarantines nobody. An
 //! end that keeps its heartbeat and answers nothing breaks virtio-msg's rule that each request has its
 //! answer, so it is kept away with growing delay. A doorbell that is lost is no end of anything: FIFO and
@@ -70,6 +74,7 @@ impl Untaken {
 impl Link {
     /// The transport does not tell who is on it, so heartbeats do; `handle_peers` is never called.
     pub fn go_by_heartbeats(&mut self) {
+        self.alive = None;
         self.session.go_by_heartbeats();
     }
 

@@ -65,6 +65,9 @@ pub struct StartPair {
     pub doorbell: Option<(u32, u16)>,
     /// The worker polls: its own doorbell will not be rung.
     pub polls: bool,
+    /// There is no doorbell but the link: what the worker rings for, queue by queue, is for
+    /// [`handle_notify`](super::Link::handle_notify).
+    pub in_band: bool,
     /// What the driver sets at run time; the device's.
     pub settings: Option<Arc<Settings>>,
 }

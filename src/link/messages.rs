@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Core, Link, State, Work};
+use super::{Core, Ends, Link, State, Work};
 use crate::spec::{msg, window};
 use crate::tunnel::fifo::FifoError;
 use crate::tunnel::message::{self, DecodeError, Dialect};
-use crate::tunnel::session::{LOOK_TIME, Session};
+use crate::tunnel::session::LOOK_TIME;
 
 /// Messages taken per turn; a flood waits for the next turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -41,22 +41,22 @@ impl Link {
                 break;
             }
             if matches!(core, Core::Device { tunnel, .. } if !tunnel.ready()) {
+                self.session.hold();
                 break;
             }
-            if !fifo.receive(&self.mem, &mut slot)? {
-                break;
-            }
-            if let Some(fault) = fault(self.params.dialect, &slot) {
+            let Some(len) = fifo.receive(&self.mem, &mut slot)? else { break };
+            let octets = &slot[..len];
+            if let Some(fault) = fault(self.params.dialect, octets) {
                 return Err(fault);
             }
-            if self.netdevs.take(self.params.dialect, &slot) {
+            if self.session.take(octets) || self.netdevs.take(self.params.dialect, octets) {
                 continue;
             }
             match core {
-                Core::Driver { tunnel, .. } => tunnel.handle_message(now, &slot),
+                Core::Driver { tunnel, .. } => tunnel.handle_message(now, octets),
                 Core::Device { tunnel, model, .. } => {
                     let was_refused = model.refused().is_some();
-                    tunnel.handle_message(now, &slot, model.as_mut());
+                    tunnel.handle_message(now, octets, model.as_mut());
                     let refused = model.refused().filter(|_| !was_refused).map(ToString::to_string);
                     if let Some(why) = refused {
                         self.say(State::Negotiating, format!("FEATURES_OK is refused: {why}"));
@@ -70,15 +70,15 @@ impl Link {
     }
 
     /// Sends what the tunnel has, and what our netdev is set to, as far as the FIFO has room.
-    fn send(&mut self) -> Result<(), Broken> {
+    pub(super) fn send(&mut self) -> Result<(), Broken> {
         let (Some(core), Some(fifo)) = (&mut self.core, &mut self.fifo) else { return Ok(()) };
         let mut sent = false;
         let mut out = [0; msg::MAX_LEN];
         while fifo.has_room(&self.mem)? {
-            let len = match core {
+            let len = self.session.poll_message(&mut out).or_else(|| match core {
                 Core::Driver { tunnel, .. } => tunnel.poll_message(&mut out),
                 Core::Device { tunnel, .. } => tunnel.poll_message(&mut out),
-            };
+            });
             let own = || self.netdevs.poll_message(self.params.dialect, &mut out);
             let Some(len) = len.or_else(own) else { break };
             fifo.send(&self.mem, &out[..len])?;
@@ -94,7 +94,7 @@ impl Link {
 
 /// With a heartbeat, so that it costs no wake-up of its own: the last one within [`KEEPALIVE`]. Where
 /// heartbeats are rarer, by itself: it also makes good a doorbell that was lost.
-pub(super) fn next_keepalive(session: &Session, heartbeat: Duration, now: Instant) -> Instant {
+pub(super) fn next_keepalive(session: &Ends, heartbeat: Duration, now: Instant) -> Instant {
     match KEEPALIVE.checked_sub(heartbeat) {
         Some(rest) => session.tick(now + rest),
         None => now + KEEPALIVE,

@@ -9,6 +9,7 @@ use super::{Core, Event, Link, StartPair, Work};
 use crate::memory::BusMemory;
 use crate::net::model::NetDevice;
 use crate::net::path::{Path, PathError, Which};
+use crate::tunnel::part::Layout;
 use crate::virtqueue::QueueConfig;
 
 /// What is to be done with a path.
@@ -145,7 +146,8 @@ impl Link {
         if let Some(path) = waiting.path.take_if(|_| wanted) {
             let doorbell =
                 self.peer.as_ref().and_then(|p| Some((p.owner, pair_vector(pair, p.vectors)?)));
-            let start = StartPair { pair, path, doorbell, polls, settings };
+            let in_band = self.params.layout == Layout::AmpPci;
+            let start = StartPair { pair, path, doorbell, polls, in_band, settings };
             self.events.push_back(Event::StartPair(start));
         }
     }

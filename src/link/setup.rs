@@ -1,6 +1,7 @@
 //! From messages to a data path: what the link does when the tunnel or the device model speaks.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use zerocopy::FromBytes;
@@ -8,7 +9,7 @@ use zerocopy::FromBytes;
 use super::control::may_reset;
 use super::messages::Broken;
 use super::pairs::Pair;
-use super::{Core, Event, Link, Start, State, Work};
+use super::{Core, Event, Link, LinkParams, Start, State, Work};
 use crate::memory::{Kind, Region};
 use crate::net::control::ControlPath;
 use crate::net::control_driver::{Command, ControlDriver};
@@ -21,9 +22,9 @@ use crate::net::path::{Path, PathError, Which};
 use crate::net::placement::{Reach, place_all};
 use crate::spec::{net, virtio, window};
 use crate::tunnel::device;
-use crate::tunnel::driver::{self, QueueSetup};
+use crate::tunnel::driver::{self, DriverError, QueueSetup};
 use crate::tunnel::model::Device;
-use crate::tunnel::part::Role;
+use crate::tunnel::part::{Layout, Reason, Role};
 use crate::virtqueue::QueueConfig;
 
 impl Link {
@@ -88,6 +89,10 @@ impl Link {
                 }
             }
             driver::Event::UsedNotified(_) => self.events.push_back(Event::Wake),
+            // No offence: it is what an end does that was killed.
+            driver::Event::Failed(DriverError::Forgotten) => {
+                self.leave(now, State::Down, Reason::Restarted(Role::Device).to_string());
+            }
             driver::Event::Failed(error) => return Err(Broken(error.to_string())),
             driver::Event::Stopped => {}
         }
@@ -108,13 +113,10 @@ impl Link {
         };
         let sizes: Vec<[u16; 2]> =
             pairs.chunks_exact(2).map(|pair| [pair[0].1, pair[1].1]).collect();
-        let own = u64::from(window::mailbox_len(window::SLOTS));
-        let after_header = self.params.window.start + u64::from(window::HEADER_LEN);
-        let dma_only = self.peer.as_ref().is_some_and(|peer| peer.dma_only);
-        let (mailboxes, reach) = if dma_only { (2, Reach::Window) } else { (1, Reach::Both) };
+        let (near_device, near_driver, reach) = self.free_memory();
         let placed = place_all(
-            after_header + mailboxes * own..self.params.window.end,
-            self.params.driver_memory.start + own..self.params.driver_memory.end,
+            near_device,
+            near_driver,
             &sizes,
             control.map(|(_, size)| size),
             features,
@@ -132,7 +134,8 @@ impl Link {
         }
         let mut setups: Vec<_> =
             (0..).zip(setups).map(|(index, queue)| setup_of(index, queue)).collect();
-        let Some(Core::Driver { tunnel, control: driver, features: used, .. }) = &mut self.core
+        let Some(Core::Driver { tunnel, control: driver, control_index, features: used, .. }) =
+            &mut self.core
         else {
             return Ok(());
         };
@@ -140,10 +143,29 @@ impl Link {
         if let (Some((index, _)), Some(p)) = (control, placed.control) {
             let new = ControlDriver::new(&self.mem, &p.queue, p.command, p.answer);
             *driver = Some(new.map_err(|e| broken(&e))?);
+            *control_index = index;
             setups.push(setup_of(index, &p.queue));
         }
         tunnel.set_queues(now, setups);
         Ok(())
+    }
+
+    /// Driver: what of memory is free for queues and buffers: near the device, near the driver, and what of
+    /// it the device's CPU reaches.
+    fn free_memory(&self) -> (Range<u64>, Range<u64>, Reach) {
+        let LinkParams { window, driver_memory, layout, .. } = &self.params;
+        if *layout == Layout::AmpPci {
+            // All of it is the driver's memory. A third has what would be near the device elsewhere.
+            let third = (driver_memory.end - driver_memory.start) / 3;
+            let middle = driver_memory.start + third;
+            return (driver_memory.start..middle, middle..driver_memory.end, Reach::Both);
+        }
+        let own = u64::from(window::mailbox_len(window::SLOTS));
+        let after_header = window.start + u64::from(window::HEADER_LEN);
+        let dma_only = self.peer.as_ref().is_some_and(|peer| peer.dma_only);
+        let (mailboxes, reach) = if dma_only { (2, Reach::Window) } else { (1, Reach::Both) };
+        let near_device = after_header + mailboxes * own..window.end;
+        (near_device, driver_memory.start + own..driver_memory.end, reach)
     }
 
     fn device_event(&mut self, event: device::Event) -> Result<(), Broken> {

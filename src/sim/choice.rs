@@ -11,7 +11,7 @@ use crate::net::engine_path::EngineUse;
 use crate::net::features::Features;
 use crate::spec::{net, virtio};
 use crate::tunnel::message::Dialect;
-use crate::tunnel::part::Role;
+use crate::tunnel::part::{Layout, Role};
 
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(250);
 
@@ -82,6 +82,7 @@ impl Choice {
         LinkParams {
             role,
             dialect: self.dialect,
+            layout: Layout::default(),
             window: 0..window,
             driver_memory: window..window + driver,
             slot: 3,

@@ -1,5 +1,6 @@
 //! Numbers and octets of the standards. No logic: constants, layouts, and what each is called.
 
+pub mod amp_pci;
 pub mod ethernet;
 pub mod ivshmem;
 pub mod msg;

@@ -26,16 +26,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::message::{
-    self, Blocks, Body, DecodeError, Dialect, Hello, MAX_EVENT_DATA, Message, VqueueState,
-};
-use super::model::{Device, QueueError, QueueOperation, QueueUpdate};
+use super::message::{self, Blocks, Body, DecodeError, Dialect, Hello, MAX_EVENT_DATA, Message};
+use super::model::{Device, QueueError};
 use crate::spec::msg;
 use crate::spec::virtio::status;
 
 mod hello;
+mod queue;
 
 pub use hello::HelloRefused;
+use queue::{set_vqueue, vqueue};
 
 /// The number of the one device on our bus.
 pub const DEVICE_NUMBER: u16 = 0;
@@ -139,6 +139,8 @@ pub struct DeviceTunnel {
     waiting: Option<(u16, Rest)>,
     answers: VecDeque<Message>,
     events: VecDeque<Event>,
+    /// Queues that have used buffers, which the driver is to be told; each once.
+    used: VecDeque<u16>,
     notice: Option<Notice>,
     ping: Option<Ping>,
     pings: u32,
@@ -147,16 +149,17 @@ pub struct DeviceTunnel {
 
 impl DeviceTunnel {
     /// A tunnel at rest for drivers that speak `dialect`. `ours` is what the driver end is told when it
-    /// says HELLO.
+    /// says HELLO; until then it takes no longer messages than we do.
     pub fn new(dialect: Dialect, ours: Hello) -> Self {
         Self {
             dialect,
-            ours,
             refused: false,
-            limit: msg::MAX_LEN,
+            limit: hello::limit(dialect, &ours),
+            ours,
             waiting: None,
             answers: VecDeque::with_capacity(MAX_ANSWERS),
             events: VecDeque::with_capacity(MAX_EVENTS),
+            used: VecDeque::new(),
             notice: None,
             ping: None,
             pings: 0,
@@ -221,6 +224,15 @@ impl DeviceTunnel {
         self.notify(device, data);
     }
 
+    /// Tells the driver that a queue has used buffers, on a bus whose notifications are messages.
+    pub fn notify_used(&mut self, queue: u16, device: &impl Device) {
+        let runs = device.status() & status::DRIVER_OK != 0;
+        let there = u32::from(queue) < device.info().max_virtqueues;
+        if runs && there && !self.used.contains(&queue) {
+            self.used.push_back(queue);
+        }
+    }
+
     /// The device has stopped using rings: answers what has waited for that. To be called after each time.
     pub fn notify_at_rest(&mut self, device: &impl Device) {
         let Some((token, rest)) = self.waiting else { return };
@@ -248,6 +260,9 @@ impl DeviceTunnel {
             let [low, high, ..] = ping.data.to_le_bytes();
             let token = u16::from_le_bytes([low, high]);
             Message { dev_num: 0, token, body: Body::Ping { data: ping.data } }
+        } else if let Some(queue) = self.used.pop_front() {
+            let body = Body::EventUsed { index: queue.into() };
+            Message { dev_num: DEVICE_NUMBER, token: 0, body }
         } else {
             let Notice { status, generation, data } = self.notice.take()?;
             let body = Body::EventConfig { status, generation, offset: 0, data };
@@ -376,6 +391,7 @@ impl DeviceTunnel {
                 if status == 0 {
                     // What there was to tell was for the driver before the reset.
                     self.notice = None;
+                    self.used.clear();
                     if self.dialect == Dialect::V1 {
                         return self.wait_for(token, Rest::Device, device);
                     }
@@ -449,48 +465,6 @@ enum Handled {
     Answer(Body),
     Done,
     Transport(Body),
-}
-
-fn vqueue(device: &impl Device, index: u32) -> Body {
-    let q = device.queue(index);
-    Body::Vqueue(VqueueState {
-        index,
-        max_size: u32::from(q.max_size),
-        size: u32::from(q.size),
-        flags: if q.enabled { msg::VQ_ENABLED } else { 0 },
-        desc: q.desc,
-        driver: q.driver,
-        device: q.device,
-    })
-}
-
-/// Takes `SET_VQUEUE`'s flags apart. Whatever the outcome, the answer is the same.
-fn set_vqueue(device: &mut impl Device, set: &Body) -> Result<(), QueueError> {
-    let &Body::SetVqueue { index, flags, size, reserved, desc, driver, device: used } = set else {
-        return Ok(());
-    };
-    let known = msg::VQ_STATE_MASK
-        | msg::VQ_IGNORE_SIZE
-        | msg::VQ_IGNORE_DESC
-        | msg::VQ_IGNORE_DRIVER
-        | msg::VQ_IGNORE_DEVICE;
-    let operation = match flags & msg::VQ_STATE_MASK {
-        msg::VQ_KEEP_DISABLED => QueueOperation::KeepDisabled,
-        msg::VQ_ENABLE => QueueOperation::Enable,
-        msg::VQ_KEEP => QueueOperation::Keep,
-        _ => return Err(QueueError::Reserved { flags, reserved }),
-    };
-    if reserved != 0 || flags & !known != 0 {
-        return Err(QueueError::Reserved { flags, reserved });
-    }
-    let update = QueueUpdate {
-        operation,
-        size: (flags & msg::VQ_IGNORE_SIZE == 0).then_some(size),
-        desc: (flags & msg::VQ_IGNORE_DESC == 0).then_some(desc),
-        driver: (flags & msg::VQ_IGNORE_DRIVER == 0).then_some(driver),
-        device: (flags & msg::VQ_IGNORE_DEVICE == 0).then_some(used),
-    };
-    device.set_queue(index, &update)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //!
 //! | step | requests | goes on when |
 //! |---|---|---|
-//! | HELLO | HELLO | layout and revision are ours |
+//! | HELLO | HELLO, where the other end knows it | layout and revision are ours |
 //! | identify | `GET_DEVICE_INFO` | it is a network device with 64 feature bits or more and enough queues |
 //! | reset | status 0, then `GET_DEVICE_STATUS` every 10 ms | the status is 0; up to 3 s |
 //! | status | ACKNOWLEDGE, then DRIVER | the device has taken each |
@@ -57,6 +57,9 @@ pub struct DriverConfig {
     pub dialect: Dialect,
     /// What we say about ourselves.
     pub hello: Hello,
+    /// The other end knows our private messages, so HELLO comes first. If not, the bus has found the device
+    /// by itself, looks after who lives, and `hello` has what the other end is not asked for.
+    pub greets: bool,
     /// Feature bits that we are ready to accept.
     pub wanted: u128,
     /// Feature bits without which the session fails; `VIRTIO_F_VERSION_1` always is one.
@@ -197,7 +200,11 @@ impl DriverTunnel {
     /// Begins a new session from HELLO on, whatever the state; undrained output is lost.
     pub fn restart(&mut self, now: Instant) {
         self.session = Session::default();
-        self.exchange.begin(now, Body::Hello(self.config.hello.clone()));
+        if self.config.greets {
+            self.exchange.begin(now, Body::Hello(self.config.hello.clone()));
+        } else {
+            self.identify(now, self.config.hello.max_len);
+        }
     }
 
     /// Takes one message of the other end, as octets.
@@ -271,8 +278,8 @@ impl DriverTunnel {
         }
     }
 
-    /// Asks the running device for a sign of life, then for its status and config space: what a lost
-    /// event would have told. [`DriverTunnel::last_heard`] shows the answers, and no answer fails the
+    /// Asks the running device for a sign of life, if the bus does not, then for its status and config
+    /// space: what a lost event would have told. [`DriverTunnel::last_heard`] shows the answers, and no answer fails the
     /// session. Before it runs, its requests are their own signs of life.
     pub fn ping(&mut self, now: Instant) {
         self.session.ping_wanted = true;
@@ -349,7 +356,7 @@ impl DriverTunnel {
                 self.config_event(now, status);
             }
             Body::EventDevice { number: DEVICE, state: msg::DEVICE_REMOVED }
-                if self.session.peer_epoch.is_some() =>
+                if self.session.step != Step::Hello =>
             {
                 self.fail(DriverError::Removed);
             }
@@ -427,8 +434,12 @@ impl DriverTunnel {
         if std::mem::take(&mut s.config_stale) && s.config_len > 0 {
             self.read_config(now);
         } else if std::mem::take(&mut s.ping_wanted) {
-            let data = u32::from(self.exchange.fresh_token());
-            self.exchange.begin(now, Body::Ping { data });
+            if self.config.greets {
+                let data = u32::from(self.exchange.fresh_token());
+                self.exchange.begin(now, Body::Ping { data });
+            } else {
+                self.exchange.begin(now, Body::GetDeviceStatus);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::memory::{BusMemory, MemoryError, Span, View};
 use crate::planted::{Bug, planted};
-use crate::spec::window;
+use crate::spec::{amp_pci, window};
 
 /// How the other end broke a FIFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,22 @@ pub enum FifoError {
         /// Messages the other end claims to have taken.
         tail: u32,
     },
+    /// "AMP over PCI": an index is not a slot's.
+    Index {
+        /// Which one.
+        name: &'static str,
+        /// Its value.
+        index: u32,
+    },
+    /// "AMP over PCI": an index takes back what it has told.
+    Back {
+        /// Which one.
+        name: &'static str,
+        /// What it was.
+        from: u32,
+        /// What it is.
+        to: u32,
+    },
 }
 
 impl fmt::Display for FifoError {
@@ -56,6 +72,12 @@ impl fmt::Display for FifoError {
             }
             Self::TailJumped { sent, tail } => {
                 write!(f, "message FIFO: tail is {tail}, but only {sent} messages were sent")
+            }
+            Self::Index { name, index } => {
+                write!(f, "message FIFO: {name} is {index}, and there are {} slots", amp_pci::SLOTS)
+            }
+            Self::Back { name, from, to } => {
+                write!(f, "message FIFO: {name} went back from {from} to {to}")
             }
         }
     }

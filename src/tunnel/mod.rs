@@ -1,5 +1,6 @@
 //! The tunnel: virtio's configuration cycles as messages through the window.
 
+pub mod amp;
 #[cfg(test)]
 pub(crate) mod arbitrary;
 mod codec;

@@ -42,6 +42,25 @@ impl Role {
     }
 }
 
+/// How two ends lay out the window, and so how they find each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Our own, with a header and two mailboxes (`spec::window`).
+    #[default]
+    Boardlane,
+    /// virtio-msg's "AMP over PCI", two queues for messages (`spec::amp_pci`).
+    AmpPci,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boardlane => "boardlane",
+            Self::AmpPci => "amp-pci",
+        })
+    }
+}
+
 /// One entry of the memory table that the driver end writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEntry {
@@ -83,7 +102,7 @@ pub struct Params {
 }
 
 /// What is known of the other end once a session is up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Its id on the transport.
     pub owner: u32,
@@ -130,6 +149,12 @@ pub enum Reason {
     Stolen(Role, u32),
     /// The other end's mailbox cannot be used.
     Fifo(FifoError),
+    /// On a bus without heartbeats: no message has come for so many seconds.
+    Mute(Role, u32),
+    /// On a bus of messages: there is no device 0.
+    NoDevice,
+    /// On a bus of messages: the indices that this end alone writes have changed.
+    Indices(Role),
 }
 
 impl fmt::Display for Reason {
@@ -167,6 +192,15 @@ impl fmt::Display for Reason {
                 write!(f, "slot was taken by another {} (peer {id})", daemon(*role))
             }
             Self::Fifo(e) => write!(f, "{e}"),
+            Self::Mute(role, seconds) => {
+                write!(f, "{} is silent: no message for {seconds} s", role.name())
+            }
+            Self::NoDevice => write!(f, "waiting for board: its bus has no device 0"),
+            Self::Indices(role) => write!(
+                f,
+                "this end's indices of the message FIFO have changed: a reset, or another {}",
+                daemon(*role)
+            ),
         }
     }
 }

@@ -47,13 +47,13 @@ pub const LOOK_TIME: Duration = Duration::from_millis(50);
 /// Looks at a peer's part that a doorbell may bring about before a heartbeat has to pay for them.
 const MOST_LOOKS: u32 = 4;
 
-/// What a look found out.
+/// What a look found out; `F` is what carries messages.
 #[derive(Debug)]
-pub enum Change {
+pub enum Change<F = Fifo> {
     /// There is no session yet, because of this; said once per reason.
     Waiting(Reason),
     /// The session is up. The doorbell must be rung, as the peer may wait for it.
-    Up(Peer, Fifo),
+    Up(Peer, F),
     /// Our part changed: ring the doorbell of this peer, if it is there.
     Ring(u32),
     /// The session is over, or our claim is lost.

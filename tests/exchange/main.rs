@@ -107,7 +107,7 @@ impl<Q, P> End<Q, P> {
 }
 
 fn owner(role: Role) -> u32 {
-    if role == Role::Driver { 0x4142_4344 } else { 0x4546_4748 }
+    if role == Role::Driver { 0x4344 } else { 0x4748 }
 }
 
 fn epoch(role: Role) -> u32 {

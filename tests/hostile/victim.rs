@@ -13,7 +13,7 @@ use boardlane::net::features::Features;
 use boardlane::net::frame::Drop;
 use boardlane::net::path::{Inward, Path, PathError};
 use boardlane::tunnel::message::Dialect;
-use boardlane::tunnel::part::Role;
+use boardlane::tunnel::part::{Layout, Role};
 
 use crate::ground::{SLOT, WINDOW};
 
@@ -60,6 +60,7 @@ impl End {
         let params = LinkParams {
             role,
             dialect: means.dialect,
+            layout: Layout::Boardlane,
             window: 0..WINDOW,
             driver_memory: WINDOW..SLOT,
             slot: 3,

@@ -11,7 +11,7 @@ use boardlane::os::doorbell::ring_full_or_not;
 use boardlane::os::fabric::regions;
 use boardlane::os::fabric::shm::ShmLink;
 use boardlane::tunnel::message::Dialect;
-use boardlane::tunnel::part::Role;
+use boardlane::tunnel::part::{Layout, Role};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::site::{Site, wait};
@@ -44,6 +44,7 @@ impl Master {
         let params = LinkParams {
             role: Role::Driver,
             dialect: Dialect::V2,
+            layout: Layout::Boardlane,
             window,
             driver_memory,
             slot: 0,

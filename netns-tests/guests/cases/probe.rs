@@ -47,7 +47,7 @@ pub(super) fn a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart() 
     for target in [&live, &empty] {
         assert!(text.contains(&format!("  {target} ")), "{target}");
     }
-    assert!(!text.contains(FOREIGN) && text.contains(&format!(" at {live}")));
+    assert!(!text.contains(FOREIGN) && text.contains(&format!("  {live}?vfio")));
     // Without its daemon the function is given back.
     end.guest
         .run_well("kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid); do usleep 50000; done");

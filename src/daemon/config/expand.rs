@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::limits::bits_text;
-use super::link::{FIXED, OF_NETDEV};
+use super::link::OF_NETDEV;
 use super::pattern::OF_ONE_LINK;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
@@ -99,9 +99,7 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
         }),
         _ => {
             line("dialect", string(link.dialect));
-            for choice in FIXED {
-                line(choice.key, string(choice.now[0]));
-            }
+            line("layout", string(link.layout));
         }
     }
     line("features_off", list(link.features_off.iter().map(string)));

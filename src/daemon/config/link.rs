@@ -6,10 +6,10 @@ use super::pattern::{self, Covered, Pattern, SLOT_MAX};
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    BUSY_POLL_US, Dialect, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN,
+    BUSY_POLL_US, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN,
     MTU_MIN_IPV6, Netns, Port, QUEUES_MAX, Role, Route,
 };
-use super::{cpu, ip, limits, pump, transport};
+use super::{cpu, ip, layout, limits, pump, transport};
 use crate::net::features::Features;
 use crate::os::tap::NAME_MAX;
 use crate::spec::virtio::F_VERSION_1;
@@ -27,12 +27,6 @@ pub(super) struct Choice {
 const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], later: &[] };
 
 const PORT: Choice = Choice { key: "port", now: &["tap", "discard", "echo"], later: &[] };
-
-const DIALECT: Choice = Choice { key: "dialect", now: &["v2", "v1"], later: &[] };
-
-/// Keys whose one value of this version needs no place in [`LinkConfig`].
-pub(super) const FIXED: &[Choice] =
-    &[Choice { key: "layout", now: &["boardlane"], later: &["amp-pci"] }];
 
 /// Keys that speak of a netdev, which only the port "tap" has.
 pub(super) const OF_NETDEV: &[&str] =
@@ -53,9 +47,6 @@ pub(super) fn read(
 ) -> Option<Entry> {
     reader.known_keys(table, reader::LINK);
     refuse_later(reader, table);
-    for choice in FIXED {
-        read_choice(reader, table, choice);
-    }
     for key in ["name", "transport"] {
         require(reader, table, key, place.clone());
     }
@@ -81,10 +72,7 @@ pub(super) fn read(
     };
     let pump = pump::read(reader, table, role, transport.as_ref(), port, dma);
     let engine = read_engine(reader, table, dma);
-    let dialect = match read_choice(reader, table, &DIALECT) {
-        Some("v1") => Dialect::V1,
-        _ => Dialect::V2,
-    };
+    let (layout, dialect) = layout::read(reader, table);
     let mac = read_mac(reader, table);
     let features_off = read_features(reader, table);
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
@@ -111,6 +99,7 @@ pub(super) fn read(
         dma,
         pump,
         engine,
+        layout,
         dialect,
         features_off,
         keep,
@@ -121,6 +110,7 @@ pub(super) fn read(
         rate,
     };
     transport::check(reader, table, &link);
+    layout::check(reader, table, &link);
     Some(match functions {
         Some(functions) => Entry::Pattern(Pattern { functions, link }),
         None => Entry::Link(link),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod layout;
 #[cfg(feature = "pci")]
 mod patterns;
 mod pump;
@@ -112,6 +113,7 @@ fn a_full_config_means_what_it_says() {
             cpu_below: 0,
             dma_only: true,
         },
+        layout: Layout::Boardlane,
         dialect: Dialect::V1,
         features_off: vec!["MRG_RXBUF".into(), "HOST_TSO4".into()],
         keep: true,

@@ -70,17 +70,6 @@ impl Attachment {
         }
     }
 
-    /// What it is attached to, as a transport, where a config may leave that open.
-    pub(super) fn place(&self) -> Option<String> {
-        match self {
-            Self::Shm(_) => None,
-            #[cfg(feature = "pci")]
-            Self::Pci(function) => Some(format!("pci:{}", function.wanted().which)),
-            #[cfg(feature = "uio")]
-            Self::Uio(_) => None,
-        }
-    }
-
     /// The ids of the others that are there; `None` if this transport does not tell.
     pub(super) fn present(&self) -> Option<BTreeSet<u32>> {
         match self {

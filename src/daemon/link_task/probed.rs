@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Weak;
 
-use super::attachment::Attachment;
 use crate::daemon::probe::window::{LinkProbe, Memories, Presence, Queue, Window};
 use crate::link::LinkQueue;
 use crate::memory::{BusMemory, Look};
+use crate::os::fabric::Attached;
 use crate::tunnel::inspect::Header;
 use crate::tunnel::part::Role;
 
@@ -21,14 +21,11 @@ pub(super) struct Probed {
     /// Who else is there; `None`: the transport does not tell.
     pub(super) present: Option<BTreeSet<u32>>,
     pub(super) queues: Vec<LinkQueue>,
-    /// What the config may leave open.
-    at: Option<String>,
 }
 
 impl Probed {
     /// An end that is attached, with the memory that its CPU reaches.
-    pub(super) fn new(memory: Weak<BusMemory>, transport: &Attachment, role: Role) -> Self {
-        let attached = transport.attached();
+    pub(super) fn new(memory: Weak<BusMemory>, attached: &Attached, role: Role) -> Self {
         Self {
             memory,
             memories: Memories {
@@ -38,7 +35,6 @@ impl Probed {
             own: (role, attached.id),
             present: None,
             queues: Vec::new(),
-            at: transport.place(),
         }
     }
 
@@ -61,7 +57,6 @@ impl Probed {
         LinkProbe {
             window: header.map(|header| Window::new(&header, &self.memories, &presence)),
             queues: self.queues.iter().map(|queue| self.queue(queue)).collect(),
-            at: self.at.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attachment::{Attachment, Change};
+use super::in_band::InBand;
 use super::probed::Probed;
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY, end_of};
@@ -20,7 +21,8 @@ use crate::net::features::Features;
 use crate::os::bell::Bell;
 use crate::os::doorbell::{Doorbell, Ringer};
 use crate::os::pace::Pace;
-use crate::tunnel::part::Role as End;
+use crate::spec::net::F_MAC;
+use crate::tunnel::part::{Layout, Role as End};
 
 /// A peer that sends without end gives a link work in each turn: so many turns follow at once, and then
 /// one in a while, as all links share the thread.
@@ -47,6 +49,8 @@ enum Input {
     /// The doorbell cannot be waited for.
     Deaf(std::io::Error),
     Transport(Change),
+    /// A worker rings for this queue.
+    Notify(u16),
     /// A connection in place of the lost one.
     Found(Box<Attachment>),
     Due,
@@ -65,6 +69,8 @@ pub(super) struct Running<'a> {
     /// None: this end polls.
     doorbell: Option<Doorbell>,
     ringer: Ringer,
+    /// Bells of workers, where notifications are messages.
+    in_band: InBand,
     /// How soon work goes on that the last turn has left, and when.
     pace: Pace,
     next_turn: Instant,
@@ -96,6 +102,7 @@ impl<'a> Running<'a> {
         let params = LinkParams {
             role,
             dialect: task.config.dialect,
+            layout: task.config.layout,
             window: window.bus(),
             driver_memory: driver.bus(),
             slot: task.slot,
@@ -111,7 +118,7 @@ impl<'a> Running<'a> {
             version: VERSION.to_owned(),
             seed: random(),
         };
-        let probed = Probed::new(Arc::downgrade(&mem), &transport, role);
+        let probed = Probed::new(Arc::downgrade(&mem), transport.attached(), role);
         task.view.borrow_mut().probed = Some(probed);
         let link = Link::new(Instant::now(), mem.clone(), params);
         let mut link = link.map_err(|e| e.to_string())?;
@@ -127,6 +134,7 @@ impl<'a> Running<'a> {
             transport,
             doorbell,
             ringer: Ringer::new().map_err(|e| format!("starting a thread: {e}"))?,
+            in_band: InBand::new(),
             pace: Pace::new(Instant::now(), MOST_TURNS, TURN_INTERVAL),
             next_turn: Instant::now(),
         };
@@ -208,6 +216,7 @@ impl<'a> Running<'a> {
                     return self.end(Ended::Gone(why)).await;
                 }
                 Input::Transport(change) => self.changed(change),
+                Input::Notify(queue) => self.link.handle_notify(now(), queue),
                 Input::Found(transport) => {
                     found = Some(transport);
                     search.set(self::search(task));
@@ -286,6 +295,7 @@ impl<'a> Running<'a> {
                 Err(e) => Input::Deaf(e),
             },
             change = self.transport.next() => Input::Transport(change),
+            queue = self.in_band.rung() => Input::Notify(queue),
             transport = search, if lost => Input::Found(transport),
             () = watch_found(found) => Input::Nothing,
             () = tokio::time::sleep_until(due.into()) => Input::Due,
@@ -329,6 +339,11 @@ impl<'a> Running<'a> {
                 }
                 Event::Carrier(up) => self.workers.carrier(up),
                 Event::Start(start) => {
+                    // A board that says no HELLO has no other way to tell it.
+                    let amp = self.task.config.layout == Layout::AmpPci;
+                    if amp && self.task.role == Role::Master && start.features.has(F_MAC) {
+                        self.workers.take_mac(start.config.mac).await;
+                    }
                     if let Err(e) = self.workers.start(&start, self.link.peer_link()).await {
                         self.task.log.warn(&e);
                         return Some(Ended::NetdevLost);
@@ -350,6 +365,7 @@ impl<'a> Running<'a> {
                 Event::Announce => self.workers.announce().await,
                 Event::Stop => {
                     self.workers.stop_all().await;
+                    self.in_band.clear();
                     self.link.handle_stopped(Instant::now());
                 }
                 Event::Wake => self.workers.wake(),
@@ -378,8 +394,14 @@ impl<'a> Running<'a> {
 
     /// Gives a pair to a worker, with the doorbells of this end and of the peer's.
     async fn start_pair(&mut self, start: StartPair) -> Result<(), String> {
-        let StartPair { pair, path, doorbell, polls, settings } = start;
+        let StartPair { pair, path, doorbell, polls, in_band, settings } = start;
         let peer = doorbell.and_then(|(owner, vector)| self.transport.bell(owner, vector));
+        let peers = if in_band {
+            let bells = self.in_band.bells(end_of(self.task.role), pair);
+            bells.map_err(|e| format!("making a bell: {e}"))?
+        } else {
+            [peer.clone(), peer]
+        };
         let own = &self.transport.attached().doorbells;
         let vector = pair_vector(pair, u32::try_from(own.len()).unwrap_or(u32::MAX));
         let own = vector.filter(|_| !polls).and_then(|vector| own.get(usize::from(vector)));
@@ -391,7 +413,7 @@ impl<'a> Running<'a> {
             mem: self.mem.clone(),
             engine_mem: self.engine_mem.clone(),
             doorbells: own.cloned().into_iter().collect(),
-            peers: [peer.clone(), peer],
+            peers,
             settings,
         };
         self.workers.start_pair(pair).await

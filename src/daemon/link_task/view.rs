@@ -36,10 +36,10 @@ pub struct View {
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
-    /// What it is, or was, attached to.
-    pub(super) probed: Option<Probed>,
     /// Why this end polls, if it does.
     pub(super) polls: Option<String>,
+    /// What it is, or was, attached to.
+    pub(super) probed: Option<Probed>,
 }
 
 impl View {
@@ -62,8 +62,8 @@ impl View {
             stats: vec![Arc::default()],
             engine: false,
             pump: PumpStatus::default(),
-            probed: None,
             polls: None,
+            probed: None,
         }
     }
 

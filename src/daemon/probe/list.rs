@@ -6,7 +6,7 @@ use serde::Serialize;
 
 #[cfg(feature = "pci")]
 use super::functions::FunctionLine;
-use super::{Asked, Daemons, place};
+use super::{Asked, Daemons};
 use crate::daemon::control::client::is_slot;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::Tree;
@@ -32,10 +32,8 @@ pub(super) struct LinkLine {
     /// Whose link it is, and its state.
     #[serde(flatten)]
     pub asked: Asked,
-    /// Its transport, as the config has it.
+    /// Its transport, as `status` has it.
     pub transport: String,
-    /// The PCI function that it has, as a transport.
-    pub at: Option<String>,
     /// Why it is not up.
     pub reason: Option<String>,
 }
@@ -44,7 +42,6 @@ impl List {
     /// What is in `directory`, and what the daemons say.
     pub(super) fn new(directory: &Path, daemons: &Daemons) -> Self {
         let links = daemons.links().map(|(asked, link)| LinkLine {
-            at: place(&asked, link),
             asked,
             transport: link.transport.clone(),
             reason: link.reason.clone(),

@@ -148,7 +148,7 @@ fn look_at(target: &str, daemons: &Daemons) -> Vec<Found> {
     if !named.is_empty() {
         return named;
     }
-    let holders = daemons.links().filter(|(asked, link)| holds(target, asked, link));
+    let holders = daemons.links().filter(|(_, link)| is_same(target, &link.transport));
     let held = holders.map(|(asked, link)| ask(target, asked, link));
     let held = held.filter(|found| found.window.is_some()).min_by_key(|found| !found.good);
     vec![held.unwrap_or_else(|| {
@@ -157,19 +157,7 @@ fn look_at(target: &str, daemons: &Daemons) -> Vec<Found> {
     })]
 }
 
-/// Whether a target is this link's.
-fn holds(target: &str, asked: &Asked, link: &LinkStatus) -> bool {
-    is_same(target, &link.transport)
-        || (target.starts_with("pci:") && place(asked, link).is_some_and(|at| is_same(target, &at)))
-}
-
-/// Where a link is of which the config only says which functions it may have.
-fn place(asked: &Asked, link: &LinkStatus) -> Option<String> {
-    let is_open = link.transport.starts_with("pci:");
-    is_open.then(|| ask_probe(&asked.control, &asked.link).ok()?.at).flatten()
-}
-
-/// Whether a target is this transport.
+/// Whether a target is this transport of a link's.
 fn is_same(target: &str, transport: &str) -> bool {
     let same = |text: &str| text.split('?').next().map(canonical);
     same(target) == same(transport)
@@ -189,7 +177,7 @@ fn ask(target: &str, asked: Asked, link: &LinkStatus) -> Found {
     let mut queues = Vec::new();
     let looked = look_twice(|| {
         let answer = ask_probe(&asked.control, &asked.link).map_err(|e| e.to_string())?;
-        let LinkProbe { window, queues: now, .. } = answer;
+        let LinkProbe { window, queues: now } = answer;
         queues = now;
         let no_window = || match &link.reason {
             Some(reason) => format!("the {} says: {reason}", asked.role),

@@ -143,9 +143,7 @@ pub(super) fn list(list: &List) -> String {
         let by = format!("{}, pid {}", visible(&link.asked.role), link.asked.pid);
         let (name, state) = (visible(&link.asked.link), link.asked.state.name());
         let reason = link.reason.as_deref().map(visible).unwrap_or_default();
-        let at = link.at.as_deref().filter(|at| *at != link.transport);
-        let at = at.map(|at| format!(" at {}", visible(at))).unwrap_or_default();
-        row([&name, state, &by, &(visible(&link.transport) + &at), &reason])
+        row([&name, state, &by, &visible(&link.transport), &reason])
     });
     section("links of daemons that run", links.collect());
     text

@@ -17,9 +17,6 @@ pub struct LinkProbe {
     pub window: Option<Window>,
     /// The queues that the driver has set up, by index.
     pub queues: Vec<Queue>,
-    /// What it is attached to, as a transport, where the config leaves that open.
-    #[serde(default)]
-    pub at: Option<String>,
 }
 
 /// What the first line of a window comes to.

@@ -12,7 +12,10 @@ use super::*;
 use crate::tunnel::arbitrary::{driver_message, nearly_a_message};
 use crate::tunnel::device::DeviceTunnel;
 use crate::tunnel::driver::{self, DriverTunnel};
+use crate::tunnel::fifo::Fifo;
 use crate::tunnel::message::{self, Blocks, Body, Hello, Message};
+use crate::tunnel::part::{MemoryEntry, Params};
+use crate::tunnel::session::Session;
 
 const LEN: u64 = 1 << 20;
 const RAW: u32 = 66;
@@ -166,6 +169,7 @@ fn raw_driver(pair: &Pair) -> DriverTunnel {
     let config = DriverConfig {
         dialect: Dialect::default(),
         hello: hello(pair),
+        greets: true,
         wanted: Features::OFFER.bits(),
         required: 0,
         clean: |bits| bits,

@@ -208,7 +208,10 @@ impl UioLink {
             #[cfg(feature = "pci")]
             RingValue::OfKind(kind) => (KINDS.get(kind as usize)?.doorbell?.value)(owner, vector)?,
             #[cfg(not(feature = "pci"))]
-            RingValue::OfKind(_) => return None,
+            RingValue::OfKind(_) => {
+                let _ = owner;
+                return None;
+            }
         };
         Register::new(mapping.clone(), registers.doorbell as usize, value).map(Bell::Register)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::spec::msg;
-use crate::tunnel::message::Hello;
+use crate::tunnel::message::{Dialect, Hello};
 
 /// Least value of a HELLO's greatest message, in bytes: what HELLO itself takes.
 const MIN_LEN: u32 = 72;
@@ -38,6 +38,12 @@ impl fmt::Display for HelloRefused {
             write!(f, "run versions that have the same")
         }
     }
+}
+
+/// The greatest message in bytes that this end takes.
+pub(super) fn limit(dialect: Dialect, ours: &Hello) -> usize {
+    let len = usize::try_from(ours.max_len.max(dialect.longest_fixed()));
+    len.map_or(msg::MAX_LEN, |len| len.min(msg::MAX_LEN))
 }
 
 /// The greatest message in bytes that both ends take.

@@ -1,5 +1,6 @@
 use super::*;
-use crate::tunnel::model::{DeviceInfo, QueueState};
+use crate::tunnel::message::VqueueState;
+use crate::tunnel::model::{DeviceInfo, QueueOperation, QueueState, QueueUpdate};
 
 /// A device that remembers what it was asked.
 #[derive(Debug, Default)]

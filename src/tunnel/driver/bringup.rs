@@ -120,10 +120,18 @@ impl DriverTunnel {
         if theirs.max_len < least {
             return Err(DriverError::ShortMessages(theirs.max_len));
         }
-        self.session.max_len = theirs.max_len.min(ours.max_len.max(least));
+        let max_len = theirs.max_len.min(ours.max_len.max(least));
         self.session.peer_epoch = Some(theirs.epoch);
         self.session.events.push_back(Event::Hello(theirs));
-        self.request(now, Step::Identify, Body::GetDeviceInfo)
+        self.identify(now, max_len);
+        Ok(())
+    }
+
+    /// Begins to ask what the device is, of an end that takes messages of so many bytes.
+    pub(super) fn identify(&mut self, now: Instant, max_len: u32) {
+        self.session.max_len = max_len.max(self.config.dialect.longest_fixed());
+        self.session.step = Step::Identify;
+        self.exchange.begin(now, Body::GetDeviceInfo);
     }
 
     fn identified(
@@ -234,6 +242,9 @@ impl DriverTunnel {
 
     /// What a running device says of its status; it is to be DRIVER_OK as long as we have not reset it.
     fn status_seen(&mut self, status: u32) -> Result<(), DriverError> {
+        if status == 0 && !self.config.greets {
+            return Err(DriverError::Forgotten);
+        }
         self.session.config_stale = true;
         check_status(DRIVER_OK, status)
     }

@@ -86,6 +86,8 @@ pub enum DriverError {
     NeedsReset,
     /// The other end says that the device is gone.
     Removed,
+    /// The running device has status 0: where no epoch tells, it has begun anew.
+    Forgotten,
     /// The other end said HELLO with another epoch than before.
     Restarted {
         /// Its epoch when the session began.
@@ -161,6 +163,7 @@ impl fmt::Display for DriverError {
             Self::BadAnswer { to, why } => write!(f, "bad answer to {to}: {why}"),
             Self::NeedsReset => write!(f, "device needs a reset"),
             Self::Removed => write!(f, "device was removed"),
+            Self::Forgotten => write!(f, "device has begun anew"),
             Self::Restarted { was, is } => {
                 write!(f, "the other end started anew: epoch {is:#010x} after {was:#010x}")
             }

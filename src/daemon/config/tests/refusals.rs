@@ -210,11 +210,7 @@ fn what_a_later_version_does_is_refused_by_name() {
         ),
         ("port = \"tun\"", "4:8: port has no \"tun\"", "write \"tap\" or \"discard\" or \"echo\""),
         ("dialect = \"v3\"", "4:11: dialect has no \"v3\"", "write \"v2\" or \"v1\""),
-        (
-            "layout = \"amp-pci\"",
-            "4:10: layout \"amp-pci\" is not in this version",
-            "write \"boardlane\"",
-        ),
+        ("layout = \"amp\"", "4:10: layout has no \"amp\"", "write \"boardlane\" or \"amp-pci\""),
     ]);
 }
 

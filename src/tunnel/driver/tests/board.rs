@@ -297,6 +297,7 @@ pub(super) fn config() -> DriverConfig {
     DriverConfig {
         dialect: Dialect::V2,
         hello: hello(0x1234_FFFE),
+        greets: true,
         wanted: VERSION_1 | MAC,
         required: VERSION_1,
         clean: |bits| bits,
