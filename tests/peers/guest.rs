@@ -214,6 +214,17 @@ impl Guest {
         text
     }
 
+    /// Starts an iperf3 server for one connection, which takes it; `on` is the command that runs it. The one
+    /// before may hold the port until it has ended.
+    pub(crate) fn serve_iperf3(&mut self, on: &str) {
+        self.until("! pidof iperf3");
+        self.run_well(&format!(
+            "rm -f /tmp/server; {on} iperf3 -s -1 --forceflush >/tmp/server 2>&1 &"
+        ));
+        let (listens, _) = self.run_until("grep -qs 'Server listening' /tmp/server");
+        assert!(listens, "iperf3 does not listen: {}", self.run("cat /tmp/server").1);
+    }
+
     /// Gives a netdev an address with a prefix length, and sets it up.
     pub(crate) fn set_up(&mut self, netdev: &str, address: &str) {
         self.run_well(&format!("ip addr add {address} dev {netdev} && ip link set {netdev} up"));

@@ -141,7 +141,7 @@ impl Machines {
     /// TCP from the master to a board's address, and from it.
     fn streams(&mut self, board: u8, address: &str, words: &str) {
         for way in ["", "-R"] {
-            self.run_well(&format!("board{board}"), "iperf3 -s -1 -D");
+            self.guest.serve_iperf3(&format!("/bin/ip netns exec board{board}"));
             let rate = self.guest.iperf3(address, 1, &format!("{way} {words}"));
             eprintln!("iperf3 {address} {way} {words}: {rate:.3} Gbit/s");
             assert!(rate > 0.0);
