@@ -1,7 +1,6 @@
 //! A backplane, and guests in which its slots are functions on their PCI bus.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use boardlane::daemon::status::{LinkState, LinkStatus, Status};
 
@@ -18,16 +17,6 @@ const FIRST: u8 = 0x10;
 pub(crate) const MASTER: &str = "10.77.0.1";
 pub(crate) const BOARD: &str = "10.77.0.2";
 
-/// Waits for a link: `await LINK STATE [REASON]`. A state may be gone when it is asked for.
-const AWAIT: &str = "#!/bin/busybox sh
-for i in $(seq 150); do
-    text=$(boardlane status 2>&1)
-    echo \"$text\" | grep -q \"^$1  *$2 .*$3\" && exit 0
-    usleep 50000
-done
-echo \"$text\"
-exit 1
-";
 /// Starts the daemon; `/tmp/pid` is its process.
 const START: &str = "mkdir -p /run
 boardlane $(cat /etc/role) --config /etc/boardlane.toml </dev/null >>/tmp/daemon.log 2>&1 &
@@ -130,7 +119,7 @@ impl Bus {
             std::fs::write(&path, content).unwrap();
             path
         };
-        let mut files = vec![(program(), "bin/boardlane"), (file("await", AWAIT), "bin/await")];
+        let mut files = vec![(program(), "bin/boardlane")];
         if !machine.role.is_empty() {
             files.push((file("role", machine.role), "etc/role"));
             files.push((file("config", &machine.config), "etc/boardlane.toml"));
@@ -201,9 +190,11 @@ impl End {
 
     /// Waits until its daemon says so of a link.
     pub(crate) fn wait_state(&mut self, name: &str, state: &str, reason: &str) {
-        let command = format!("await {name} {state} '{reason}'");
-        let (status, text) = self.guest.run_within(&command, Duration::from_secs(40));
-        assert_eq!(status, 0, "{command}: {text}{}", self.log());
+        let command = format!("boardlane status 2>&1 | grep '^{name}  *{state} .*{reason}'");
+        if !self.guest.run_until(&command).0 {
+            let (_, status) = self.guest.run("boardlane status");
+            panic!("{command}: {status}{}", self.log());
+        }
     }
 
     /// What its daemon says of the first link.

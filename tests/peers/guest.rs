@@ -18,6 +18,21 @@ use crate::world::{PATIENCE, World};
 /// How long Linux may take to a shell: 2 to 4 s where the processors are idle.
 const BOOT: Duration = Duration::from_secs(40);
 
+/// How long a guest may take to what it is waited for in, and how much longer its answer may.
+const WAIT: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(10)];
+
+/// `within SECONDS COMMAND` runs a command of the shell until it succeeds.
+const WITHIN: &str = "#!/bin/busybox sh
+now() { read now _ </proc/uptime; now=${now%.*}; }
+now
+end=$((now + $1))
+until eval \"$2\"; do
+    now
+    [ $now -lt $end ] || exit 1
+    usleep 50000
+done
+";
+
 /// A shell reads commands from a port of virtio's console; the kernel logs to a serial line, which
 /// under emulation is too slow in telling of what came. A file `/start` is a script for each boot.
 const INIT: &str = "#!/bin/busybox sh
@@ -184,6 +199,32 @@ impl Guest {
         output
     }
 
+    /// Runs a command until it succeeds: whether it has, and what it wrote.
+    pub(crate) fn run_until(&mut self, command: &str) -> (bool, String) {
+        let [limit, more] = WAIT;
+        let words = format!("within {} '{}'", limit.as_secs(), command.replace('\'', r"'\''"));
+        let (status, text) = self.run_within(&words, limit + more);
+        (status == 0, text)
+    }
+
+    /// As [`Guest::run_until`]; it must succeed in the end.
+    pub(crate) fn until(&mut self, command: &str) -> String {
+        let (is_so, text) = self.run_until(command);
+        assert!(is_so, "{command}: {text}");
+        text
+    }
+
+    /// Starts an iperf3 server for one connection, which takes it; `on` is the command that runs it. The one
+    /// before may hold the port until it has ended.
+    pub(crate) fn serve_iperf3(&mut self, on: &str) {
+        self.until("! pidof iperf3");
+        self.run_well(&format!(
+            "rm -f /tmp/server; {on} iperf3 -s -1 --forceflush >/tmp/server 2>&1 &"
+        ));
+        let (listens, _) = self.run_until("grep -qs 'Server listening' /tmp/server");
+        assert!(listens, "iperf3 does not listen: {}", self.run("cat /tmp/server").1);
+    }
+
     /// Gives a netdev an address with a prefix length, and sets it up.
     pub(crate) fn set_up(&mut self, netdev: &str, address: &str) {
         self.run_well(&format!("ip addr add {address} dev {netdev} && ip link set {netdev} up"));
@@ -276,6 +317,7 @@ fn image(plan: &Plan) -> Image {
         _ => image::program("busybox"),
     };
     let mut image = Image::new(&busybox, INIT);
+    image.file("bin/within", WITHIN.as_bytes());
     let modules = ["virtio_pci", "virtio_net", "virtio_console"];
     image.add_modules(&kernel(plan.qemu), &[&modules, plan.modules].concat());
     if plan.qemu == Qemu::S390x {

@@ -22,7 +22,7 @@ fn traffic([master, board]: &mut [End; 2]) -> [[u64; 2]; 2] {
     master.guest.pings(BOARD);
     board.guest.pings(MASTER);
     for way in ["", "-R"] {
-        board.guest.run_well("iperf3 -s -1 -D && sleep 0.3");
+        board.guest.serve_iperf3("");
         let rate = master.guest.iperf3(BOARD, 1, way);
         eprintln!("iperf3 {way}: {rate:.3} Gbit/s");
         assert!(rate > 0.0);

@@ -19,11 +19,10 @@ fn pattern(keys: &str) -> String {
 
 /// Waits until its daemon has no such link any more, and the kernel no such netdev.
 fn is_gone(end: &mut End, name: &str) {
-    let (status, text) = end.guest.run(&format!(
-        "for i in $(seq 100); do boardlane status | grep -q ^{name} || break; usleep 50000; done; \
-         ! boardlane status | grep ^{name} && [ ! -e /sys/class/net/{name} ]"
-    ));
-    assert_eq!(status, 0, "{text}{}", end.log());
+    let (is_so, text) = end
+        .guest
+        .run_until(&format!("! boardlane status | grep ^{name} && [ ! -e /sys/class/net/{name} ]"));
+    assert!(is_so, "{text}{}", end.log());
 }
 
 fn set_address(end: &mut End, name: &str) {
@@ -63,7 +62,7 @@ pub(super) fn a_pattern_has_a_link_for_each_function_that_is_there() {
     end.remove(0);
     is_gone(&mut end, NAMES[0]);
     end.kill_and_start();
-    end.guest.run_well("for i in $(seq 50); do boardlane status && break; usleep 100000; done");
+    end.guest.until("boardlane status");
     end.rescan();
     end.wait_state(NAMES[0], "up", "");
     set_address(&mut end, NAMES[0]);
@@ -91,10 +90,9 @@ pub(super) fn an_entry_of_its_own_goes_before_a_pattern() {
     assert!(text.contains("changed blp0s16 blp0s17; 0 unchanged"), "{text}");
     // The netdev stays, as the entry says, when the function goes.
     end.remove(1);
-    end.guest.run_well(&format!(
-        "for i in $(seq 100); do boardlane status | grep -q ^{} || break; usleep 50000; done; [ -e /sys/class/net/{} ]",
-        NAMES[1], NAMES[1]
-    ));
+    let [_, name] = NAMES;
+    end.guest.until(&format!("! boardlane status | grep ^{name}"));
+    end.guest.run_well(&format!("[ -e /sys/class/net/{name} ]"));
     end.wait_state(NAMES[0], "up", "");
     end.rescan();
     end.wait_state(NAMES[1], "up", "");

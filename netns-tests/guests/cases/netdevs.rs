@@ -73,10 +73,8 @@ impl Machines {
     }
 
     fn wait_up(&mut self) {
-        self.guest.run_well(
-            "until [ $(boardlane status --control /run/boardlane/master | grep -c ' up ') = 2 ]; do \
-             sleep 0.1; done",
-        );
+        self.guest
+            .until("[ $(boardlane status --control /run/boardlane/master | grep -c ' up ') = 2 ]");
         for board in BOARDS {
             let link = self.link(&format!("board{board}"), 0);
             let (pump, features) = (link.pump, link.features.join(" "));
@@ -143,7 +141,7 @@ impl Machines {
     /// TCP from the master to a board's address, and from it.
     fn streams(&mut self, board: u8, address: &str, words: &str) {
         for way in ["", "-R"] {
-            self.run_well(&format!("board{board}"), "iperf3 -s -1 -D");
+            self.guest.serve_iperf3(&format!("/bin/ip netns exec board{board}"));
             let rate = self.guest.iperf3(address, 1, &format!("{way} {words}"));
             eprintln!("iperf3 {address} {way} {words}: {rate:.3} Gbit/s");
             assert!(rate > 0.0);
@@ -245,9 +243,7 @@ pub(super) fn links_in_vrfs_are_reached_by_their_tables_only() {
         let (bl, vrf) = (format!("bl{board}"), format!("vrf{board}"));
         // The kernel has taken the address of IPv6 away; the daemon sets it again.
         let address: Ipv6Addr = format!("fd77:0:0:{board}::1").parse().unwrap();
-        machines.guest.run_well(&format!(
-            "until /bin/ip -br addr show dev {bl} | grep ' {address}/64'; do sleep 0.1; done"
-        ));
+        machines.guest.until(&format!("/bin/ip -br addr show dev {bl} | grep ' {address}/64'"));
         let text = machines.run_well("master", &format!("ip route show vrf {vrf}"));
         eprintln!("{text}");
         assert!(text.contains("10.77.") && text.contains("10.99.0.0/24"), "{text}");

@@ -49,8 +49,8 @@ pub(super) fn a_live_link_an_empty_slot_and_a_foreign_function_are_told_apart() 
     }
     assert!(!text.contains(FOREIGN) && text.contains(&format!("  {live}?vfio")));
     // Without its daemon the function is given back.
-    end.guest
-        .run_well("kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid); do usleep 50000; done");
+    end.guest.run_well("kill $(cat /tmp/pid)");
+    end.guest.until("! kill -0 $(cat /tmp/pid)");
     end.guest.run_well(&format!("echo 1 >/sys/bus/pci/devices/{}/enable", address(0)));
     let (status, found) = probe(&mut end, &live);
     assert_eq!((status, &found["asked"]), (0, &Value::Null));

@@ -19,9 +19,7 @@ fn polls(transport: &str) {
     // What was enabled for it is not any more.
     end.guest.run_well("kill $(cat /tmp/pid)");
     let enable = format!("/sys/bus/pci/devices/{}/enable", address(0));
-    end.guest.run_well(&format!(
-        "for i in $(seq 50); do grep -q 0 {enable} && break; usleep 100000; done; grep 0 {enable}"
-    ));
+    end.guest.until(&format!("grep 0 {enable}"));
 }
 
 pub(super) fn a_master_carries_traffic_and_polls() {
