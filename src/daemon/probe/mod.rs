@@ -2,7 +2,7 @@
 //!
 //! A target that a running daemon holds is looked at by that daemon: asked over its control socket, it
 //! reads the header in its own mapping. Any other is mapped here, to be read only. Each is looked at
-//! until the heartbeats that should move have moved, for [`LOOKS_TIME`] at most.
+//! until the heartbeats that should move have moved, for a second or so at most.
 
 #[cfg(feature = "uio")]
 mod devices;
