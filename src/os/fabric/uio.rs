@@ -11,7 +11,8 @@
 //! that (`interrupt`) and rings an eventfd, the only doorbell that this end has. Where there is no interrupt
 //! this end has none and polls.
 //!
-//! Nobody says who else is there: heartbeats tell. An end's id is by its role, as it has no other.
+//! Nobody says who else is there: heartbeats tell. An end has no id, and draws
+//! one above those of transports that tell, so that no two are the same owner.
 //!
 //! A device belongs to one link: its file is locked as long as somebody has it open.
 //!
@@ -27,6 +28,7 @@ mod maps;
 mod tests;
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -47,7 +49,6 @@ use crate::memory::{Kind, Mapping};
 use crate::os::bell::{Bell, Register};
 use crate::os::bus_error::{Registered, register};
 use crate::spec::window::MAX_ID;
-use crate::tunnel::part::Role;
 pub use error::UioError;
 use interrupt::Interrupt;
 pub use maps::{Layout, MAPS_MAX, Map, MapKey, Place, Registers, RingValue};
@@ -132,7 +133,7 @@ pub struct UioLink {
 }
 
 impl UioLink {
-    /// The end of this role, over the device at `path`, which is open as `file`. Needs a tokio runtime with
+    /// An end over the device at `path`, which is open as `file`. Needs a tokio runtime with
     /// time.
     ///
     /// # Errors
@@ -141,7 +142,6 @@ impl UioLink {
         path: &Path,
         file: OwnedFd,
         layout: &Layout,
-        role: Role,
         interrupts: bool,
     ) -> Result<Self, UioError> {
         let os = |error| UioError::Os(path.to_owned(), error);
@@ -152,10 +152,7 @@ impl UioLink {
             Some(registers) => Some((map(registers.place)?, registers)),
             None => None,
         };
-        let id = match role {
-            Role::Driver => MAX_ID + 1,
-            Role::Device => MAX_ID + 2,
-        };
+        let id = draw_id();
         let mut attached = match layout.driver_memory {
             None => Attached::in_one_piece(&window, layout.window.len, id, Vec::new())
                 .ok_or(UioError::AddressSpace(layout.window.len))?,
@@ -237,6 +234,13 @@ impl UioLink {
         };
         format!("{}: {why}", path.display())
     }
+}
+
+/// An id that no other end has, and no transport gives; all ones stands for nobody.
+fn draw_id() -> u32 {
+    let random = RandomState::new().hash_one(std::process::id());
+    let ids = MAX_ID + 1..u32::MAX;
+    ids.start + u32::try_from(random % u64::from(ids.end - ids.start)).unwrap_or(0)
 }
 
 /// What keeps a map; dropped in this order.
