@@ -11,8 +11,8 @@
 //! that (`interrupt`) and rings an eventfd, the only doorbell that this end has. Where there is no interrupt
 //! this end has none and polls.
 //!
-//! Nobody says who else is there: heartbeats tell. An end has no id, and draws
-//! one above those of transports that tell, so that no two are the same owner.
+//! Nobody says who else is there: heartbeats tell. An end whose registers have no id for it draws one
+//! above those of transports that tell, so that no two are the same owner.
 //!
 //! A device belongs to one link: its file is locked as long as somebody has it open.
 //!
@@ -152,7 +152,8 @@ impl UioLink {
             Some(registers) => Some((map(registers.place)?, registers)),
             None => None,
         };
-        let id = draw_id();
+        let told = registers.as_ref().and_then(|(mapping, registers)| own_id(mapping, registers));
+        let id = told.unwrap_or_else(draw_id);
         let mut attached = match layout.driver_memory {
             None => Attached::in_one_piece(&window, layout.window.len, id, Vec::new())
                 .ok_or(UioError::AddressSpace(layout.window.len))?,
@@ -234,6 +235,23 @@ impl UioLink {
         };
         format!("{}: {why}", path.display())
     }
+}
+
+/// What the function's register says of this end's id, if its kind has one: by that the others ring it.
+#[cfg(feature = "pci")]
+fn own_id(mapping: &Mapping, registers: &Registers) -> Option<u32> {
+    let RingValue::OfKind(kind) = registers.value else { return None };
+    let kind = KINDS.get(kind as usize)?;
+    let start = (registers.doorbell as usize).checked_sub(kind.doorbell?.register.offset)?;
+    let at = start.checked_add(kind.id?.offset)?;
+    let inside = at % 4 == 0 && at.checked_add(4)? <= mapping.len();
+    let id = inside.then(|| mapping.view(at, 4).load_le32(0))?;
+    (id <= MAX_ID).then_some(id)
+}
+
+#[cfg(not(feature = "pci"))]
+fn own_id(_: &Mapping, _: &Registers) -> Option<u32> {
+    None
 }
 
 /// An id that no other end has, and no transport gives; all ones stands for nobody.

@@ -276,9 +276,12 @@ fn a_function_of_a_known_kind_says_what_its_maps_are() {
     assert_eq!((layout.window, layout.registers), (window, None), "the config knows better");
     let (file, layout) = tree.open(&none).unwrap();
     assert_eq!(layout.to_string().parse().ok(), Some(layout));
+    let device = fs::File::options().write(true).open(tree.device()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&device, &5u32.to_le_bytes(), 8).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _runtime = runtime.enter();
     let link = UioLink::over(&tree.device(), file, &layout, false).unwrap();
+    assert_eq!(link.attached().id, 5, "by the register of the function");
     link.bell(3, 1).unwrap().ring();
     assert!(link.bell(0x1_0000, 1).is_none(), "no such peer");
     let mut written = [0; 4];
