@@ -31,7 +31,16 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Waits until `probe` succeeds, says how long it took, and gives the value. A failure of the probe
 /// is what was seen instead.
-pub(crate) fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn wait<T>(what: &str, probe: impl FnMut() -> Result<T, String>) -> T {
+    wait_for(PATIENCE, what, probe)
+}
+
+/// As [`wait`], for what may take up to `patience`.
+pub(crate) fn wait_for<T>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Result<T, String>,
+) -> T {
     let start = Instant::now();
     loop {
         match probe() {
@@ -39,8 +48,8 @@ pub(crate) fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) 
                 eprintln!("{what} after {:.2} s", start.elapsed().as_secs_f64());
                 return value;
             }
-            Err(seen) if start.elapsed() >= PATIENCE => {
-                panic!("{what}: not within {} s, but {seen}", PATIENCE.as_secs());
+            Err(seen) if start.elapsed() >= patience => {
+                panic!("{what}: not within {} s, but {seen}", patience.as_secs());
             }
             Err(_) => thread::sleep(POLL),
         }

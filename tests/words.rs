@@ -21,7 +21,7 @@ use boardlane::net::features::Features;
 use boardlane::net::path::{Inward, Path, Room};
 use boardlane::spec::{net, virtio};
 use boardlane::tunnel::message::Dialect;
-use boardlane::tunnel::part::Role;
+use boardlane::tunnel::part::{Layout, Role};
 
 const SLOT: u64 = 4 << 20;
 const WINDOW: u64 = SLOT / 4;
@@ -119,6 +119,7 @@ impl End {
         let params = LinkParams {
             role,
             dialect: Dialect::V2,
+            layout: Layout::Boardlane,
             window: 0..WINDOW,
             driver_memory: WINDOW..SLOT,
             slot: 0,

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::cases::hostile::Intruder;
 use crate::cases::probe_slot::probe;
 use crate::traffic::exchange;
-use crate::world::{World, check, wait};
+use crate::world::{World, check, wait, wait_for};
 
 fn amp(_: &str, _: u8) -> String {
     "layout = \"amp-pci\"\n".to_owned()
@@ -179,7 +179,9 @@ pub(crate) fn indices_and_octets_of_a_strangers_making_cost_the_link_and_nothing
     }
     let quarantine = world.log("master").contains("bl0: quarantined");
     eprintln!("quarantined: {quarantine}");
-    wait("both ends are patient again, and the link is up", || {
+    // A quarantine doubles with each offence.
+    let quarantined = Duration::from_secs(30);
+    wait_for(quarantined, "both ends are patient again, and the link is up", || {
         let [master, board] =
             [world.link_status("master", "bl0")?, world.link_status("board0", "bl0")?];
         check(master.state == LinkState::Up && board.state == LinkState::Up, [master, board])

@@ -289,8 +289,7 @@ impl LinkTask {
             #[cfg(feature = "uio")]
             Transport::Uio { path, description } => {
                 let (file, layout) = self.broker.uio(name).await.map_err(refused)?;
-                let link =
-                    UioLink::over(path, file, &layout, end_of(self.role), description.interrupt);
+                let link = UioLink::over(path, file, &layout, description.interrupt);
                 let link = link.map_err(|e| refusal(e.to_string(), false))?;
                 Ok(Attachment::Uio(Box::new(link)))
             }

@@ -260,12 +260,12 @@ impl DeviceTunnel {
             let [low, high, ..] = ping.data.to_le_bytes();
             let token = u16::from_le_bytes([low, high]);
             Message { dev_num: 0, token, body: Body::Ping { data: ping.data } }
-        } else if let Some(queue) = self.used.pop_front() {
-            let body = Body::EventUsed { index: queue.into() };
+        } else if let Some(Notice { status, generation, data }) = self.notice.take() {
+            // Before used buffers: of those there may be more as long as there is room for a message.
+            let body = Body::EventConfig { status, generation, offset: 0, data };
             Message { dev_num: DEVICE_NUMBER, token: 0, body }
         } else {
-            let Notice { status, generation, data } = self.notice.take()?;
-            let body = Body::EventConfig { status, generation, offset: 0, data };
+            let body = Body::EventUsed { index: self.used.pop_front()?.into() };
             Message { dev_num: DEVICE_NUMBER, token: 0, body }
         };
         Some(message::encode(self.dialect, &message, out))

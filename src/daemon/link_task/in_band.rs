@@ -23,14 +23,15 @@ use crate::tunnel::part::Role;
 pub(super) struct InBand {
     heard: mpsc::Receiver<u16>,
     hears: mpsc::Sender<u16>,
-    /// By queue.
-    tasks: BTreeMap<u16, JoinHandle<()>>,
+    /// By queue: its bell, and who waits for that. A queue keeps them when its worker changes, as a ring
+    /// of the last one may not have been heard yet.
+    bells: BTreeMap<u16, (Bell, JoinHandle<()>)>,
 }
 
 impl InBand {
     pub(super) fn new() -> Self {
         let (hears, heard) = mpsc::channel(1);
-        Self { heard, hears, tasks: BTreeMap::new() }
+        Self { heard, hears, bells: BTreeMap::new() }
     }
 
     /// Bells for the worker of a pair at this end, by way.
@@ -40,17 +41,24 @@ impl InBand {
             // Frames go out by the driver's transmitq, which is where they come in at the device.
             let transmits = (role == Role::Driver) == (way == OUT);
             let queue = 2 * pair + if transmits { net::TRANSMITQ } else { net::RECEIVEQ };
-            let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-            let (mut rings, hears) = (Doorbell::new(bell.clone())?, self.hears.clone());
-            let task = spawn_local(async move {
-                while rings.rung().await.is_ok() && hears.send(queue).await.is_ok() {}
-            });
-            if let Some(last) = self.tasks.insert(queue, task) {
-                last.abort();
-            }
-            bells[way] = Some(bell.into());
+            let bell = match self.bells.get(&queue) {
+                Some((bell, task)) if !task.is_finished() => bell.clone(),
+                _ => self.bell(queue)?,
+            };
+            bells[way] = Some(bell);
         }
         Ok(bells)
+    }
+
+    fn bell(&mut self, queue: u16) -> io::Result<Bell> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (mut rings, hears) = (Doorbell::new(bell.clone())?, self.hears.clone());
+        let task = spawn_local(async move {
+            while rings.rung().await.is_ok() && hears.send(queue).await.is_ok() {}
+        });
+        let bell = Bell::from(bell);
+        self.bells.insert(queue, (bell.clone(), task));
+        Ok(bell)
     }
 
     /// Waits for a ring: the queue that it is for. Nothing is lost if it is dropped early.
@@ -63,7 +71,7 @@ impl InBand {
 
     /// No worker is there to ring.
     pub(super) fn clear(&mut self) {
-        for task in std::mem::take(&mut self.tasks).into_values() {
+        for (_, task) in std::mem::take(&mut self.bells).into_values() {
             task.abort();
         }
     }

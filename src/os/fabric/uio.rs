@@ -11,7 +11,8 @@
 //! that (`interrupt`) and rings an eventfd, the only doorbell that this end has. Where there is no interrupt
 //! this end has none and polls.
 //!
-//! Nobody says who else is there: heartbeats tell. An end's id is by its role, as it has no other.
+//! Nobody says who else is there: heartbeats tell. An end whose registers have no id for it draws one
+//! above those of transports that tell, so that no two are the same owner.
 //!
 //! A device belongs to one link: its file is locked as long as somebody has it open.
 //!
@@ -28,6 +29,7 @@ mod maps;
 mod tests;
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,7 +50,6 @@ use crate::memory::{Kind, Mapping};
 use crate::os::bell::{Bell, Register};
 use crate::os::bus_error::{Registered, register};
 use crate::spec::window::MAX_ID;
-use crate::tunnel::part::Role;
 pub use error::UioError;
 use interrupt::Interrupt;
 pub use look::{Device, devices, look};
@@ -134,7 +135,7 @@ pub struct UioLink {
 }
 
 impl UioLink {
-    /// The end of this role, over the device at `path`, which is open as `file`. Needs a tokio runtime with
+    /// An end over the device at `path`, which is open as `file`. Needs a tokio runtime with
     /// time.
     ///
     /// # Errors
@@ -143,7 +144,6 @@ impl UioLink {
         path: &Path,
         file: OwnedFd,
         layout: &Layout,
-        role: Role,
         interrupts: bool,
     ) -> Result<Self, UioError> {
         let os = |error| UioError::Os(path.to_owned(), error);
@@ -154,10 +154,8 @@ impl UioLink {
             Some(registers) => Some((map(registers.place)?, registers)),
             None => None,
         };
-        let id = match role {
-            Role::Driver => MAX_ID + 1,
-            Role::Device => MAX_ID + 2,
-        };
+        let told = registers.as_ref().and_then(|(mapping, registers)| own_id(mapping, registers));
+        let id = told.unwrap_or_else(draw_id);
         let mut attached = match layout.driver_memory {
             None => Attached::in_one_piece(&window, layout.window.len, id, Vec::new())
                 .ok_or(UioError::AddressSpace(layout.window.len))?,
@@ -239,6 +237,30 @@ impl UioLink {
         };
         format!("{}: {why}", path.display())
     }
+}
+
+/// What the function's register says of this end's id, if its kind has one: by that the others ring it.
+#[cfg(feature = "pci")]
+fn own_id(mapping: &Mapping, registers: &Registers) -> Option<u32> {
+    let RingValue::OfKind(kind) = registers.value else { return None };
+    let kind = KINDS.get(kind as usize)?;
+    let start = (registers.doorbell as usize).checked_sub(kind.doorbell?.register.offset)?;
+    let at = start.checked_add(kind.id?.offset)?;
+    let inside = at % 4 == 0 && at.checked_add(4)? <= mapping.len();
+    let id = inside.then(|| mapping.view(at, 4).load_le32(0))?;
+    (id <= MAX_ID).then_some(id)
+}
+
+#[cfg(not(feature = "pci"))]
+fn own_id(_: &Mapping, _: &Registers) -> Option<u32> {
+    None
+}
+
+/// An id that no other end has, and no transport gives; all ones stands for nobody.
+fn draw_id() -> u32 {
+    let random = RandomState::new().hash_one(std::process::id());
+    let ids = MAX_ID + 1..u32::MAX;
+    ids.start + u32::try_from(random % u64::from(ids.end - ids.start)).unwrap_or(0)
 }
 
 /// What keeps a map; dropped in this order.

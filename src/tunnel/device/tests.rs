@@ -399,6 +399,17 @@ fn a_changed_config_goes_along_with_its_notice_and_the_newest_counts() {
 }
 
 #[test]
+fn a_notice_goes_before_used_buffers() {
+    let mut end = End::new();
+    end.device.status = 15 | status::DEVICE_NEEDS_RESET;
+    end.tunnel.used.push_back(1);
+    end.tunnel.notify_status_changed(&end.device);
+    let event = end.receive().map(|m| m.body);
+    assert!(matches!(event, Some(Body::EventConfig { status: 79, .. })), "{event:?}");
+    assert_eq!(end.receive().map(|m| m.body), Some(Body::EventUsed { index: 1 }));
+}
+
+#[test]
 fn a_notice_of_the_status_alone_has_no_range() {
     let mut end = End::new();
     end.device.status = 15 | status::DEVICE_NEEDS_RESET;

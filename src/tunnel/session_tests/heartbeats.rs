@@ -61,3 +61,31 @@ fn an_end_without_an_id_lives_by_its_heartbeat_on_a_transport_that_tells_of_the_
     let mut c = world.end(Role::Device, 3);
     world.until_up(&mut c, &mut b);
 }
+
+#[test]
+fn an_end_that_slept_finds_its_part_taken_and_does_not_write_to_it() {
+    for role in [Role::Device, Role::Driver] {
+        let mut world = World::new();
+        let [mut slept, mut other, mut new] =
+            [(role, w::MAX_ID + 5), (role.other(), w::MAX_ID + 6), (role, w::MAX_ID + 7)]
+                .map(|(role, id)| world.end(role, id));
+        world.alive.clear();
+        world.until_up(&mut slept, &mut other);
+        assert_eq!(world.until_down(&mut other).0, Reason::Silent(role));
+        world.start(&mut other);
+        world.until_up(&mut new, &mut other);
+        assert!(matches!(
+            world.look(&mut slept),
+            Some(Change::Down(Reason::Stolen(part, owner))) if (part, owner) == (role, w::MAX_ID + 7)
+        ));
+        // It waits as long as the other one lives, whose session stands.
+        world.start(&mut slept);
+        for _ in 0..400 {
+            assert!(!matches!(world.look(&mut slept), Some(Change::Ring(_) | Change::Up(..))));
+            for end in [&mut new, &mut other] {
+                assert!(!matches!(world.look(end), Some(Change::Down(_))));
+            }
+            world.now += Duration::from_millis(5);
+        }
+    }
+}
