@@ -69,6 +69,13 @@ pub enum PciError {
         /// What that one holds.
         path: PathBuf,
     },
+    /// Another process has its IOMMU group, or has not yet let go of it.
+    GroupHeld {
+        /// The group's file.
+        path: PathBuf,
+        /// The function.
+        address: Address,
+    },
     /// It is in no IOMMU group.
     NoIommu {
         /// The function.
@@ -241,6 +248,12 @@ impl fmt::Display for PciError {
             Self::Held { path } => {
                 write!(f, "{} is held by another process; stop that one", path.display())
             }
+            Self::GroupHeld { path, address } => write!(
+                f,
+                "the IOMMU group of PCI function {address} is open elsewhere ({}); stop the process that \
+                 has one of its functions",
+                path.display()
+            ),
             Self::NoIommu { address } => write!(
                 f,
                 "PCI function {address} is in no IOMMU group, which VFIO needs; switch the IOMMU on \

@@ -8,19 +8,23 @@ use std::path::{Path, PathBuf};
 
 use super::address::Address;
 use super::error::PciError;
+use super::vfio::Groups;
 
 /// Flags of a resource (linux/ioport.h): memory, not I/O ports; prefetchable; without an address.
 const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_UNSET: u64 = 0x2000_0000;
 
-/// Where sysfs and device files are.
+/// A machine's PCI bus: where sysfs and device files are, and what of them this process has open. Clones are
+/// the same one.
 #[derive(Clone, Debug)]
 pub struct Tree {
     /// sysfs, else `/sys`.
     pub sys: PathBuf,
     /// Device files, else `/dev`.
     pub dev: PathBuf,
+    /// What is open of VFIO's groups.
+    pub(super) groups: Groups,
     /// What the kernel would do after a file was written.
     #[cfg(test)]
     pub(super) after_write: fn(&Self, &Path, &str),
@@ -31,6 +35,7 @@ impl Default for Tree {
         Self {
             sys: "/sys".into(),
             dev: "/dev".into(),
+            groups: Groups::default(),
             #[cfg(test)]
             after_write: |_, _, _| {},
         }

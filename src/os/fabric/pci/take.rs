@@ -3,15 +3,16 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::address::{Address, Mode, Wanted, Which};
 use super::binding::Binding;
 use super::error::{BarFault, PciError};
 use super::kinds::BoardKind;
+use super::resource;
 use super::sysfs::{Bar, Function, Tree};
-use super::{resource, vfio};
+use super::vfio::Group;
 use crate::os::fabric::is_slot_len;
 use crate::os::fabric::mapped::page_size;
 
@@ -83,6 +84,8 @@ pub struct Taken {
     tree: Tree,
     address: Address,
     undo: Undo,
+    /// By VFIO, once the function is open.
+    group: Option<Arc<Group>>,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,10 @@ enum Undo {
 }
 
 impl Taken {
+    fn new(tree: &Tree, address: Address, undo: Undo) -> Self {
+        Self { tree: tree.clone(), address, undo, group: None }
+    }
+
     /// Which one it is.
     pub fn address(&self) -> Address {
         self.address
@@ -105,7 +112,9 @@ impl Taken {
     /// # Errors
     /// Why not, in a line.
     pub fn give_back(self) -> Result<(), String> {
-        let Self { tree, address, undo } = self;
+        let Self { tree, address, undo, group } = self;
+        // An old kernel may wait for it when the last of its functions is unbound.
+        drop(group);
         let (tell, told) = mpsc::channel();
         let work = move || {
             let done = match undo {
@@ -232,23 +241,30 @@ fn take_function(
         (Mode::Vfio, _) if function.group.is_none() => return Err(PciError::NoIommu { address }),
         (Mode::Vfio, _) => {
             match taken {
-                Some(Taken { undo: Undo::Binding(binding), .. }) => {
-                    binding.renew(tree, function)?
+                Some(Taken { undo: Undo::Binding(binding), group, .. }) => {
+                    // What is not open must not keep it.
+                    *group = None;
+                    binding.renew(tree, function)?;
                 }
                 _ => {
                     let undo = Undo::Binding(Binding::take(tree, function)?);
-                    *taken = Some(Taken { tree: tree.clone(), address, undo });
+                    *taken = Some(Taken::new(tree, address, undo));
                 }
             }
-            vec![vfio::open(tree, function)?, config]
+            let group = Group::of(tree, function)?;
+            let device = group.device(address)?;
+            if let Some(taken) = taken {
+                taken.group = Some(group);
+            }
+            vec![device, config]
         }
         (Mode::Sysfs, Some(driver)) => return Err(PciError::Driver { address, driver }),
         (Mode::Sysfs, None) => {
             if !function.enabled {
                 tree.write(&tree.file(address, "enable"), "1")?;
-                *taken = Some(Taken { tree: tree.clone(), address, undo: Undo::Disable });
+                *taken = Some(Taken::new(tree, address, Undo::Disable));
             } else if taken.is_none() {
-                *taken = Some(Taken { tree: tree.clone(), address, undo: Undo::Nothing });
+                *taken = Some(Taken::new(tree, address, Undo::Nothing));
             }
             let files = resource::open(tree, function, kind, config)?;
             told.combined = files.combined;

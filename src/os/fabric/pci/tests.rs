@@ -57,7 +57,8 @@ impl Machine {
         for part in ["sys/bus/pci/devices", "sys/bus/pci/drivers", "dev/vfio"] {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
-        let tree = Tree { sys: dir.join("sys"), dev: dir.join("dev"), after_write: kernel };
+        let (sys, dev) = (dir.join("sys"), dir.join("dev"));
+        let tree = Tree { sys, dev, after_write: kernel, ..Tree::default() };
         fs::write(tree.sys.join("bus/pci/drivers_probe"), "").unwrap();
         Self { tree, dir }
     }

@@ -1,8 +1,9 @@
 //! A function by VFIO (Linux, "VFIO - Virtual Function I/O"): its group, its device, BARs and interrupts.
 //!
-//! Who has the rights opens it ([`open`]): a container with an IOMMU of type 1, the function's group in it,
-//! and from that the device. The device's descriptor holds both, so it is all that is kept and passed on.
-//! With it [`Device`] does the rest, which asks for no rights.
+//! Who has the rights opens it ([`Group::of`], [`Group::device`]): a container with an IOMMU of type 1, the
+//! function's group in it, and from that the device, whose descriptor is passed on. With it [`Device`] does
+//! the rest, which asks for no rights. The kernel has a group be opened once, and a device of it that is open
+//! counts; so a group is kept as long as a link has a function of it ([`Groups`]), for the next function.
 //!
 //! The kernel resets the function when it is opened and when it is closed, if it can be reset; so nothing
 //! here asks for it. To close it may take as long as a reset, and is done by a thread that may wait.
@@ -12,12 +13,13 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::ptr::without_provenance_mut;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, pread, pwrite};
@@ -38,57 +40,91 @@ const COMMAND_MASTER: u16 = 1 << 2;
 /// Drivers that may have other functions of a group, as the kernel has it.
 const HARMLESS: [&str; 3] = ["vfio-pci", "pci-stub", "pcieport"];
 
-/// Opens a function that is with vfio-pci.
-///
-/// # Errors
-/// A module of VFIO's is missing; the group is another's, or not to be opened, or in use otherwise.
-pub(super) fn open(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError> {
-    let address = function.address;
-    let group = function.group.ok_or(PciError::NoIommu { address })?;
-    let container = open_file(tree.dev.join("vfio/vfio"), "vfio")?;
-    let none = std::ptr::null_mut();
-    // SAFETY: the request takes no argument.
-    let version =
-        unsafe { address.ask("VFIO_GET_API_VERSION", &container, api::GET_API_VERSION, none) }?;
-    if version != api::API_VERSION {
-        return Err(address.failed("VFIO_GET_API_VERSION")(Errno::PROTO));
-    }
-    let type1 = without_provenance_mut::<c_void>(api::TYPE1V2_IOMMU);
-    // SAFETY: the request takes a number.
-    let known =
-        unsafe { address.ask("VFIO_CHECK_EXTENSION", &container, api::CHECK_EXTENSION, type1) }?;
-    if known == 0 {
-        let path = tree.sys.join("module/vfio_iommu_type1");
-        return Err(PciError::NoModule { path, module: "vfio_iommu_type1" });
-    }
-    let file = open_file(tree.dev.join("vfio").join(group.to_string()), "vfio-pci")?;
-    let mut status = GroupStatus { argsz: argsz::<GroupStatus>(), flags: 0 };
-    // SAFETY: the request takes its structure.
-    unsafe {
-        address.ask("VFIO_GROUP_GET_STATUS", &file, api::GROUP_GET_STATUS, (&raw mut status).cast())
-    }?;
-    if status.flags & api::GROUP_VIABLE == 0 {
-        return Err(not_viable(tree, address, group));
-    }
-    let mut number = container.as_raw_fd();
-    let doing = "VFIO_GROUP_SET_CONTAINER";
-    // SAFETY: the request takes a descriptor's number, by address.
-    match unsafe { address.ask(doing, &file, api::GROUP_SET_CONTAINER, (&raw mut number).cast()) } {
-        // Later kernels find out here who else has a function of the group.
-        Err(PciError::Vfio { errno: Errno::BUSY | Errno::PERM, .. }) => {
-            return Err(not_viable(tree, address, group));
+/// The groups that this process has open, by number. Clones are the same ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Groups(Arc<Mutex<BTreeMap<u32, Weak<Group>>>>);
+
+/// A group that is open, in a container of its own.
+#[derive(Debug)]
+pub(super) struct Group {
+    file: OwnedFd,
+    _container: OwnedFd,
+}
+
+impl Group {
+    /// The group of a function that is with vfio-pci: one that is open already, or opened anew.
+    ///
+    /// # Errors
+    /// A module of VFIO's is missing; the group is another's, or not to be opened, or in use otherwise.
+    pub(super) fn of(tree: &Tree, function: &Function) -> Result<Arc<Self>, PciError> {
+        let address = function.address;
+        let number = function.group.ok_or(PciError::NoIommu { address })?;
+        let mut groups = tree.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.get(&number).and_then(Weak::upgrade) {
+            return Ok(group);
         }
-        done => done?,
-    };
-    // SAFETY: the request takes a number.
-    unsafe { address.ask("VFIO_SET_IOMMU", &container, api::SET_IOMMU, type1) }?;
-    let mut name = format!("{address}\0").into_bytes();
-    let doing = "VFIO_GROUP_GET_DEVICE_FD";
-    // SAFETY: the request takes a string that ends in zero.
-    let fd =
-        unsafe { address.ask(doing, &file, api::GROUP_GET_DEVICE_FD, name.as_mut_ptr().cast()) }?;
-    // SAFETY: the kernel has made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        groups.retain(|_, group| group.strong_count() > 0);
+        let group = Arc::new(Self::open(tree, address, number)?);
+        groups.insert(number, Arc::downgrade(&group));
+        Ok(group)
+    }
+
+    fn open(tree: &Tree, address: Address, number: u32) -> Result<Self, PciError> {
+        let container = open_file(tree.dev.join("vfio/vfio"), "vfio")?;
+        let none = std::ptr::null_mut();
+        // SAFETY: the request takes no argument.
+        let version =
+            unsafe { address.ask("VFIO_GET_API_VERSION", &container, api::GET_API_VERSION, none) }?;
+        if version != api::API_VERSION {
+            return Err(address.failed("VFIO_GET_API_VERSION")(Errno::PROTO));
+        }
+        let type1 = without_provenance_mut::<c_void>(api::TYPE1V2_IOMMU);
+        let doing = "VFIO_CHECK_EXTENSION";
+        // SAFETY: the request takes a number.
+        let known = unsafe { address.ask(doing, &container, api::CHECK_EXTENSION, type1) }?;
+        if known == 0 {
+            let path = tree.sys.join("module/vfio_iommu_type1");
+            return Err(PciError::NoModule { path, module: "vfio_iommu_type1" });
+        }
+        let file = open_file(tree.dev.join("vfio").join(number.to_string()), "vfio-pci");
+        let file = file.map_err(|error| match error {
+            PciError::Held { path } => PciError::GroupHeld { path, address },
+            error => error,
+        })?;
+        let mut status = GroupStatus { argsz: argsz::<GroupStatus>(), flags: 0 };
+        let (doing, argument) = ("VFIO_GROUP_GET_STATUS", (&raw mut status).cast());
+        // SAFETY: the request takes its structure.
+        unsafe { address.ask(doing, &file, api::GROUP_GET_STATUS, argument) }?;
+        if status.flags & api::GROUP_VIABLE == 0 {
+            return Err(not_viable(tree, address, number));
+        }
+        let mut fd = container.as_raw_fd();
+        let (doing, argument) = ("VFIO_GROUP_SET_CONTAINER", (&raw mut fd).cast());
+        // SAFETY: the request takes a descriptor's number, by address.
+        match unsafe { address.ask(doing, &file, api::GROUP_SET_CONTAINER, argument) } {
+            // Later kernels find out here who else has a function of the group.
+            Err(PciError::Vfio { errno: Errno::BUSY | Errno::PERM, .. }) => {
+                return Err(not_viable(tree, address, number));
+            }
+            done => done?,
+        };
+        // SAFETY: the request takes a number.
+        unsafe { address.ask("VFIO_SET_IOMMU", &container, api::SET_IOMMU, type1) }?;
+        Ok(Self { file, _container: container })
+    }
+
+    /// Opens a function of it.
+    ///
+    /// # Errors
+    /// It has gone, or fails.
+    pub(super) fn device(&self, address: Address) -> Result<OwnedFd, PciError> {
+        let mut name = format!("{address}\0").into_bytes();
+        let (doing, argument) = ("VFIO_GROUP_GET_DEVICE_FD", name.as_mut_ptr().cast());
+        // SAFETY: the request takes a string that ends in zero.
+        let fd = unsafe { address.ask(doing, &self.file, api::GROUP_GET_DEVICE_FD, argument) }?;
+        // SAFETY: the kernel has made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
 }
 
 fn open_file(path: PathBuf, module: &'static str) -> Result<OwnedFd, PciError> {
@@ -146,7 +182,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Takes on what [`open`] has given; has the function's memory answer, and lets it interrupt.
+    /// Takes on what [`Group::device`] has given; has the function's memory answer, and lets it interrupt.
     ///
     /// # Errors
     /// It is no PCI function by VFIO, or fails.
