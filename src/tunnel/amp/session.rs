@@ -4,8 +4,7 @@
 //! somebody before it, sends `GET_DEVICES(0, 32)`, and again each second once that is taken or when the
 //! device says that it has come or gone. The answer counts if it is what Linux' driver takes, offset 0 and count
 //! 32, and has device 0. That is its session, in which it sends a PING each second. The device's session
-//! begins with the first message, whatever it is, once the driver has had time to take what the device
-//! said as it came; the tunnel answers. It forgets what waits only after its
+//! begins with the first message, whatever it is; the tunnel answers. It forgets what waits only after its
 //! driver has broken a rule: a driver that came first has asked already, and Linux' asks once.
 //!
 //! Who lives. A driver looks back each second: where it has heard nothing at all since its last look, when
@@ -49,8 +48,6 @@ use crate::tunnel::session::{Change, LOOK_TIME};
 pub const SECOND: Duration = Duration::from_secs(1);
 /// Between a device's looks back.
 const HALF: Duration = Duration::from_millis(500);
-/// How long a driver that has taken a message may need to handle it.
-const HANDLED: Duration = Duration::from_millis(10);
 /// How long a device waits for a message of its driver, in seconds.
 pub const DEVICE_PATIENCE: u32 = 5;
 
@@ -99,8 +96,6 @@ pub struct Session {
     asked: Option<Instant>,
     /// A PING is to be sent.
     ping: bool,
-    /// Device: until when what it has said of its start has to be taken alone.
-    told_until: Option<Instant>,
     /// The tunnel takes no message for now.
     held: bool,
     /// What waits in the inbox is to be forgotten.
@@ -128,7 +123,6 @@ impl Session {
             silent: 0,
             asked: None,
             ping: false,
-            told_until: None,
             held: false,
             distrusts: false,
             over: None,
@@ -279,7 +273,6 @@ impl Session {
         if self.params.role == Role::Device {
             ring = put(mem, &mut fifo, REMOVED);
         }
-        self.told_until = ring.then(|| now + SECOND);
         self.distrusts = false;
         self.asked = None;
         (self.ping, self.held) = (false, false);
@@ -294,13 +287,12 @@ impl Session {
     fn seek(&mut self, now: Instant, mem: &BusMemory, alone: bool) -> Option<Change<Fifo>> {
         let other = self.params.role.other();
         let mut fifo = self.fifo?;
-        let telling = self.is_telling(now, mem, &fifo);
         let found = match self.params.role {
             _ if !fifo.is_ours(mem) => {
                 self.phase = Phase::Resuming;
                 return self.wait(now, Reason::NotReady(other));
             }
-            Role::Device if telling || alone || !fifo.has_message(mem) => Ok(None),
+            Role::Device if alone || !fifo.has_message(mem) => Ok(None),
             Role::Device => Ok(Some(true)),
             Role::Driver => self.answers(mem, &mut fifo),
         };
@@ -333,20 +325,6 @@ impl Session {
                 self.wait(now, Reason::Fifo(error))
             }
         }
-    }
-
-    /// Device: whether the driver may still miss what was said of our start. Linux has room for one message
-    /// between its interrupt and what handles it, so an answer that came at once would take that place.
-    fn is_telling(&mut self, now: Instant, mem: &BusMemory, fifo: &Fifo) -> bool {
-        let Some(until) = &mut self.told_until else { return false };
-        if fifo.progress(mem).is_ok_and(|(_, unread)| unread == 0) {
-            *until = (*until).min(now + HANDLED);
-        }
-        let telling = now < *until;
-        if !telling {
-            self.told_until = None;
-        }
-        telling
     }
 
     /// Driver: takes what has come. `true`: the device is there; `false`: it is not among those that are.

@@ -229,24 +229,6 @@ fn a_device_that_begins_anew_is_noticed_at_once_and_one_that_leaves_too() {
 }
 
 #[test]
-fn a_device_says_nothing_more_until_the_driver_has_heard_that_it_began_anew() {
-    let (mut bus, mut driver, _) = met();
-    let mut device = bus.end(Role::Device);
-    driver.say(&bus.mem, Body::Ping { data: 1 });
-    bus.run([&mut device], 900 * MS);
-    assert!(!device.is_up(), "the driver has not taken it");
-    driver.listen(&bus.mem);
-    bus.run([&mut device], 5 * MS);
-    assert!(!device.is_up(), "nor handled it");
-    bus.run([&mut device], 20 * MS);
-    assert!(device.is_up());
-    let mut device = bus.end(Role::Device);
-    driver.say(&bus.mem, Body::Ping { data: 1 });
-    bus.run([&mut device], 1100 * MS);
-    assert!(device.is_up(), "a driver that takes nothing is not waited for without end");
-}
-
-#[test]
 fn a_driver_that_leaves_resets_the_device() {
     let (mut bus, mut driver, mut device) = met();
     device.heard.clear();
