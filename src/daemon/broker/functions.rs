@@ -1,6 +1,7 @@
 //! The PCI functions that links have, and what they were like before.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::protocol::Refused;
 use super::server::Granted;
@@ -8,6 +9,9 @@ use crate::daemon::config::Transport;
 use crate::os::child;
 use crate::os::fabric::pci::{self, BoardKind, Opened, Taken, Tree, Wanted, Which};
 use crate::os::uevent;
+
+/// How long giving back may take in the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// By the link's name.
 #[derive(Debug, Default)]
@@ -53,8 +57,8 @@ impl Functions {
         let Transport::Pci(Wanted { which: Which::At(address), .. }) = transport else {
             return false;
         };
-        let kind = self.tree.function(*address).map(|f| BoardKind::of(f.vendor, f.device));
-        kind.is_ok_and(|kind| kind.is_some())
+        let ids = self.tree.ids(*address);
+        ids.is_ok_and(|[vendor, device]| BoardKind::of(vendor, device).is_some())
     }
 
     /// A socket that hears of functions that come and go.
@@ -67,18 +71,20 @@ impl Functions {
         self.taken.remove(name).flatten().map_or(Ok(()), Taken::give_back)
     }
 
-    /// Gives all back.
+    /// Gives all back, and waits until that is done.
     pub(super) fn release_all(&mut self) {
         for (name, taken) in std::mem::take(&mut self.taken) {
             if let Some(Err(e)) = taken.map(Taken::give_back) {
                 tracing::warn!("{name}: {e}");
             }
         }
+        self.tree.wait_returned(LAST_PATIENCE);
     }
 
-    /// As long as there is something to give back, a daemon that is killed must not take this with it.
-    pub(super) fn outlive_daemon(&mut self) {
-        let outlives = self.taken.values().any(Option::is_some);
+    /// As long as there is something to give back, or about to be, a daemon that is killed must not take this
+    /// with it.
+    pub(super) fn outlive_daemon(&mut self, taking: bool) {
+        let outlives = taking || self.taken.values().any(Option::is_some);
         if outlives != self.outlives {
             match child::die_with_parent(!outlives) {
                 Ok(()) => self.outlives = outlives,

@@ -261,9 +261,12 @@ impl Server {
         let link = self.links.get(name).ok_or("it has no link")?;
         let others = self.links.iter().filter(|(other, _)| *other != name);
         let others = others.map(|(_, link)| &link.config.transport);
+        if self.apart {
+            self.functions.outlive_daemon(true);
+        }
         let granted = self.functions.take(name, &link.config.transport, others);
         if self.apart {
-            self.functions.outlive_daemon();
+            self.functions.outlive_daemon(false);
         }
         granted
     }
@@ -272,7 +275,7 @@ impl Server {
     fn release(&mut self, name: &str) -> Result<Granted, Refused> {
         let released = self.functions.release(name);
         if self.apart {
-            self.functions.outlive_daemon();
+            self.functions.outlive_daemon(false);
         }
         Ok(released.map(|()| Granted::new(0, Vec::new()))?)
     }

@@ -134,7 +134,7 @@ fn a_function_is_taken_as_the_config_says_and_given_back_whatever_it_says() {
     std::fs::write(served.dir.join("master.toml"), text).unwrap();
     adopt();
     let absent = "no such PCI function: /sys/bus/pci/devices/fffffffe:fe:1e.7 does not exist; \
-                  correct `transport`, or see `lspci -D`";
+                  plug it in, or correct `transport` (see `lspci -D`)";
     assert_eq!(said(What::Function, "bl0"), Err(absent.to_owned()));
     for link in ["bl0", "bl1"] {
         assert_eq!(said(What::Release, link), Ok(0), "{link} has none, and may have had one");

@@ -35,5 +35,5 @@ impl Functions {
 
     pub(super) fn release_all(&mut self) {}
 
-    pub(super) fn outlive_daemon(&mut self) {}
+    pub(super) fn outlive_daemon(&mut self, _: bool) {}
 }

@@ -3,11 +3,22 @@
 //! `driver_override` names the one driver that may have a function (Linux, ABI/testing/sysfs-bus-pci). A
 //! function that was with vfio-pci already is left as it was found: somebody else has arranged that.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use super::address::Address;
 use super::error::PciError;
+use super::resource;
 use super::sysfs::{Function, Tree};
 
 const VFIO_PCI: &str = "vfio-pci";
+/// How long a link's end may take to close a function that is given back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a function that vfio-pci has refused is not given to it again.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// A function that is with vfio-pci, and how it was before.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,16 +45,21 @@ impl Binding {
             return Ok(Self { address, before: None });
         }
         is_loaded(tree)?;
-        let before = Before {
-            driver: function.driver.clone(),
-            driver_override: function.driver_override.clone(),
-        };
+        if let Some(driver) = tree.refused.lately(address) {
+            return Err(PciError::Bind { address, driver });
+        }
+        let driver_override = tree.driver_override(address)?;
+        let before = Before { driver: function.driver.clone(), driver_override };
         let binding = Self { address, before: Some(before) };
         match binding.bind(tree) {
             Ok(()) => Ok(binding),
             Err(error) => {
+                // Its driver is not to lose it again with each try.
+                if let PciError::Bind { driver, .. } = &error {
+                    tree.refused.note(address, driver.clone());
+                }
                 // The first error tells more than what follows from it.
-                let _ = binding.give_back(tree);
+                let _ = binding.undo(tree);
                 Err(error)
             }
         }
@@ -75,11 +91,31 @@ impl Binding {
         }
     }
 
-    /// Undoes it, as far as it can be done; waits until nobody has the function open any more.
+    /// Undoes it, unless somebody else has done so, or has the function by now; waits until nobody has it open
+    /// any more.
     ///
     /// # Errors
-    /// The first that was met.
+    /// Another process has the function; the first that was met.
     pub(super) fn give_back(self, tree: &Tree) -> Result<(), PciError> {
+        let address = self.address;
+        if self.before.is_none() {
+            return Ok(());
+        }
+        // Whoever gave it to this link closes it in a moment. Who has it after that has taken it since.
+        let lock = wait_for_lock(tree, address);
+        let _lock = match lock {
+            Err(_) if !tree.directory(address).exists() => return Ok(()),
+            lock => lock?,
+        };
+        let ours = match tree.function(address)?.driver {
+            Some(driver) => driver == VFIO_PCI,
+            None => tree.driver_override(address)?.as_deref() == Some(VFIO_PCI),
+        };
+        if ours { self.undo(tree) } else { Ok(()) }
+    }
+
+    /// Undoes it, as far as it can be done.
+    fn undo(self, tree: &Tree) -> Result<(), PciError> {
         let (address, Some(before)) = (self.address, self.before) else { return Ok(()) };
         let unbound = unbind(tree, address);
         // An empty line means none.
@@ -94,6 +130,38 @@ impl Binding {
             Err(_) if !tree.directory(address).exists() => Ok(()),
             done => done,
         }
+    }
+}
+
+/// The lock on a function (see [`resource::lock`]), once others have let go of it.
+fn wait_for_lock(tree: &Tree, address: Address) -> Result<OwnedFd, PciError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match resource::lock(tree, address) {
+            Err(PciError::Held { .. }) if Instant::now() < until => sleep(PATIENCE / 100),
+            done => return done,
+        }
+    }
+}
+
+/// Functions that vfio-pci did not take, and when that was.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused(Arc<Mutex<BTreeMap<Address, Refusal>>>);
+
+/// When it was, and the driver that the function had instead.
+type Refusal = (Instant, Option<String>);
+
+impl Refused {
+    /// The driver that a function had instead, if it was refused less than [`PAUSE`] ago.
+    fn lately(&self, address: Address) -> Option<Option<String>> {
+        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, driver) = refused.get(&address)?;
+        (when.elapsed() < PAUSE).then(|| driver.clone())
+    }
+
+    fn note(&self, address: Address, driver: Option<String>) {
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.insert(address, (Instant::now(), driver));
     }
 }
 

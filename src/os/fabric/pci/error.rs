@@ -76,6 +76,18 @@ pub enum PciError {
         /// The function.
         address: Address,
     },
+    /// A link had it until just now, and it goes back to its driver.
+    Returning {
+        /// The function.
+        address: Address,
+    },
+    /// It is gone, though its files are there still.
+    Gone {
+        /// The function.
+        address: Address,
+        /// How it shows.
+        why: &'static str,
+    },
     /// It is in no IOMMU group.
     NoIommu {
         /// The function.
@@ -211,7 +223,7 @@ impl fmt::Display for PciError {
         match self {
             Self::Absent { path } => write!(
                 f,
-                "no such PCI function: {} does not exist; correct `transport`, or see `lspci -D`",
+                "no such PCI function: {} does not exist; plug it in, or correct `transport` (see `lspci -D`)",
                 path.display()
             ),
             Self::NoneLeft { taken: 0 } => {
@@ -254,6 +266,13 @@ impl fmt::Display for PciError {
                  has one of its functions",
                 path.display()
             ),
+            Self::Returning { address } => {
+                write!(
+                    f,
+                    "PCI function {address} is being given back to its driver: wait until it is"
+                )
+            }
+            Self::Gone { address, why } => write!(f, "PCI function {address} {why}"),
             Self::NoIommu { address } => write!(
                 f,
                 "PCI function {address} is in no IOMMU group, which VFIO needs; switch the IOMMU on \

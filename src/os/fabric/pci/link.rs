@@ -126,7 +126,7 @@ impl PciLink {
         let notices = notices.collect::<Result<Vec<_>, _>>();
         let notices =
             notices.map_err(|e| PciError::Os { path: "eventfd".into(), error: e.into() })?;
-        Ok(Self {
+        let link = Self {
             told,
             attached: Attached { window, driver_memory, id, doorbells, rings },
             registers,
@@ -135,7 +135,11 @@ impl PciLink {
             notices,
             next_look: Instant::now() + LOOK,
             _device: open.device,
-        })
+        };
+        match link.is_gone() {
+            Some(why) => Err(PciError::Gone { address, why }),
+            None => Ok(link),
+        }
     }
 
     /// Which function it is, and by what it is reached.

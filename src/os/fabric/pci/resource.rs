@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::address::Address;
 use super::error::PciError;
 use super::kinds::BoardKind;
 use super::sysfs::{Function, Tree};
@@ -59,8 +60,8 @@ pub(super) fn open(
 ///
 /// # Errors
 /// Another process has the lock; the system refuses.
-pub(super) fn lock(tree: &Tree, function: &Function) -> Result<OwnedFd, PciError> {
-    let path = tree.file(function.address, "config");
+pub(super) fn lock(tree: &Tree, address: Address) -> Result<OwnedFd, PciError> {
+    let path = tree.file(address, "config");
     let config = File::open(&path).map_err(|error| open_error(path.clone(), error))?;
     match flock(&config, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(config.into()),

@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::address::Address;
+use super::binding::Refused;
 use super::error::PciError;
+use super::take::Returning;
 use super::vfio::Groups;
 
 /// Flags of a resource (linux/ioport.h): memory, not I/O ports; prefetchable; without an address.
@@ -25,6 +27,10 @@ pub struct Tree {
     pub dev: PathBuf,
     /// What is open of VFIO's groups.
     pub(super) groups: Groups,
+    /// What vfio-pci has refused.
+    pub(super) refused: Refused,
+    /// What is on its way back to where it was.
+    pub(super) returning: Returning,
     /// What the kernel would do after a file was written.
     #[cfg(test)]
     pub(super) after_write: fn(&Self, &Path, &str),
@@ -36,6 +42,8 @@ impl Default for Tree {
             sys: "/sys".into(),
             dev: "/dev".into(),
             groups: Groups::default(),
+            refused: Refused::default(),
+            returning: Returning::default(),
             #[cfg(test)]
             after_write: |_, _, _| {},
         }
@@ -59,8 +67,6 @@ pub struct Function {
     pub bars: [Option<Bar>; 6],
     /// The driver that has it.
     pub driver: Option<String>,
-    /// The one driver that may have it, if that was set.
-    pub driver_override: Option<String>,
     /// Its IOMMU group.
     pub group: Option<u32>,
     /// Whether somebody has enabled it.
@@ -105,7 +111,10 @@ impl Tree {
     }
 
     /// A function's vendor and device id.
-    pub(super) fn ids(&self, address: Address) -> Result<[u16; 2], PciError> {
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn ids(&self, address: Address) -> Result<[u16; 2], PciError> {
         Ok([self.number(address, "vendor")?, self.number(address, "device")?])
     }
 
@@ -127,7 +136,6 @@ impl Tree {
             revision: self.number(address, "revision")?,
             bars: self.bars(address)?,
             driver: self.target(address, "driver"),
-            driver_override: self.driver_override(address)?,
             group: group.and_then(|group| group.parse().ok()),
             enabled: self.text(address, "enable")?.parse::<u32>().is_ok_and(|count| count > 0),
         })
@@ -181,7 +189,7 @@ impl Tree {
         Some(to.file_name()?.to_str()?.to_owned())
     }
 
-    fn driver_override(&self, address: Address) -> Result<Option<String>, PciError> {
+    pub(super) fn driver_override(&self, address: Address) -> Result<Option<String>, PciError> {
         let text = self.text(address, "driver_override")?;
         Ok(Some(text).filter(|text| !text.is_empty() && text != "(null)"))
     }

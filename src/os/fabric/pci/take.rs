@@ -1,9 +1,10 @@
 //! Takes a function for a link: chooses it, checks it, makes it usable, and opens it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::address::{Address, Mode, Wanted, Which};
@@ -116,20 +117,51 @@ impl Taken {
         // An old kernel may wait for it when the last of its functions is unbound.
         drop(group);
         let (tell, told) = mpsc::channel();
+        let returning = tree.returning.clone();
+        returning.lock().insert(address);
+        let begun = returning.clone();
         let work = move || {
             let done = match undo {
                 Undo::Binding(binding) => binding.give_back(&tree),
                 Undo::Disable => disable(&tree, address),
                 Undo::Nothing => Ok(()),
             };
+            begun.has_ended(address);
             let _ = tell.send(done);
         };
         let thread = std::thread::Builder::new().name("bl-give-back".to_owned()).spawn(work);
-        thread.map_err(|e| format!("giving back {address}: {e}"))?;
+        thread.map_err(|e| {
+            returning.has_ended(address);
+            format!("giving back {address}: {e}")
+        })?;
         match told.recv_timeout(PATIENCE) {
             Ok(done) => done.map_err(|e| format!("giving back PCI function {address}: {e}")),
             Err(_) => Err(format!("PCI function {address} is still open; it is given back later")),
         }
+    }
+}
+
+/// Functions that are being given back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Returning(Arc<(Mutex<BTreeSet<Address>>, Condvar)>);
+
+impl Returning {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Address>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_ended(&self, address: Address) {
+        self.lock().remove(&address);
+        self.0.1.notify_all();
+    }
+}
+
+impl Tree {
+    /// Waits until all that was to be given back has been, for so long at most: who ends before that leaves it
+    /// half done.
+    pub fn wait_returned(&self, most: Duration) {
+        let returning = self.returning.lock();
+        let _ = self.returning.0.1.wait_timeout_while(returning, most, |all| !all.is_empty());
     }
 }
 
@@ -201,8 +233,11 @@ fn take_any(
         known(tree)?.into_iter().partition(|function| others.contains(&function.address));
     free.sort_by_key(|function| (Some(function.address) != had, function.address));
     let mut error = PciError::NoneLeft { taken: held.len() };
-    let last = free.len();
     for (n, function) in free.iter().enumerate() {
+        if let Some(other) = taken.take_if(|taken| taken.address != function.address) {
+            // This one is tried whatever becomes of that.
+            let _ = other.give_back();
+        }
         // What a driver has was not meant: an address says so.
         let driver = function.driver.clone().filter(|driver| driver != "vfio-pci");
         let tried = match driver {
@@ -215,12 +250,6 @@ fn take_any(
             Ok(opened) => return Ok(opened),
             Err(e) if n == 0 => error = e,
             Err(_) => {}
-        }
-        if n + 1 < last {
-            if let Some(taken) = taken.take() {
-                // The next one is tried whatever becomes of this.
-                let _ = taken.give_back();
-            }
         }
     }
     Err(error)
@@ -236,7 +265,10 @@ fn take_function(
     let address = function.address;
     let mode = mode.unwrap_or(if function.group.is_some() { Mode::Vfio } else { Mode::Sysfs });
     let mut told = Told { address, kind, mode, combined: false, registers_at: 0 };
-    let config = resource::lock(tree, function)?;
+    if tree.returning.lock().contains(&address) {
+        return Err(PciError::Returning { address });
+    }
+    let config = resource::lock(tree, address)?;
     let fds = match (mode, function.driver.clone()) {
         (Mode::Vfio, _) if function.group.is_none() => return Err(PciError::NoIommu { address }),
         (Mode::Vfio, _) => {

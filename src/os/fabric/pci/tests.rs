@@ -102,7 +102,8 @@ impl Machine {
 
     /// What the function looks like to whoever would see it changed.
     fn state(&self, address: &str) -> (Option<String>, Option<String>, bool) {
-        let Function { driver, driver_override, enabled, .. } = self.look(address);
+        let Function { address, driver, enabled, .. } = self.look(address);
+        let driver_override = self.tree.driver_override(address).unwrap();
         (driver, driver_override, enabled)
     }
 }
@@ -153,7 +154,7 @@ fn a_function_is_what_its_files_say() {
     assert_eq!((function.vendor, function.device, function.revision), (0x1af4, 0x1110, 1));
     assert_eq!((function.class, function.group, function.enabled), (0x05_0000, Some(7), true));
     assert_eq!(function.driver.as_deref(), Some("nvme"));
-    assert_eq!(function.driver_override, None);
+    assert_eq!(machine.tree.driver_override(function.address).unwrap(), None);
     let registers = Bar { start: 0xfebf_2000, len: 256, memory: true, prefetchable: false };
     let memory = Bar { start: 0xfe00_0000, len: 1 << 20, memory: true, prefetchable: true };
     assert_eq!(function.bars, [Some(registers), None, Some(memory), None, None, None]);
@@ -256,4 +257,25 @@ fn what_is_told_of_a_function_is_read_as_it_was_written() {
     ] {
         assert!(matches!(text.parse::<Told>(), Err(PciError::Told(_))), "{text}");
     }
+}
+
+#[test]
+fn what_somebody_else_has_by_now_is_not_given_back() {
+    let machine = Machine::new("usurped");
+    for name in ["vfio-pci", "nvme", "other"] {
+        machine.driver(name);
+    }
+    machine.add(IVSHMEM, &Made { driver: Some("nvme"), group: Some(7), ..Made::default() });
+    let mut taken = None;
+    // There is no VFIO, but vfio-pci has it.
+    assert!(take(&machine.tree, wanted(IVSHMEM), &[], &mut taken).is_err());
+    assert_eq!(machine.look(IVSHMEM).driver.as_deref(), Some("vfio-pci"));
+    // An operator gives it to another driver.
+    let address: Address = IVSHMEM.parse().unwrap();
+    machine.tree.write(&machine.tree.file(address, "driver/unbind"), IVSHMEM).unwrap();
+    machine.tree.write(&machine.tree.file(address, "driver_override"), "other").unwrap();
+    machine.tree.write(&machine.tree.sys.join("bus/pci/drivers_probe"), IVSHMEM).unwrap();
+    assert_eq!(machine.look(IVSHMEM).driver.as_deref(), Some("other"));
+    taken.unwrap().give_back().unwrap();
+    assert_eq!(machine.look(IVSHMEM).driver.as_deref(), Some("other"));
 }

@@ -226,8 +226,19 @@ impl Device {
     }
 
     /// Has the first MSI-X vectors, as many as can be used, add 1 to eventfds.
+    /// None, if they cannot even be had once each.
     pub(super) fn doorbells(&self) -> Result<Vec<Arc<OwnedFd>>, PciError> {
-        self.wire(api::IRQ_MSIX, self.vectors()?.min(MAX_VECTORS.into()))
+        let mut count = self.vectors()?.min(MAX_VECTORS.into());
+        loop {
+            match self.wire(api::IRQ_MSIX, count)? {
+                (fds, 0) => return Ok(fds),
+                // The machine has no more of them, and none was set.
+                (_, fewer) => count = fewer.min(count - 1),
+            }
+            if count == 0 {
+                return Ok(Vec::new());
+            }
+        }
     }
 
     /// What tells that the kernel wants the function back, or has met an error of it that nobody mends.
@@ -239,30 +250,34 @@ impl Device {
         // What a function or kernel does not have is done without.
         let wired = both.into_iter().filter_map(|(index, why)| {
             let count = self.interrupts(index).ok().filter(|count| *count > 0)?;
-            Some((why, self.wire(index, count.min(1)).ok()?.pop()?))
+            let (mut fds, _) =
+                self.wire(index, count.min(1)).ok().filter(|(_, fewer)| *fewer == 0)?;
+            Some((why, fds.pop()?))
         });
         wired.collect()
     }
 
-    /// Gives so many interrupts of a sort an eventfd each.
-    fn wire(&self, index: u32, count: u32) -> Result<Vec<Arc<OwnedFd>>, PciError> {
+    /// Gives so many interrupts of a sort an eventfd each; or gives how many could be had at most, which is not
+    /// 0 then.
+    fn wire(&self, index: u32, count: u32) -> Result<(Vec<Arc<OwnedFd>>, u32), PciError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let made = (0..count).map(|_| eventfd(0, flags).map(Arc::new));
         let made = made.collect::<Result<Vec<_>, _>>();
         let fds = made.map_err(self.address.failed("eventfd"))?;
         let words = fds.iter().map(|fd| fd.as_raw_fd().unsigned_abs());
-        self.set_irqs(index, api::IRQ_EVENTFDS, words.collect())?;
-        Ok(fds)
+        let fewer = self.set_irqs(index, api::IRQ_EVENTFDS, words.collect())?;
+        Ok((fds, fewer))
     }
 
     /// `struct vfio_irq_set`: argsz, flags, index, start, count, and a descriptor for each.
-    fn set_irqs(&self, index: u32, flags: u32, fds: Vec<u32>) -> Result<(), PciError> {
+    fn set_irqs(&self, index: u32, flags: u32, fds: Vec<u32>) -> Result<u32, PciError> {
         let count = u32::try_from(fds.len()).unwrap_or(0);
         let mut set = vec![4 * (5 + count), flags, index, 0, count];
         set.extend(fds);
         let (doing, argument) = ("VFIO_DEVICE_SET_IRQS", set.as_mut_ptr().cast());
         // SAFETY: the request takes its structure, whose first word tells its length.
-        unsafe { self.address.ask(doing, &*self.fd, api::DEVICE_SET_IRQS, argument) }.map(drop)
+        let more = unsafe { self.address.ask(doing, &*self.fd, api::DEVICE_SET_IRQS, argument) }?;
+        Ok(u32::try_from(more).unwrap_or(0))
     }
 
     /// Sets bits of the command register, and clears others.

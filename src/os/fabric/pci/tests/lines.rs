@@ -1,6 +1,7 @@
 //! The line of each error, as a machine brings it about.
 
 use super::*;
+use crate::os::fabric::pci::binding::Refused;
 
 /// What is wrong with a function.
 fn complaint(machine: &Machine, want: &str) -> String {
@@ -26,8 +27,8 @@ fn a_function_that_is_not_there() {
     let machine = Machine::new("absent");
     assert_eq!(
         complaint(&machine, IVSHMEM),
-        "no such PCI function: /sys/bus/pci/devices/0000:00:03.0 does not exist; correct `transport`, \
-         or see `lspci -D`"
+        "no such PCI function: /sys/bus/pci/devices/0000:00:03.0 does not exist; plug it in, or \
+         correct `transport` (see `lspci -D`)"
     );
     assert_eq!(
         complaint(&machine, "auto"),
@@ -117,14 +118,15 @@ fn vfio_without_what_it_needs() {
         of_one("module", &made, IVSHMEM),
         "/sys/bus/pci/drivers/vfio-pci does not exist: vfio-pci is not loaded (modprobe vfio-pci)"
     );
-    let machine = Machine::new("refusing");
+    let mut machine = Machine::new("refusing");
     machine.add(IVSHMEM, &made);
     fs::write(machine.driver("vfio-pci").join("refuses"), "").unwrap();
-    assert_eq!(
-        complaint(&machine, IVSHMEM),
-        "PCI function 0000:00:03.0 was not taken by vfio-pci; see `dmesg` for why"
-    );
+    let refused = "PCI function 0000:00:03.0 was not taken by vfio-pci; see `dmesg` for why";
+    assert_eq!(complaint(&machine, IVSHMEM), refused);
     fs::remove_file(machine.driver("vfio-pci").join("refuses")).unwrap();
+    // It is not tried again with each look, for its driver's sake.
+    assert_eq!(complaint(&machine, IVSHMEM), refused);
+    machine.tree.refused = Refused::default();
     assert_eq!(
         complaint(&machine, IVSHMEM),
         "/dev/vfio/vfio does not exist: vfio is not loaded (modprobe vfio)"
