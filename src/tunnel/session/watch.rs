@@ -33,13 +33,14 @@ impl Session {
         None
     }
 
-    /// Before a heartbeat: whether another one has claimed our part, which only an end does that heard no
-    /// heartbeat of ours for some. So the driver, whose part is far, looks only if this one comes so late
+    /// Before a heartbeat, where heartbeats are all that others know of this end: whether another one has
+    /// claimed our part, which only an end does that heard none of ours for some. So the driver, whose part is far, looks only if this one comes so late
     /// that at least one is missing; that costs no more far reads than if none were.
     fn robbed(&self, now: Instant, mem: &BusMemory) -> Option<Change> {
         let near = self.params.role == Role::Device;
         let late = now >= self.next_beat + self.params.heartbeat;
-        if near || late { self.lost_claim(mem) } else { None }
+        let untold = !self.is_told_of(self.params.owner);
+        if untold && (near || late) { self.lost_claim(mem) } else { None }
     }
 
     /// The transport does not tell who is there: from now on heartbeats do, and not `alive`.
