@@ -23,7 +23,7 @@ use super::config::RUN_DIR;
 use super::control::client::{ask_all, ask_probe, sockets};
 use super::status::{LinkState, LinkStatus, Status, visible};
 #[cfg(feature = "pci")]
-use crate::os::fabric::pci::Tree;
+use crate::os::fabric::pci::{Address, Tree};
 use list::List;
 use mapped::Mapped;
 use verdict::verdict;
@@ -169,8 +169,13 @@ fn is_same(target: &str, transport: &str) -> bool {
     same(target) == same(transport)
 }
 
-/// A transport without what differs between ways to write it: doubled slashes, and links to its file.
+/// A transport without what differs between ways to write it: doubled slashes, links to its file, a PCI domain
+/// left out.
 fn canonical(transport: &str) -> PathBuf {
+    #[cfg(feature = "pci")]
+    if let Some(Ok(address)) = transport.strip_prefix("pci:").map(str::parse::<Address>) {
+        return format!("pci:{address}").into();
+    }
     let real = transport.split_once(':').and_then(|(kind, path)| {
         let path = std::fs::canonicalize(path).ok()?;
         Some(format!("{kind}:{}", path.display()))

@@ -233,3 +233,10 @@ fn what_cannot_be_looked_at_is_told_with_a_remedy() {
         assert!(found.window.is_none() && found.asked.is_none());
     }
 }
+
+#[cfg(feature = "pci")]
+#[test]
+fn an_address_is_the_same_with_and_without_its_domain_and_mode() {
+    assert!(is_same("pci:03:00.0", "pci:0000:03:00.0?vfio"));
+    assert!(!is_same("pci:03:00.1", "pci:0000:03:00.0?vfio"));
+}
