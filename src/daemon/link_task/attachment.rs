@@ -103,7 +103,7 @@ impl Attachment {
             #[cfg(feature = "pci")]
             Self::Pci(function) => {
                 let deaf = function.attached().doorbells.is_empty();
-                deaf.then_some("by sysfs there are no interrupts")
+                deaf.then_some("it has no interrupts of the function")
             }
             #[cfg(feature = "uio")]
             Self::Uio(device) => device.polls(),

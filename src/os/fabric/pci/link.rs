@@ -106,7 +106,12 @@ impl PciLink {
                 if has < kind.vectors.into() {
                     return Err(PciError::Vectors { address, has, needs: kind.vectors });
                 }
-                (device.doorbells()?, device.notices())
+                let doorbells = device.doorbells()?;
+                if doorbells.len() < usize::from(kind.vectors) {
+                    let has = u32::try_from(doorbells.len()).unwrap_or(0);
+                    return Err(PciError::Vectors { address, has, needs: kind.vectors });
+                }
+                (doorbells, device.notices())
             }
             Some(device) => (Vec::new(), device.notices()),
             None => (Vec::new(), Vec::new()),

@@ -226,7 +226,7 @@ impl Device {
     }
 
     /// Has the first MSI-X vectors, as many as can be used, add 1 to eventfds.
-    /// None, if they cannot even be had once each.
+    /// Fewer where the machine has no more of them.
     pub(super) fn doorbells(&self) -> Result<Vec<Arc<OwnedFd>>, PciError> {
         let mut count = self.vectors()?.min(MAX_VECTORS.into());
         loop {
