@@ -134,7 +134,7 @@ impl Binding {
 }
 
 /// The lock on a function (see [`resource::lock`]), once others have let go of it.
-fn wait_for_lock(tree: &Tree, address: Address) -> Result<OwnedFd, PciError> {
+pub(super) fn wait_for_lock(tree: &Tree, address: Address) -> Result<OwnedFd, PciError> {
     let until = Instant::now() + PATIENCE;
     loop {
         match resource::lock(tree, address) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::address::{Address, Mode, Wanted, Which};
-use super::binding::Binding;
+use super::binding::{Binding, wait_for_lock};
 use super::error::{BarFault, PciError};
 use super::kinds::BoardKind;
 use super::resource;
@@ -166,6 +166,11 @@ impl Tree {
 }
 
 fn disable(tree: &Tree, address: Address) -> Result<(), PciError> {
+    // Whoever maps it by now found it enabled, and has the lock.
+    let _lock = match wait_for_lock(tree, address) {
+        Err(_) if !tree.directory(address).exists() => return Ok(()),
+        lock => lock?,
+    };
     match tree.function(address) {
         // It is gone, or somebody else's by now.
         Err(PciError::Absent { .. }) | Ok(Function { driver: Some(_), .. }) => Ok(()),
