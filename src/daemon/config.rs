@@ -15,6 +15,7 @@ mod ip;
 mod layout;
 mod limits;
 mod link;
+mod netdev;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
 mod pattern;
 mod pool;
@@ -39,6 +40,7 @@ use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
+pub use netdev::{NetdevKeys, VlanConfig};
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
@@ -82,9 +84,11 @@ pub struct LinkConfig {
     /// Who may connect to the socket that the transport has this end make.
     pub socket: Access,
     /// The netdev's addresses; unique within a network namespace.
-    pub addresses: Vec<IpPrefix>,
+    pub addresses: Vec<crate::plan::Address>,
     /// Routes through the netdev.
     pub routes: Vec<Route>,
+    /// What else the netdev is to be.
+    pub netdev: NetdevKeys,
     /// Number of the slot; otherwise the transport gives it.
     pub slot: Option<u32>,
     /// The netdev's MAC address; otherwise it is derived.

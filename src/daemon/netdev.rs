@@ -26,17 +26,22 @@ use crate::os::announce::Announcement;
 use crate::os::netlink::{LinkStats, Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
-use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
+use crate::plan::{Action, Address, Desired, Mac, Observed, leftovers, plan, waits_for};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
 pub use owned::NOTE_END;
-use owned::{Owned, leftovers};
+use owned::Owned;
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
+/// So many passes make it what is desired: what a VRF takes away comes in the second one, routes in
+/// the last.
+const PASSES: usize = 3;
+/// So many differences are named.
+const MOST_NAMED: usize = 3;
 /// Changes come in bursts; they are looked at together.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -52,6 +57,8 @@ pub struct Netdev {
     netlink: Rc<Netlink>,
     watch: Watch,
     desired: Desired,
+    /// What somebody else changes is set again.
+    reconcile: bool,
     owned: Owned,
     mtu: Mtu,
     up: bool,
@@ -60,6 +67,8 @@ pub struct Netdev {
     /// Whose address that is: the config says one, or somebody has set one since the start.
     mac_in_config: bool,
     mac_of_operator: bool,
+    /// What people are to know of what it is and is not.
+    remarks: Vec<String>,
     /// When a change was noticed that has not been told yet.
     changed_at: Option<Instant>,
 }
@@ -96,11 +105,9 @@ impl Netdev {
             mac: Some(mac),
             mtu: None,
             up: Some(true),
-            gso_max_size: None,
-            addresses: config.addresses.clone(),
-            routes: config.routes.clone(),
+            ..Desired::default()
         };
-        let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
+        let has_ipv6 = config.addresses.iter().any(Address::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             _owner: owner,
@@ -109,60 +116,76 @@ impl Netdev {
             netlink: Rc::new(netlink),
             watch,
             desired,
+            reconcile: true,
             owned: Owned::beside(control, &config.name),
             mtu: Mtu::new(config.mtu, has_ipv6),
             up: true,
             mac: None,
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
+            remarks: Vec::new(),
             changed_at: None,
         };
+        netdev.configure(config);
         netdev.begin().await?;
         // Only now: a crash before this leaves nothing that the next start could not tell as ours.
         netdev.tap.set_persistent(true).map_err(|e| e.to_string())?;
         Ok(netdev)
     }
 
+    /// Takes from a config what may change while the link runs.
+    fn configure(&mut self, config: &LinkConfig) {
+        let keys = &config.netdev;
+        self.desired.addresses.clone_from(&config.addresses);
+        self.desired.routes.clone_from(&config.routes);
+        self.desired.master.clone_from(&keys.master);
+        self.desired.isolated = keys.isolated;
+        self.desired.forward4 = keys.forward;
+        self.reconcile = keys.reconcile;
+        self.mtu.configure(config.mtu);
+    }
+
     /// Sets all that is desired for the first time, and takes away what an earlier start has left.
     async fn begin(&mut self) -> Result<(), String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
-        let leftovers = self.owned.leftovers(&self.desired, &observed);
         self.mtu.begin(short(observed.mtu), self.owned.borrowed());
-        self.note()?;
-        self.remove(&leftovers).await;
-        let done = self.apply().await;
+        let left = leftovers(self.owned.done(), &self.desired, &observed);
+        self.remove(&left).await;
+        self.owned.let_go(&self.desired, observed.table);
+        let done = self.apply(|_| true).await;
         // The operator's from now on: an interface that is set down stays down.
         self.desired.up = None;
         done
     }
 
-    /// Takes addresses, routes and MTU from another config of the same netdev. What stays is not
-    /// touched, and what comes is there before an address goes: with its last one, the kernel would
-    /// take away all routes, the operator's too.
+    /// Goes over to another config of the same netdev. What stays is not touched, and what comes is
+    /// there before an address goes: with its last one, the kernel would take away all routes, the
+    /// operator's too.
     pub async fn change(&mut self, config: &LinkConfig) -> Look {
-        let addresses = std::mem::replace(&mut self.desired.addresses, config.addresses.clone());
-        let routes = std::mem::replace(&mut self.desired.routes, config.routes.clone());
-        self.mtu.configure(config.mtu);
-        let leftovers = match self.observe().await {
+        self.configure(config);
+        let observed = match self.observe().await {
             Ok(None) => return Look::Gone,
-            Ok(Some(observed)) => leftovers(&addresses, &routes, &self.desired, &observed),
+            Ok(Some(observed)) => observed,
             Err(e) => return Look::Failed(e),
         };
+        let left = leftovers(self.owned.done(), &self.desired, &observed);
         // A route goes first, since the kernel has no room for two to one network.
-        let is_route = |action: &Action| matches!(action, Action::DelRoute(_));
-        let (routes, addresses): (Vec<_>, Vec<_>) = leftovers.into_iter().partition(is_route);
-        self.remove(&routes).await;
-        let look = self.heal().await;
+        let is_address = |action: &Action| matches!(action, Action::DelAddress(_));
+        let (addresses, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_address);
+        self.remove(&others).await;
+        let look = self.settle(|_| true).await;
         if addresses.is_empty() {
+            self.owned.let_go(&self.desired, observed.table);
             return look;
         }
         self.remove(&addresses).await;
-        self.heal().await
+        self.owned.let_go(&self.desired, observed.table);
+        self.settle(|_| true).await
     }
 
     /// Takes away what is no longer desired.
-    async fn remove(&self, leftovers: &[Action]) {
-        for failure in self.netlink.apply(&self.desired.name, leftovers).await.failed {
+    async fn remove(&mut self, leftovers: &[Action]) {
+        for failure in self.carry_out(leftovers).await {
             tracing::warn!("{}: {failure}", self.desired.name);
         }
     }
@@ -180,8 +203,7 @@ impl Netdev {
     /// Begins to tell the netdev's network where its addresses are.
     pub async fn announce(&self) -> Result<Announcement, String> {
         let observed = self.observe().await?.ok_or("the netdev has gone away")?;
-        let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
-        let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
+        let addresses: Vec<_> = observed.addresses.iter().map(Address::addr).collect();
         let frames = announce::frames(observed.mac, &addresses);
         let name = self.desired.name.clone();
         let socket = self.broker.announcer(&name).await?;
@@ -210,9 +232,10 @@ impl Netdev {
         self.mtu.last()
     }
 
-    /// What people are to know of an MTU that is the `other` end's.
-    pub fn mtu_note(&self, other: &str) -> Option<String> {
-        self.mtu.note(other)
+    /// What people are to know of it; `other` is what they call the other end.
+    pub fn note(&self, other: &str) -> Option<String> {
+        let all: Vec<_> = self.remarks.iter().cloned().chain(self.mtu.note(other)).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// What the other end is to be told.
@@ -227,7 +250,8 @@ impl Netdev {
             return Ok(());
         }
         self.desired.mac = Some(mac);
-        self.apply().await
+        let reconcile = self.reconcile;
+        self.apply(|a| reconcile || matches!(a, Action::SetMac(_))).await
     }
 
     /// A link comes up: the greatest MTU that its device takes, and what the other end wants.
@@ -239,7 +263,8 @@ impl Netdev {
     /// The other end wants this MTU, or has not said which.
     pub async fn follow(&mut self, peer: Option<u16>) -> Look {
         self.mtu.peer(peer);
-        self.heal().await
+        let reconcile = self.reconcile;
+        self.settle(|a| reconcile || matches!(a, Action::SetMtu(_))).await
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
@@ -262,14 +287,20 @@ impl Netdev {
         self.changed_at = None;
     }
 
-    /// Looks at the netdev, and sets again what is missing.
+    /// Looks at the netdev, and sets again what is missing, or says what that is.
     pub async fn heal(&mut self) -> Look {
+        let reconcile = self.reconcile;
+        self.settle(|_| reconcile).await
+    }
+
+    /// Looks at the netdev, and does `which` of what is missing.
+    async fn settle(&mut self, which: impl Fn(&Action) -> bool) -> Look {
         match self.observe().await {
             Ok(None) => return Look::Gone,
             Ok(Some(_)) => {}
             Err(e) => return Look::Failed(e),
         }
-        match self.apply().await {
+        match self.apply(which).await {
             Ok(()) => Look::Good,
             Err(e) => Look::Failed(e),
         }
@@ -285,15 +316,15 @@ impl Netdev {
     }
 
     async fn observe(&self) -> Result<Option<Observed>, String> {
-        self.netlink.observe(&self.desired.name).await.map_err(|e| e.to_string())
+        self.netlink.observe_for(&self.desired).await.map_err(|e| e.to_string())
     }
 
     /// What the operator has changed since the last look becomes what is desired, where the config
     /// does not speak of it.
     fn notice(&mut self, observed: &Observed) {
         self.up = observed.up;
-        let ipv6 = |a: &IpPrefix| a.is_ipv6() && !a.is_ipv6_link_local();
-        let lists = [&self.desired.addresses, &observed.addresses, &observed.peer_addresses];
+        let ipv6 = |a: &Address| a.is_ipv6() && !a.is_ipv6_link_local();
+        let lists = [&self.desired.addresses, &observed.addresses];
         let has_ipv6 = lists.into_iter().flatten().any(ipv6);
         self.mtu.seen(short(observed.mtu), has_ipv6);
         self.desired.mtu = Some(self.mtu.in_force().into());
@@ -304,38 +335,52 @@ impl Netdev {
         self.mac = Some(observed.mac);
     }
 
-    fn note(&mut self) -> Result<(), String> {
-        let noted = self.owned.note(&self.desired, self.mtu.borrowed());
-        noted.map_err(|e| format!("{}: {e}", self.desired.name))
+    /// Does these actions, which are noted first; what could not be done.
+    async fn carry_out(&mut self, actions: &[Action]) -> Vec<String> {
+        if let Err(e) = self.owned.note(actions, self.mtu.borrowed()) {
+            return vec![format!("{}: {e}", self.desired.name)];
+        }
+        let applied = self.netlink.apply(&self.desired.name, actions).await;
+        self.owned.did(&applied.done);
+        for action in &applied.done {
+            match action {
+                Action::SetMtu(change) => self.mtu.set(short(change.to)),
+                Action::SetMac(change) => self.mac = Some(change.to),
+                _ => {}
+            }
+        }
+        applied.failed.iter().map(ToString::to_string).collect()
     }
 
-    /// Brings the netdev to what is desired. Routes come when it is up, which is a second pass.
-    async fn apply(&mut self) -> Result<(), String> {
-        for _ in 0..2 {
+    /// Brings the netdev to what is desired, as far as `which` says so of an action.
+    async fn apply(&mut self, which: impl Fn(&Action) -> bool) -> Result<(), String> {
+        for _ in 0..PASSES {
             let observed = self.observe().await?;
             let observed = observed
                 .ok_or_else(|| format!("{}: the netdev has gone away", self.desired.name))?;
             self.notice(&observed);
-            self.note()?;
-            let actions = plan(&self.desired, &observed);
+            let planned = plan(&self.desired, &observed);
+            let (actions, left): (Vec<_>, Vec<_>) = planned.into_iter().partition(&which);
+            self.remarks = waits_for(&self.desired, &observed).into_iter().collect();
+            self.remarks.extend(differences(&left));
+            let failed = self.carry_out(&actions).await;
+            if !failed.is_empty() {
+                return Err(failed.join("; "));
+            }
             if actions.is_empty() {
                 break;
-            }
-            let applied = self.netlink.apply(&self.desired.name, &actions).await;
-            for action in &applied.done {
-                match action {
-                    Action::SetMtu(change) => self.mtu.set(short(change.to)),
-                    Action::SetMac(change) => self.mac = Some(change.to),
-                    _ => {}
-                }
-            }
-            if !applied.failed.is_empty() {
-                let all: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();
-                return Err(all.join("; "));
             }
         }
         Ok(())
     }
+}
+
+/// What is not as it was to be, and is left so.
+fn differences(left: &[Action]) -> Option<String> {
+    let (first, rest) = left.split_at(left.len().min(MOST_NAMED));
+    let named: Vec<_> = first.iter().map(Action::difference).collect();
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    (!named.is_empty()).then(|| format!("differs: {}{more}", named.join(", ")))
 }
 
 /// An MTU as virtio has it; a TAP's is no greater.
