@@ -1,7 +1,9 @@
 //! The options of each command, and what `--help` says about them.
 
+pub(crate) mod log;
 #[cfg(test)]
 mod man;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,6 @@ use boardlane::os::confine::{self, Part};
 use boardlane::os::fabric::backplane::{Backplane, BackplaneConfig};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
 
@@ -51,6 +52,10 @@ pub(crate) enum Command {
         options: DaemonOptions,
     },
     /// Show what the daemons of this machine do
+    ///
+    /// A line for each link: its state and for how long; bits and frames a second as its netdev receives and
+    /// sends them, over a quarter of a second; bytes so far; how often it has ceased to be up; frames
+    /// dropped, with the most frequent reason; why it is not up, or what is odd about it.
     #[command(after_help = "Exit status: 1 if a daemon does not answer within 2 s, or none runs.")]
     Status {
         /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
@@ -59,7 +64,7 @@ pub(crate) enum Command {
         /// Print JSON: an object with --control, otherwise an array of them
         #[arg(long)]
         json: bool,
-        /// Show it again each second, until Ctrl-C
+        /// Show it again each second, until Ctrl-C, with rates over that second
         #[arg(long)]
         watch: bool,
     },
@@ -260,7 +265,7 @@ pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
     })
 }
 
-fn failed(e: std::io::Error) -> Failure {
+pub(crate) fn failed(e: std::io::Error) -> Failure {
     Failure::Run(format!("starting: {e}"))
 }
 
@@ -295,30 +300,6 @@ fn dma(text: &str) -> Result<String, String> {
         "auto" | "direct" | "engine" => Ok(text.into()),
         _ => Err("write auto, direct or engine".into()),
     }
-}
-
-/// The level that `--log`, the environment or nobody asks for.
-pub(crate) fn log_level(option: Option<String>) -> Result<LevelFilter, Failure> {
-    const VARIABLE: &str = "BOARDLANE_LOG";
-    let (source, text) = match option {
-        Some(text) => ("--log", text),
-        None => match std::env::var_os(VARIABLE) {
-            Some(text) => (VARIABLE, text.to_string_lossy().into_owned()),
-            None => return Ok(LevelFilter::INFO),
-        },
-    };
-    Ok(match text.as_str() {
-        "off" => LevelFilter::OFF,
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "info" => LevelFilter::INFO,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => {
-            let levels = "off, error, warn, info, debug or trace";
-            return Err(Failure::Usage(format!("{source} {text:?} is no level, write {levels}")));
-        }
-    })
 }
 
 /// What clap says in several lines, without the usage that follows.

@@ -25,6 +25,7 @@ mod netdev_state;
 mod ports;
 mod probe_slot;
 mod reload;
+mod status_table;
 mod stock;
 pub(crate) mod vhost_net;
 
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(features::iperf3_passes_without_each_feature, "iperf3", "ss"),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
+    case!(status_table::a_row_shows_state_age_rates_and_flaps),
     case!(basics::an_mtu_of_68_carries_v4, "ping"),
     case!(basics::an_mtu_of_9000_carries_frames_of_that_size, "ping"),
     case!(basics::an_mtu_of_65000_carries_frames_of_that_size, "ping"),
