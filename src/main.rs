@@ -173,12 +173,14 @@ fn put(text: &str) -> Result<(), Failure> {
 
 /// Writes one line to standard error, where there is nobody to tell if that fails.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "boardlane: {text}");
+    let _ = writeln!(io::stderr(), "{}boardlane: {text}", cli::log::error_mark());
 }
 
 fn tell_config(error: &ConfigError) {
     let ConfigError::Invalid { file, .. } = error else { return tell(&error.to_string()) };
-    let _ = writeln!(io::stderr(), "{error}");
+    for line in error.to_string().lines() {
+        let _ = writeln!(io::stderr(), "{}{line}", cli::log::error_mark());
+    }
     let n = error.count();
     tell(&format!("{file}: {n} error{}, nothing was changed", if n == 1 { "" } else { "s" }));
 }

@@ -412,3 +412,50 @@ fn reload_tells_what_was_done_or_why_nothing_was() {
         assert_eq!(run(&["reload", "--control", socket]), expected);
     }
 }
+
+/// A backplane's log, with its standard error told to be the journal's stream or not.
+#[cfg(feature = "backplane")]
+fn log_of_a_backplane(dir: &Dir, told: impl Fn(&std::fs::File) -> String) -> String {
+    let path = dir.0.join("log");
+    let log = std::fs::File::create(&path).unwrap();
+    let mut backplane = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(["--log", "debug", "backplane", "--slots", "1", "--dir"])
+        .arg(dir.0.join("slots"))
+        .env("JOURNAL_STREAM", told(&log))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let start = std::time::Instant::now();
+    let mut said = String::new();
+    while !said.ends_with('\n') && start.elapsed().as_secs() < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        said = std::fs::read_to_string(&path).unwrap();
+    }
+    let _ = backplane.kill();
+    let _ = backplane.wait();
+    said
+}
+
+#[cfg(feature = "backplane")]
+#[test]
+fn a_log_that_is_the_journals_has_priorities_and_no_times() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Dir::new("journal");
+    let stream = |log: &std::fs::File, more: u64| {
+        let file = log.metadata().unwrap();
+        format!("{}:{}", file.dev(), file.ino() + more)
+    };
+    let said = log_of_a_backplane(&dir, |log| stream(log, 0));
+    assert!(said.contains("<6>backplane is ready "), "{said}");
+    assert!(said.lines().all(|line| line.starts_with('<') && line.as_bytes()[2] == b'>'), "{said}");
+    // It was told so, but has been led elsewhere since.
+    let said = log_of_a_backplane(&dir, |log| stream(log, 1));
+    assert!(said.starts_with("20") && said.contains(" INFO "), "{said}");
+
+    let output = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(["check", "/nonexistent/x.toml"])
+        .env("JOURNAL_STREAM", "0:0")
+        .output()
+        .unwrap();
+    assert!(output.stderr.starts_with(b"boardlane: "));
+}

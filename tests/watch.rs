@@ -136,7 +136,8 @@ fn resize(terminal: &File, columns: u16, rows: u16) {
 fn lines(seen: &str) -> Vec<&str> {
     let frame = seen.rsplit("\x1b[H").find(|frame| frame.contains("\x1b[J")).unwrap();
     let frame = frame.split("\x1b[J").next().unwrap();
-    frame.split("\r\n").map(|line| line.strip_suffix("\x1b[K").unwrap_or(line)).collect()
+    // The terminal makes two octets of a line feed.
+    frame.split("\r\r\n").map(|line| line.strip_suffix("\x1b[K").unwrap_or(line)).collect()
 }
 
 #[test]

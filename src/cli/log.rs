@@ -1,8 +1,19 @@
-//! How much is logged, on standard error.
+//! How much is logged, and in what form: lines on standard error.
+//!
+//! Where that is the journal's stream, a line begins with its priority as `<N>`, and has neither time nor
+//! level, which the journal keeps itself (sd-daemon(3)). Fields of our own, as LINK=, would take the
+//! journal's socket: one more thing that a confined process may reach, and lines that are lost while
+//! journald restarts, which keeps its streams. A line about a link begins with its name: `journalctl -g '^bl0:'`.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 
+use boardlane::os::log::to_journal;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::Failure;
 
@@ -32,12 +43,49 @@ pub(crate) fn level(option: Option<String>) -> Result<LevelFilter, Failure> {
 
 /// Has what is logged from now on written.
 pub(crate) fn start(level: LevelFilter) {
-    tracing_subscriber::fmt()
+    let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         // Its complaint about a closed standard error would go there, and panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    if to_journal() { builder.event_format(Journal).init() } else { builder.init() }
+}
+
+/// What stands before an error that is written without the log.
+pub(crate) fn error_mark() -> &'static str {
+    if to_journal() { "<3>" } else { "" }
+}
+
+/// Lines as the journal takes them from a stream.
+struct Journal;
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        let priority = priority(*event.metadata().level());
+        // Each line is one of the journal's.
+        text.lines().try_for_each(|line| writeln!(writer, "<{priority}>{line}"))
+    }
+}
+
+/// As in syslog(3): errors, warnings, what is normal, debugging.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
