@@ -4,6 +4,8 @@
 pub(crate) mod backplane;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
+#[cfg(feature = "doctor")]
+pub(crate) mod doctor;
 pub(crate) mod log;
 #[cfg(test)]
 mod man;
@@ -91,6 +93,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look whether this machine has what links need, and say what to do; nothing is changed
+    #[cfg(feature = "doctor")]
+    Doctor(doctor::Options),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \

@@ -81,6 +81,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Probe { targets, control, json } => {
             show_probe(&probe::Options { targets, control, json })
         }
+        #[cfg(feature = "doctor")]
+        Command::Doctor(options) => cli::doctor::doctor(options),
         Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),

@@ -237,6 +237,8 @@ fn help_names_every_command_and_option() {
         ("status", &["--control", "--json", "--watch"]),
         ("reload", &["--control"]),
         ("check", &["--expand"]),
+        #[cfg(feature = "doctor")]
+        ("doctor", &["[FILE]...", "--json"]),
     ] {
         let (status, out, _) = run(&[command, "--help"]);
         assert_eq!(status, 0);
@@ -458,4 +460,28 @@ fn a_log_that_is_the_journals_has_priorities_and_no_times() {
         .output()
         .unwrap();
     assert!(output.stderr.starts_with(b"boardlane: "));
+}
+
+#[cfg(feature = "doctor")]
+#[test]
+fn the_doctor_says_a_line_for_each_check_or_what_is_wrong_in_a_config() {
+    let (_, out, err) = run(&["doctor"]);
+    assert!(err.is_empty(), "{err}");
+    for line in out.lines() {
+        let [verdict, check] = [line.get(..4), line.get(6..16)].map(Option::unwrap);
+        assert!(["ok  ", "warn", "FAIL"].contains(&verdict) && !check.trim().is_empty(), "{out}");
+    }
+    assert!(out.contains("  kernel      Linux "), "{out}");
+    let (status, out, _) = run(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["ok"], status == 0);
+    let first = &json["findings"][0];
+    assert_eq!((&first["check"], &first["verdict"]), (&"kernel".into(), &"ok".into()), "{out}");
+
+    let dir = Dir::new("doctor");
+    let file = dir.file("bad.toml", &format!("{GOOD}mtu = 1\n"));
+    let (status, out, err) = run(&["doctor", &file]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(err.starts_with(&format!("{file}:4:7: mtu 1 is out of range\n")), "{err}");
+    assert_eq!(run(&["doctor", "/nonexistent/x.toml"]).0, 2);
 }

@@ -11,6 +11,8 @@ mod confine;
 pub(crate) mod cycles;
 mod dead;
 mod demo;
+#[cfg(feature = "doctor")]
+mod doctor;
 mod engine;
 mod features;
 mod flood;
@@ -55,6 +57,10 @@ pub(crate) const ALL: &[Case] = &[
     case!(features::iperf3_passes_without_each_feature, "iperf3", "ss"),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
+    #[cfg(feature = "doctor")]
+    case!(doctor::a_machine_at_work_is_well_and_what_goes_wrong_is_told),
+    #[cfg(feature = "doctor")]
+    case!(doctor::two_daemons_with_one_control_socket_are_told),
     case!(status_table::a_row_shows_state_age_rates_and_flaps),
     case!(basics::an_mtu_of_68_carries_v4, "ping"),
     case!(basics::an_mtu_of_9000_carries_frames_of_that_size, "ping"),

@@ -89,3 +89,59 @@ fn priority(level: Level) -> u8 {
         Level::DEBUG | Level::TRACE => 7,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What is written to a log of this form by `f`.
+    fn said(journal: bool, f: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Sink(Arc<Mutex<Vec<u8>>>);
+        impl Write for Sink {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(octets)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+        let builder =
+            builder.with_target(false).with_ansi(false).with_writer(move || writer.clone());
+        if journal {
+            tracing::subscriber::with_default(builder.event_format(Journal).finish(), f);
+        } else {
+            tracing::subscriber::with_default(builder.finish(), f);
+        }
+        let octets = sink.0.lock().unwrap().clone();
+        String::from_utf8(octets).unwrap()
+    }
+
+    #[test]
+    fn each_line_has_its_priority() {
+        let text = said(true, || {
+            tracing::error!("reload: nothing was changed: x.toml:1:1\n  1 | x");
+            tracing::warn!("not confined");
+            tracing::info!(slots = 3, "ready");
+            tracing::debug!("a");
+            tracing::trace!("b");
+        });
+        let expected = "<3>reload: nothing was changed: x.toml:1:1\n<3>  1 | x\n<4>not confined\n\
+            <6>ready slots=3\n<7>a\n<7>b\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn no_line_writes_to_a_terminal_that_shows_the_log() {
+        for journal in [false, true] {
+            let text = said(journal, || tracing::info!("{}", "bl0: \x1b[31m\u{9b}2J\x07"));
+            assert!(!text.contains(['\x1b', '\u{9b}', '\x07']), "{text:?}");
+        }
+    }
+}
