@@ -4,14 +4,17 @@
 pub(crate) mod backplane;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
+#[cfg(feature = "doctor")]
+pub(crate) mod doctor;
+pub(crate) mod log;
 #[cfg(test)]
 mod man;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 
 use boardlane::daemon::{self, Confine, Role, broker};
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
 
@@ -53,6 +56,10 @@ pub(crate) enum Command {
         options: DaemonOptions,
     },
     /// Show what the daemons of this machine do
+    ///
+    /// A line for each link: its state and for how long; bits and frames a second as its netdev receives and
+    /// sends them, over a quarter of a second; bytes so far; how often it has ceased to be up; frames
+    /// dropped, with the most frequent reason; why it is not up, or what is odd about it.
     #[command(after_help = "Exit status: 1 if a daemon does not answer within 2 s, or none runs.")]
     Status {
         /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
@@ -61,7 +68,7 @@ pub(crate) enum Command {
         /// Print JSON: an object with --control, otherwise an array of them
         #[arg(long)]
         json: bool,
-        /// Show it again each second, until Ctrl-C
+        /// Show it again each second, until Ctrl-C, with rates over that second
         #[arg(long)]
         watch: bool,
     },
@@ -86,6 +93,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look whether this machine has what links need, and say what to do; nothing is changed
+    #[cfg(feature = "doctor")]
+    Doctor(doctor::Options),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
@@ -161,7 +171,7 @@ pub(crate) fn broker(role: &str, options: &DaemonOptions) -> Result<(), Failure>
         .map_err(|e| Failure::Run(format!("standard input is no daemon's socket: {e}")))
 }
 
-fn failed(e: std::io::Error) -> Failure {
+pub(crate) fn failed(e: std::io::Error) -> Failure {
     Failure::Run(format!("starting: {e}"))
 }
 
@@ -170,30 +180,6 @@ pub(crate) fn in_runtime<T>(task: impl Future<Output = Result<T, Failure>>) -> R
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(task)
-}
-
-/// The level that `--log`, the environment or nobody asks for.
-pub(crate) fn log_level(option: Option<String>) -> Result<LevelFilter, Failure> {
-    const VARIABLE: &str = "BOARDLANE_LOG";
-    let (source, text) = match option {
-        Some(text) => ("--log", text),
-        None => match std::env::var_os(VARIABLE) {
-            Some(text) => (VARIABLE, text.to_string_lossy().into_owned()),
-            None => return Ok(LevelFilter::INFO),
-        },
-    };
-    Ok(match text.as_str() {
-        "off" => LevelFilter::OFF,
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "info" => LevelFilter::INFO,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => {
-            let levels = "off, error, warn, info, debug or trace";
-            return Err(Failure::Usage(format!("{source} {text:?} is no level, write {levels}")));
-        }
-    })
 }
 
 /// What clap says in several lines, without the usage that follows.

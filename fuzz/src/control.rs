@@ -24,8 +24,7 @@ pub fn run(data: &[u8]) {
     run_closed(async {
         let socket =
             ControlSocket::bind(&path, &Access::default()).expect("nobody else has the path");
-        let status =
-            || Status { role: "agent".into(), pid: 1, version: "0".into(), links: Vec::new() };
+        let status = || Status { role: "agent".into(), pid: 1, ..Status::default() };
         let probe = |link: &str| (link == "bl0").then(LinkProbe::default);
         let reload = || tokio::spawn(async { Ok::<_, ReloadError>(Report::default()) });
         let clients = async {

@@ -12,6 +12,8 @@ mod crate_of_boards;
 pub(crate) mod cycles;
 mod dead;
 mod demo;
+#[cfg(feature = "doctor")]
+mod doctor;
 mod engine;
 mod features;
 mod flood;
@@ -26,6 +28,7 @@ mod netdev_state;
 mod ports;
 mod probe_slot;
 mod reload;
+mod status_table;
 mod stock;
 pub(crate) mod vhost_net;
 
@@ -58,6 +61,11 @@ pub(crate) const ALL: &[Case] = &[
     ),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
+    #[cfg(feature = "doctor")]
+    case!(doctor::a_machine_at_work_is_well_and_what_goes_wrong_is_told),
+    #[cfg(feature = "doctor")]
+    case!(doctor::two_daemons_with_one_control_socket_are_told),
+    case!(status_table::a_row_shows_state_age_rates_and_flaps),
     case!(basics::an_mtu_of_68_carries_v4, "ping"),
     case!(basics::an_mtu_of_9000_carries_frames_of_that_size, "ping"),
     case!(basics::an_mtu_of_65000_carries_frames_of_that_size, "ping"),

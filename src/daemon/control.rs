@@ -12,6 +12,7 @@
 //! it lets only one of two daemons win, and tells that the socket which a dead one left may be replaced.
 
 pub mod client;
+pub mod report;
 
 use std::fmt;
 use std::io;

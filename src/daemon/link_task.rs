@@ -59,7 +59,7 @@ use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use attachment::Attachment;
 use running::{Ended, Running};
-pub use view::View;
+pub use view::{View, milliseconds};
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
@@ -326,12 +326,10 @@ impl LinkTask {
     }
 
     fn wait_because(&self, reason: String) {
-        let mut view = self.view.borrow_mut();
-        if view.reason != reason {
+        let [_, is_new] = self.view.borrow_mut().enter(State::Waiting, reason.clone());
+        if is_new {
             self.log.info(format_args!("waiting: {reason}"));
         }
-        view.state = State::Waiting;
-        view.reason = reason;
     }
 
     /// Waits before the next try, or until there is an order.

@@ -4,7 +4,7 @@
 //! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
 //! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed. [`probe`] says what stands in a window.
+//! that was killed. [`probe`] says what stands in a window, [`doctor`] what a machine lacks.
 
 pub mod broker;
 pub mod clean;
@@ -13,6 +13,8 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "doctor")]
+pub mod doctor;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
 pub mod identity;

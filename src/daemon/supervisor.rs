@@ -20,7 +20,7 @@ use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::functions::Functions;
 use super::identity::Identity;
-use super::link_task::{LinkTask, Order, Shared, View};
+use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::status::Status;
@@ -203,6 +203,7 @@ impl Daemon {
             role: self.role.to_string(),
             pid: std::process::id(),
             version: super::VERSION.to_owned(),
+            uptime_ms: milliseconds(self.origin.elapsed()),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
         }
     }

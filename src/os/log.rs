@@ -118,6 +118,14 @@ impl Log {
     }
 }
 
+/// Whether standard error is the journal's stream, as this process was told when it was started
+/// ($JOURNAL_STREAM in systemd.exec(5)), and not something that it has been led to since.
+pub fn to_journal() -> bool {
+    let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let is = rustix::fs::fstat(std::io::stderr());
+    is.is_ok_and(|file| told == format!("{}:{}", file.st_dev, file.st_ino))
+}
+
 impl Subject {
     fn say(&self, level: Level, line: &dyn Display) {
         let name = &self.name;

@@ -1,4 +1,4 @@
-//! The client of the control socket, and what `boardlane status`, `probe` and `reload` do with it.
+//! The client of the control socket: what `boardlane status`, `probe` and `reload` ask by.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::daemon::config::RUN_DIR;
 use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::reload::Report;
-use crate::daemon::status::{self, Status};
+use crate::daemon::status::Status;
 
 /// A daemon has so long to answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -166,41 +166,8 @@ pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String,
     }
 }
 
-/// What `boardlane status` is asked to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusOptions {
-    /// One daemon's socket; otherwise all in [`RUN_DIR`].
-    pub control: Option<PathBuf>,
-    /// JSON instead of a table.
-    pub json: bool,
-}
-
-/// What `boardlane status` found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusReport {
-    /// For standard output.
-    pub shown: String,
-    /// One line each for standard error; none means that all daemons answered.
-    pub failures: Vec<String>,
-}
-
-/// Asks the daemons, all at once.
-pub fn report(options: &StatusOptions) -> StatusReport {
-    match &options.control {
-        Some(path) => report_on(std::slice::from_ref(path), options.json, false),
-        None => report_in(Path::new(RUN_DIR), options.json),
-    }
-}
-
-pub(super) fn report_in(directory: &Path, json: bool) -> StatusReport {
-    match daemons(directory) {
-        Ok(paths) => report_on(&paths, json, true),
-        Err(failure) => StatusReport { failures: vec![failure], ..report_on(&[], json, true) },
-    }
-}
-
 /// The control sockets in `directory`, or why there is none.
-fn daemons(directory: &Path) -> Result<Vec<PathBuf>, String> {
+pub(super) fn daemons(directory: &Path) -> Result<Vec<PathBuf>, String> {
     match sockets(directory) {
         Ok(paths) if paths.is_empty() => {
             Err(format!("no daemon runs: no control socket in {}", directory.display()))
@@ -256,25 +223,4 @@ pub(in crate::daemon) fn ask_all(paths: &[PathBuf]) -> Vec<(&PathBuf, Answer)> {
         };
         asked.into_iter().map(answer).collect()
     })
-}
-
-fn report_on(paths: &[PathBuf], json: bool, array: bool) -> StatusReport {
-    let answers = ask_all(paths);
-    let mut report = StatusReport::default();
-    let (mut texts, mut daemons) = (Vec::new(), Vec::new());
-    for (path, answer) in answers {
-        match answer {
-            Ok((text, daemon)) => {
-                texts.push(text);
-                daemons.push(daemon);
-            }
-            Err(error) => report.failures.push(format!("{}: {error}", path.display())),
-        }
-    }
-    report.shown = match (json, array) {
-        (false, _) => status::table(&daemons),
-        (true, true) => format!("[{}]\n", texts.join(",")),
-        (true, false) => texts.into_iter().map(|text| text + "\n").collect(),
-    };
-    report
 }

@@ -2,7 +2,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 
-use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, report_in};
+use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status};
+use super::report::{Reporter, StatusOptions, StatusReport};
 use super::*;
 use crate::daemon::Role;
 use crate::daemon::config::Config;
@@ -29,7 +30,7 @@ impl Drop for Dir {
 }
 
 fn status() -> Status {
-    Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), links: vec![] }
+    Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), ..Status::default() }
 }
 
 /// There is one link, which is attached to nothing.
@@ -101,7 +102,7 @@ fn a_daemon_answers_and_takes_its_file_away() {
     assert_eq!(mode & 0o777, 0o600);
     let (text, answer) = ask_status(&path).unwrap();
     assert_eq!(answer, status());
-    assert_eq!(text, r#"{"role":"agent","pid":7,"version":"0.1.0","links":[]}"#);
+    assert_eq!(text, r#"{"role":"agent","pid":7,"version":"0.1.0","uptime_ms":0,"links":[]}"#);
     drop(server);
     assert!(!path.exists());
     assert!(matches!(ask_status(&path), Err(ClientError::Missing)));
@@ -215,16 +216,21 @@ fn a_daemon_leaves_a_file_alone_that_is_not_its_own() {
     assert!(path.exists());
 }
 
+/// What `status --json` says of the daemons in a directory.
+fn report_in(directory: &Path) -> StatusReport {
+    Reporter::of(StatusOptions { control: None, json: true }, directory).look()
+}
+
 #[test]
 fn a_silent_daemon_is_reported_and_the_others_are_shown() {
     let dir = Dir::new("report");
     let _server = Server::start(&dir.socket("agent.sock"), CLIENT_TIMEOUT);
     let _silent = StdListener::bind(dir.socket("master.sock")).unwrap();
     let slot = StdListener::bind(dir.socket("slot0.sock")).unwrap();
-    let report = report_in(&dir.0, true);
+    let report = report_in(&dir.0);
     assert_eq!(
         report.shown,
-        "[{\"role\":\"agent\",\"pid\":7,\"version\":\"0.1.0\",\"links\":[]}]\n"
+        "[{\"role\":\"agent\",\"pid\":7,\"version\":\"0.1.0\",\"uptime_ms\":0,\"links\":[]}]\n"
     );
     assert_eq!(report.failures.len(), 1, "{report:?}");
     assert!(report.failures[0].ends_with("master.sock: the daemon did not answer within 2 s"));
@@ -236,7 +242,7 @@ fn a_silent_daemon_is_reported_and_the_others_are_shown() {
 #[test]
 fn no_daemon_at_all_is_an_empty_array_and_a_failure() {
     let dir = Dir::new("none");
-    let report = report_in(&dir.0.join("missing"), true);
+    let report = report_in(&dir.0.join("missing"));
     assert_eq!(report.shown, "[]\n");
     assert!(report.failures[0].starts_with("no daemon runs"), "{report:?}");
 }

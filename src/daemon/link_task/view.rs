@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::probed::Probed;
 use crate::atomic::AtomicU64;
@@ -21,8 +22,12 @@ pub struct View {
     /// As the config has it; where that leaves something open, as it is.
     pub(super) transport: String,
     pub(super) slot: Option<u32>,
-    pub(super) state: State,
-    pub(super) reason: String,
+    state: State,
+    /// Since when it has been in this state.
+    since: Instant,
+    /// How often it has ceased to be up.
+    flaps: u64,
+    reason: String,
     /// What is wrong with the netdev, shown where there is no other reason.
     pub(super) note: String,
     pub(super) carrier: bool,
@@ -51,6 +56,8 @@ impl View {
             transport: config.transport.to_string(),
             slot: config.known_slot(),
             state: State::Waiting,
+            since: Instant::now(),
+            flaps: 0,
             reason: "starting".to_owned(),
             note: String::new(),
             carrier: false,
@@ -66,6 +73,17 @@ impl View {
             polls: None,
             probed: None,
         }
+    }
+
+    /// The link is in this state from now on, or still, for this reason; says whether each is new.
+    pub(super) fn enter(&mut self, state: State, reason: String) -> [bool; 2] {
+        let is_new = [self.state != state, self.reason != reason];
+        if is_new[0] {
+            self.flaps += u64::from(self.state == State::Up);
+            self.since = Instant::now();
+        }
+        (self.state, self.reason) = (state, reason);
+        is_new
     }
 
     /// The link has left its slot.
@@ -99,6 +117,8 @@ impl View {
             transport: self.transport.clone(),
             slot: self.slot,
             state: link_state(self.state),
+            age_ms: milliseconds(self.since.elapsed()),
+            flaps: self.flaps,
             reason: [&self.reason, &self.note].into_iter().find(|r| !r.is_empty()).cloned(),
             carrier: self.carrier,
             epoch: self.epoch,
@@ -123,6 +143,11 @@ impl View {
             polls: self.polls.clone(),
         }
     }
+}
+
+/// A time as `status` has it.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The state's name in logs.

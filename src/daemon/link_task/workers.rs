@@ -170,13 +170,11 @@ impl<'a> Workers<'a> {
 
     /// The link's state, and why.
     pub(super) fn state(&self, state: State, reason: String) {
-        let mut view = self.task.view.borrow_mut();
-        if (view.state, &view.reason) != (state, &reason) {
+        let is_new = self.task.view.borrow_mut().enter(state, reason.clone());
+        if is_new.contains(&true) {
             let colon = if reason.is_empty() { "" } else { ": " };
             self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
         }
-        view.state = state;
-        view.reason = reason;
     }
 
     /// A session begins, in which workers will do with these features; `peer`: what the other end's
