@@ -86,6 +86,11 @@ impl View {
         is_new
     }
 
+    /// Whether frames flow.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
     /// The link has left its slot.
     pub(super) fn link_down(&mut self) {
         self.carrier = false;
