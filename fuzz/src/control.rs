@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
         let socket =
             ControlSocket::bind(&path, &Access::default()).expect("nobody else has the path");
         let status =
-            || Status { role: "agent".into(), pid: 1, version: "0".into(), links: Vec::new() };
+            || Status { role: "agent".into(), pid: 1, version: "0".into(), ..Status::default() };
         let probe = |link: &str| (link == "bl0").then(LinkProbe::default);
         let reload = || tokio::spawn(async { Ok::<_, ReloadError>(Report::default()) });
         let clients = async {

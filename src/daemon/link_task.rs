@@ -330,8 +330,7 @@ impl LinkTask {
         if view.reason != reason {
             self.log.info(format_args!("waiting: {reason}"));
         }
-        view.state = State::Waiting;
-        view.reason = reason;
+        view.enter(State::Waiting, reason);
     }
 
     /// Waits before the next try, or until there is an order.

@@ -11,6 +11,7 @@ pub mod clean;
 mod columns;
 pub mod config;
 pub mod control;
+pub mod counts;
 pub mod demo;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;

@@ -7,8 +7,10 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::{DaemonCounts, LinkCounts};
+
 /// A daemon and its links.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// "master" or "agent".
     pub role: String,
@@ -18,6 +20,21 @@ pub struct Status {
     pub version: String,
     /// The links, in the config's order.
     pub links: Vec<LinkStatus>,
+    /// Where metrics are to be had, if the config says.
+    #[serde(default)]
+    pub metrics: Option<MetricsStatus>,
+    /// What has happened to the daemon.
+    #[serde(default)]
+    pub counts: DaemonCounts,
+}
+
+/// The socket at which metrics are to be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsStatus {
+    /// As the config has it.
+    pub address: String,
+    /// Why nobody listens there; it is tried again.
+    pub error: Option<String>,
 }
 
 /// The state of a link.
@@ -86,6 +103,9 @@ pub struct LinkStatus {
     /// Why this end looks for the other one's work by itself, where no doorbell tells it.
     #[serde(default)]
     pub polls: Option<String>,
+    /// What has happened to it.
+    #[serde(default)]
+    pub counts: LinkCounts,
 }
 
 /// One queue pair, seen from the netdev.
@@ -108,9 +128,33 @@ pub struct QueueStatus {
     /// kernel or an engine did. 0 for a link with an engine.
     #[serde(default)]
     pub copied: u64,
+    /// Sleeps of its thread that have ended.
+    #[serde(default)]
+    pub wakeups: u64,
+    /// How full its queues are.
+    #[serde(default)]
+    pub filled: FilledStatus,
     /// Where its thread runs, if the config has it run somewhere.
     #[serde(default)]
     pub cpu: Option<CpuStatus>,
+}
+
+/// How full a pair's queues are: the one by which the netdev's frames come, and the one by which they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilledStatus {
+    /// For what the netdev receives.
+    pub rx: Filled,
+    /// For what it sends.
+    pub tx: Filled,
+}
+
+/// How full a queue is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// Descriptors that are available to the device and not used, as far as this end has seen.
+    pub out: u64,
+    /// Descriptors that there are; 0 without a thread of this program.
+    pub size: u64,
 }
 
 /// The CPU that a thread is to run on.
@@ -142,6 +186,9 @@ pub struct DmaStatus {
     pub transfers: u64,
     /// Bytes copied by it.
     pub bytes: u64,
+    /// Copies that are under way.
+    #[serde(default)]
+    pub under_way: u64,
     /// Most copies that one queue pair had under way at once.
     #[serde(default)]
     pub most_under_way: u64,
@@ -170,10 +217,13 @@ pub fn table(daemons: &[Status]) -> String {
     let mut text = String::new();
     for (i, daemon) in daemons.iter().enumerate() {
         let blank = if i == 0 { "" } else { "\n" };
-        let Status { role, pid, version, links } = daemon;
+        let Status { role, pid, version, links, metrics, .. } = daemon;
         let (role, version) = (visible(role), visible(version));
         // Writing to a string does not fail.
         let _ = writeln!(text, "{blank}{role}, pid {pid}, version {version}");
+        if let Some(MetricsStatus { address, error: Some(error) }) = metrics {
+            let _ = writeln!(text, "metrics {}: {}", visible(address), visible(error));
+        }
         let mut rows = vec![
             [
                 "LINK",
@@ -302,14 +352,22 @@ mod tests {
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
         "notifications_received":4,"rescues":1,"throttled":5,"copied":268,
-        "cpu":{"number":3,"reason":null}}],
-        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
-        "pump":{"mode":"vhost-net","reason":null},"polls":null},
+        "cpu":{"number":3,"reason":null},"wakeups":6,
+        "filled":{"rx":{"out":120,"size":256},"tx":{"out":1,"size":256}}}],
+        "dma":{"mode":"direct","transfers":21,"bytes":3100,"under_way":2,"most_under_way":3},
+        "pump":{"mode":"vhost-net","reason":null},"polls":null,
+        "counts":{"flaps":1,"negotiation_failures":2,"quarantines":3,"heals":4,"heal_failures":5,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
         "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
-        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0},
-        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt"}]}"#;
+        "dma":{"mode":"direct","transfers":0,"bytes":0,"under_way":0,"most_under_way":0},
+        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt",
+        "counts":{"flaps":0,"negotiation_failures":0,"quarantines":0,"heals":0,"heal_failures":0,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}}],
+        "metrics":{"address":"127.0.0.1:9477","error":"in use"},
+        "counts":{"started_unix_ms":1790000000000,"reloads":1,"reload_failures":2,
+        "log_lines_left_out":3}}"#;
 
     fn sample() -> Status {
         let up = LinkStatus {
@@ -333,11 +391,30 @@ mod tests {
                 rescues: 1,
                 throttled: 5,
                 copied: 268,
+                wakeups: 6,
+                filled: FilledStatus {
+                    rx: Filled { out: 120, size: 256 },
+                    tx: Filled { out: 1, size: 256 },
+                },
                 cpu: Some(CpuStatus { number: 3, reason: None }),
             }],
-            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
+            dma: DmaStatus {
+                mode: "direct".into(),
+                transfers: 21,
+                bytes: 3100,
+                under_way: 2,
+                most_under_way: 3,
+            },
             pump: PumpStatus { mode: "vhost-net".into(), reason: None },
             polls: None,
+            counts: LinkCounts {
+                flaps: 1,
+                negotiation_failures: 2,
+                quarantines: 3,
+                heals: 4,
+                heal_failures: 5,
+                ..LinkCounts::default()
+            },
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),
@@ -356,9 +433,18 @@ mod tests {
             dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
             pump: PumpStatus { reason: Some("/dev/vhost-net: no".into()), ..PumpStatus::default() },
             polls: Some("no interrupt".into()),
+            counts: LinkCounts::default(),
         };
         let (role, version) = ("master".into(), "0.1.0".into());
-        Status { role, pid: 812, version, links: vec![up, quarantined] }
+        let metrics =
+            Some(MetricsStatus { address: "127.0.0.1:9477".into(), error: Some("in use".into()) });
+        let counts = DaemonCounts {
+            started_unix_ms: 1_790_000_000_000,
+            reloads: 1,
+            reload_failures: 2,
+            log_lines_left_out: 3,
+        };
+        Status { role, pid: 812, version, links: vec![up, quarantined], metrics, counts }
     }
 
     #[test]
@@ -385,6 +471,8 @@ mod tests {
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["master,", "pid", "812,", "version", "0.1.0"]);
+        assert_eq!(lines[1], ["metrics", "127.0.0.1:9477:", "in", "use"]);
+        let lines = &lines[1..];
         let first = ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"];
         assert!(lines[2].starts_with(&first), "{table}");
         assert_eq!(lines[2][first.len()..], ["pump:", "vhost-net"]);

@@ -6,10 +6,13 @@ use std::sync::{Arc, PoisonError};
 
 use super::probed::Probed;
 use crate::daemon::config::LinkConfig;
+use crate::daemon::counts::LinkCounts;
 use crate::daemon::probe::window::LinkProbe;
-use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
-use crate::daemon::worker::{DirectionStats, QueueStats};
-use crate::link::State;
+use crate::daemon::status::{
+    DmaStatus, Filled, FilledStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic,
+};
+use crate::daemon::worker::{DirectionStats, IN, OUT, QueueStats};
+use crate::link::{REFUSED, State};
 use crate::net::features::Features;
 use crate::net::frame::Drop;
 
@@ -33,6 +36,7 @@ pub struct View {
     pub(super) features: Features,
     /// Of each queue pair that there has been; at least one.
     pub(super) stats: Vec<Arc<QueueStats>>,
+    pub(super) counts: LinkCounts,
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
@@ -60,11 +64,31 @@ impl View {
             mtu: config.mtu,
             features: Features::NONE,
             stats: vec![Arc::default()],
+            counts: LinkCounts::default(),
             engine: false,
             pump: PumpStatus::default(),
             polls: None,
             probed: None,
         }
+    }
+
+    /// The same, but for what `earlier` has counted, a link of this name that has ended.
+    pub fn after(config: &LinkConfig, earlier: Option<&Self>) -> Self {
+        let new = Self::new(config);
+        match earlier {
+            Some(Self { stats, counts, .. }) => {
+                Self { stats: stats.clone(), counts: counts.clone(), ..new }
+            }
+            None => new,
+        }
+    }
+
+    /// The link is in this state, and why.
+    pub(super) fn enter(&mut self, state: State, reason: String) {
+        let refused = state == State::Negotiating && reason.starts_with(REFUSED);
+        self.counts.enter(link_state(self.state), link_state(state), refused);
+        self.state = state;
+        self.reason = reason;
     }
 
     /// The link has left its slot.
@@ -111,6 +135,7 @@ impl View {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
                 transfers: sum(|stats| &stats.transfers),
                 bytes: sum(|stats| &stats.transfer_bytes),
+                under_way: sum(|stats| &stats.under_way),
                 most_under_way: self
                     .stats
                     .iter()
@@ -120,6 +145,7 @@ impl View {
             },
             pump: self.pump.clone(),
             polls: self.polls.clone(),
+            counts: self.counts.clone(),
         }
     }
 }
@@ -148,8 +174,16 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         rescues: count(&stats.rescues),
         throttled: count(&stats.throttled),
         copied: count(&stats.copied),
+        wakeups: count(&stats.wakeups),
+        filled: filled(stats),
         cpu: stats.cpu.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
+}
+
+/// What the netdev receives comes by the one queue, and what it sends goes out by the other.
+fn filled(stats: &QueueStats) -> FilledStatus {
+    let of = |way: usize| Filled { out: count(&stats.filled[way]), size: count(&stats.sizes[way]) };
+    FilledStatus { rx: of(IN), tx: of(OUT) }
 }
 
 fn traffic(stats: &DirectionStats) -> Traffic {

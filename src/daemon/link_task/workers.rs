@@ -175,8 +175,7 @@ impl<'a> Workers<'a> {
             let colon = if reason.is_empty() { "" } else { ": " };
             self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
         }
-        view.state = state;
-        view.reason = reason;
+        view.enter(state, reason);
     }
 
     /// A session begins, in which workers will do with these features; `peer`: what the other end's
