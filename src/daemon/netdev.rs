@@ -60,6 +60,8 @@ pub struct Netdev {
     /// Whose address that is: the config says one, or somebody has set one since the start.
     mac_in_config: bool,
     mac_of_operator: bool,
+    /// What was set, and could not be set, since somebody asked.
+    applied: [u64; 2],
     /// When a change was noticed that has not been told yet.
     changed_at: Option<Instant>,
 }
@@ -115,6 +117,7 @@ impl Netdev {
             mac: None,
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
+            applied: [0; 2],
             changed_at: None,
         };
         netdev.begin().await?;
@@ -275,6 +278,11 @@ impl Netdev {
         }
     }
 
+    /// How much was set, and could not be set, since this was last asked.
+    pub fn take_applied(&mut self) -> [u64; 2] {
+        std::mem::take(&mut self.applied)
+    }
+
     /// Removes the netdev, or with `keep` leaves it, without carrier.
     pub fn tear_down(self, keep: bool) -> Result<(), TapError> {
         if keep {
@@ -322,6 +330,8 @@ impl Netdev {
                 break;
             }
             let applied = self.netlink.apply(&self.desired.name, &actions).await;
+            self.applied[0] += applied.done.len() as u64;
+            self.applied[1] += applied.failed.len() as u64;
             for action in &applied.done {
                 match action {
                     Action::SetMtu(change) => self.mtu.set(short(change.to)),
