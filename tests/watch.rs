@@ -52,7 +52,8 @@ fn answer(n: u64, links: usize) -> String {
     let link = |slot: usize| {
         format!(
             r#"{{"name":"bl{slot}","transport":"shm:/x","slot":null,"state":"waiting","age_ms":{},
-            "flaps":3,"reason":"waiting for board: window has no magic, and this is a longer reason than
+            "counts":{{"flaps":3,"negotiation_failures":0,"quarantines":0,"heals":0,"heal_failures":0,
+            "round_trips":{{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}}},"reason":"waiting for board: window has no magic, and this is a longer reason than
             there is room for on a screen","carrier":false,"epoch":null,"peer_epoch":null,
             "peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[{{"rx":{traffic},"tx":{traffic},
             "notifications_sent":0,"notifications_received":0,"rescues":0}}],
@@ -112,6 +113,15 @@ impl Watch {
             }
         }
         std::mem::take(&mut self.seen)
+    }
+
+    /// Waits until the process is stopped, as the shell does (proc_pid_stat(5)).
+    fn wait_stopped(&self) {
+        let start = Instant::now();
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        while !stat().contains(") T ") && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -180,6 +190,7 @@ fn whoever_is_suspended_leaves_the_terminal_to_the_shell_and_comes_back() {
     watch.wait("\x1b[J");
     watch.signal(Signal::TSTP);
     watch.wait(LEAVE);
+    watch.wait_stopped();
     watch.signal(Signal::CONT);
     watch.wait(ENTER);
     watch.wait("\x1b[J");

@@ -59,10 +59,13 @@ pub(crate) fn a_row_shows_state_age_rates_and_flaps() {
     let aged = world.link_status("master", "bl1").unwrap();
     wait("its age grows while it waits", || {
         let link = world.link_status("master", "bl1")?;
-        check(link.age_ms >= aged.age_ms + 1000 && link.flaps == 1, (link.age_ms, link.flaps))
+        check(
+            link.age_ms >= aged.age_ms + 1000 && link.counts.flaps == 1,
+            (link.age_ms, link.counts.flaps),
+        )
     });
     world.start("board1");
     world.wait_up(1);
     let link = world.link_status("master", "bl1").unwrap();
-    assert!(link.flaps == 1 && link.age_ms < aged.age_ms + 10_000, "{link:?}");
+    assert!(link.counts.flaps == 1 && link.age_ms < aged.age_ms + 10_000, "{link:?}");
 }

@@ -12,6 +12,7 @@ pub mod clean;
 mod columns;
 pub mod config;
 pub mod control;
+pub mod counts;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "doctor")]

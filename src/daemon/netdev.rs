@@ -69,6 +69,8 @@ pub struct Netdev {
     mac_of_operator: bool,
     /// What people are to know of what it is and is not.
     remarks: Vec<String>,
+    /// What was set, and could not be set, since somebody asked.
+    applied: [u64; 2],
     /// When a change was noticed that has not been told yet.
     changed_at: Option<Instant>,
 }
@@ -124,6 +126,7 @@ impl Netdev {
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
             remarks: Vec::new(),
+            applied: [0; 2],
             changed_at: None,
         };
         netdev.configure(config);
@@ -306,6 +309,11 @@ impl Netdev {
         }
     }
 
+    /// How much was set, and could not be set, since this was last asked.
+    pub fn take_applied(&mut self) -> [u64; 2] {
+        std::mem::take(&mut self.applied)
+    }
+
     /// Removes the netdev, or with `keep` leaves it, without carrier.
     pub fn tear_down(self, keep: bool) -> Result<(), TapError> {
         if keep {
@@ -342,6 +350,8 @@ impl Netdev {
         }
         let applied = self.netlink.apply(&self.desired.name, actions).await;
         self.owned.did(&applied.done);
+        self.applied[0] += applied.done.len() as u64;
+        self.applied[1] += applied.failed.len() as u64;
         for action in &applied.done {
             match action {
                 Action::SetMtu(change) => self.mtu.set(short(change.to)),

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::{DaemonCounts, LinkCounts};
+
 /// A daemon and its links.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -23,6 +25,21 @@ pub struct Status {
     pub uptime_ms: u64,
     /// The links, in the config's order.
     pub links: Vec<LinkStatus>,
+    /// Where metrics are to be had, if the config says.
+    #[serde(default)]
+    pub metrics: Option<MetricsStatus>,
+    /// What has happened to the daemon.
+    #[serde(default)]
+    pub counts: DaemonCounts,
+}
+
+/// The socket at which metrics are to be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsStatus {
+    /// As the config has it.
+    pub address: String,
+    /// Why nobody listens there; it is tried again.
+    pub error: Option<String>,
 }
 
 /// The state of a link.
@@ -72,9 +89,6 @@ pub struct LinkStatus {
     /// How long it has been in this state, in milliseconds.
     #[serde(default)]
     pub age_ms: u64,
-    /// How often it has ceased to be up since the daemon began it.
-    #[serde(default)]
-    pub flaps: u64,
     /// Why the link is not up.
     pub reason: Option<String>,
     /// Whether the netdev has a carrier.
@@ -101,6 +115,9 @@ pub struct LinkStatus {
     /// Why this end looks for the other one's work by itself, where no doorbell tells it.
     #[serde(default)]
     pub polls: Option<String>,
+    /// What has happened to it.
+    #[serde(default)]
+    pub counts: LinkCounts,
 }
 
 /// One queue pair, seen from the netdev.
@@ -123,9 +140,33 @@ pub struct QueueStatus {
     /// kernel or an engine did. 0 for a link with an engine.
     #[serde(default)]
     pub copied: u64,
+    /// Sleeps of its thread that have ended.
+    #[serde(default)]
+    pub wakeups: u64,
+    /// How full its queues are.
+    #[serde(default)]
+    pub filled: FilledStatus,
     /// Where its thread runs, if the config has it run somewhere.
     #[serde(default)]
     pub cpu: Option<CpuStatus>,
+}
+
+/// How full a pair's queues are: the one by which the netdev's frames come, and the one by which they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilledStatus {
+    /// For what the netdev receives.
+    pub rx: Filled,
+    /// For what it sends.
+    pub tx: Filled,
+}
+
+/// How full a queue is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// Descriptors that are available to the device and not used, as far as this end has seen.
+    pub out: u64,
+    /// Descriptors that there are; 0 without a thread of this program.
+    pub size: u64,
 }
 
 /// The CPU that a thread is to run on.
@@ -157,6 +198,9 @@ pub struct DmaStatus {
     pub transfers: u64,
     /// Bytes copied by it.
     pub bytes: u64,
+    /// Copies that are under way.
+    #[serde(default)]
+    pub under_way: u64,
     /// Most copies that one queue pair had under way at once.
     #[serde(default)]
     pub most_under_way: u64,
@@ -189,20 +233,28 @@ pub(super) mod tests {
     /// Written by hand from the contract, with every field.
     const FIXTURE: &str = r#"{"role":"master","pid":812,"version":"0.1.0","uptime_ms":90000,
         "links":[{"name":"bl0",
-        "transport":"shm:/run/boardlane/slot0.sock","slot":0,"state":"up","age_ms":61000,"flaps":2,"reason":null,
+        "transport":"shm:/run/boardlane/slot0.sock","slot":0,"state":"up","age_ms":61000,"reason":null,
         "carrier":true,"epoch":3735928559,"peer_epoch":7,"peer_version":"0.1.0",
         "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
         "notifications_received":4,"rescues":1,"throttled":5,"copied":268,
-        "cpu":{"number":3,"reason":null}}],
-        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
-        "pump":{"mode":"vhost-net","reason":null},"polls":null},
+        "cpu":{"number":3,"reason":null},"wakeups":6,
+        "filled":{"rx":{"out":120,"size":256},"tx":{"out":1,"size":256}}}],
+        "dma":{"mode":"direct","transfers":21,"bytes":3100,"under_way":2,"most_under_way":3},
+        "pump":{"mode":"vhost-net","reason":null},"polls":null,
+        "counts":{"flaps":1,"negotiation_failures":2,"quarantines":3,"heals":4,"heal_failures":5,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
-        "state":"quarantined","age_ms":5,"flaps":0,"reason":"descriptor chain loops","carrier":false,"epoch":null,
+        "state":"quarantined","age_ms":5,"reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
-        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0},
-        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt"}]}"#;
+        "dma":{"mode":"direct","transfers":0,"bytes":0,"under_way":0,"most_under_way":0},
+        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt",
+        "counts":{"flaps":0,"negotiation_failures":0,"quarantines":0,"heals":0,"heal_failures":0,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}}],
+        "metrics":{"address":"127.0.0.1:9477","error":"in use"},
+        "counts":{"started_unix_ms":1790000000000,"reloads":1,"reload_failures":2,
+        "log_lines_left_out":3}}"#;
 
     pub(in crate::daemon) fn sample() -> Status {
         let up = LinkStatus {
@@ -211,7 +263,6 @@ pub(super) mod tests {
             slot: Some(0),
             state: LinkState::Up,
             age_ms: 61_000,
-            flaps: 2,
             reason: None,
             carrier: true,
             epoch: Some(0xdead_beef),
@@ -228,11 +279,30 @@ pub(super) mod tests {
                 rescues: 1,
                 throttled: 5,
                 copied: 268,
+                wakeups: 6,
+                filled: FilledStatus {
+                    rx: Filled { out: 120, size: 256 },
+                    tx: Filled { out: 1, size: 256 },
+                },
                 cpu: Some(CpuStatus { number: 3, reason: None }),
             }],
-            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
+            dma: DmaStatus {
+                mode: "direct".into(),
+                transfers: 21,
+                bytes: 3100,
+                under_way: 2,
+                most_under_way: 3,
+            },
             pump: PumpStatus { mode: "vhost-net".into(), reason: None },
             polls: None,
+            counts: LinkCounts {
+                flaps: 1,
+                negotiation_failures: 2,
+                quarantines: 3,
+                heals: 4,
+                heal_failures: 5,
+                ..LinkCounts::default()
+            },
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),
@@ -240,7 +310,6 @@ pub(super) mod tests {
             slot: None,
             state: LinkState::Quarantined,
             age_ms: 5,
-            flaps: 0,
             reason: Some("descriptor chain loops".into()),
             carrier: false,
             epoch: None,
@@ -253,9 +322,19 @@ pub(super) mod tests {
             dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
             pump: PumpStatus { reason: Some("/dev/vhost-net: no".into()), ..PumpStatus::default() },
             polls: Some("no interrupt".into()),
+            counts: LinkCounts::default(),
         };
         let (role, version) = ("master".into(), "0.1.0".into());
-        Status { role, pid: 812, version, uptime_ms: 90_000, links: vec![up, quarantined] }
+        let metrics =
+            Some(MetricsStatus { address: "127.0.0.1:9477".into(), error: Some("in use".into()) });
+        let counts = DaemonCounts {
+            started_unix_ms: 1_790_000_000_000,
+            reloads: 1,
+            reload_failures: 2,
+            log_lines_left_out: 3,
+        };
+        let links = vec![up, quarantined];
+        Status { role, pid: 812, version, uptime_ms: 90_000, links, metrics, counts }
     }
 
     #[test]

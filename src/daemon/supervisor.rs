@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::broker::{Broker, Started};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
+use super::counts::DaemonCounts;
 use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
@@ -28,6 +29,7 @@ use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
+use crate::os::log::left_out;
 use crate::os::notify::Manager;
 use crate::os::terminal::Terminal;
 
@@ -189,6 +191,7 @@ struct Daemon {
     /// What all links count their heartbeats from.
     origin: Instant,
     functions: Functions,
+    counts: RefCell<DaemonCounts>,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// Whoever adds or ends links holds it for so long.
@@ -209,6 +212,10 @@ impl Daemon {
         Self {
             role,
             functions: Functions::new(broker.clone()),
+            counts: RefCell::new(DaemonCounts {
+                started_unix_ms: now_unix_ms(),
+                ..Default::default()
+            }),
             broker,
             manager,
             origin: Instant::now(),
@@ -231,6 +238,8 @@ impl Daemon {
             version: super::VERSION.to_owned(),
             uptime_ms: milliseconds(self.origin.elapsed()),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
+            metrics: None,
+            counts: DaemonCounts { log_lines_left_out: left_out(), ..self.counts.borrow().clone() },
         }
     }
 
@@ -256,9 +265,16 @@ impl Daemon {
             daemon.manager.tell("RELOADING=1");
             let done = daemon.reread().await;
             daemon.manager.tell("READY=1");
+            let counts = &mut daemon.counts.borrow_mut();
             match &done {
-                Ok(report) => tracing::info!("reload: {report}"),
-                Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+                Ok(report) => {
+                    counts.reloads += 1;
+                    tracing::info!("reload: {report}");
+                }
+                Err(error) => {
+                    counts.reload_failures += 1;
+                    tracing::error!("reload: nothing was changed: {error}");
+                }
             }
             done
         })
@@ -360,19 +376,26 @@ impl Daemon {
         }
         let mut links = self.links.borrow_mut();
         let mut running = std::mem::take(&mut *links);
-        running.retain(|link| link.task.is_some());
         for (place, config) in configs.iter().enumerate() {
             let known = running.iter().position(|link| link.name == config.name);
+            let known = known.map(|at| running.remove(at));
             links.push(match known {
-                Some(at) => running.remove(at),
-                None => self.start_link(place, config.clone()),
+                Some(link) if link.task.is_some() => link,
+                ended => self.start_link(place, config.clone(), ended.as_ref()),
             });
         }
     }
 
-    fn start_link(&self, place: usize, config: LinkConfig) -> RunningLink {
+    /// Starts a link, which goes on to count what one of its name that has `ended` has counted.
+    fn start_link(
+        &self,
+        place: usize,
+        config: LinkConfig,
+        ended: Option<&RunningLink>,
+    ) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
-        let view = Rc::new(RefCell::new(View::new(&config)));
+        let ended = ended.map(|link| link.view.borrow());
+        let view = Rc::new(RefCell::new(View::after(&config, ended.as_deref())));
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
         let broker = self.broker.clone();
@@ -400,6 +423,12 @@ impl Daemon {
             self.links.take().iter_mut().filter_map(|link| link.stop(keep_netdevs)).collect();
         await_ends(tasks).await;
     }
+}
+
+/// Milliseconds since 1970.
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn await_ends(tasks: Vec<JoinHandle<()>>) {

@@ -56,6 +56,7 @@ use polling::Polling;
 pub use port::Port;
 use rings::Rings;
 pub use stats::{DirectionStats, QueueStats};
+use stats::{add, set};
 
 /// Frames a direction may move before the other has its turn.
 const BATCH: usize = 64;
@@ -153,6 +154,7 @@ impl Worker {
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
                 cpu::bind_to(&job);
+                job.stats.at_work(job.path.filled().map(|filled| filled.size));
                 confine::worker();
                 // A wait tells all that is ready, so that doorbells which rang together are one ring.
                 let events = Events::with_capacity(3 + job.doorbells.len());
@@ -181,6 +183,7 @@ impl Worker {
                 // Nothing may be copied any more once anybody hears of the end.
                 let Turn { job, engine, .. } = turn;
                 drop(engine);
+                job.stats.at_rest();
                 match end {
                     Ok(Ok(())) => return Some(job.path),
                     Ok(Err(fault)) => {
@@ -267,7 +270,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             let moved = sent + received + copied;
-            self.count_copied();
+            self.count_breath();
             if moved > 0 {
                 self.rings.paid_by(moved);
                 self.busy_poll.found(now);
@@ -328,6 +331,7 @@ impl Turn {
         let early = until.filter(|until| *until < longest);
         let timeout = early.unwrap_or(longest);
         self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
+        add(&self.job.stats.wakeups, 1);
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
         if rung {
             self.job.stats.notifications_received.fetch_add(1, Ordering::Relaxed);
@@ -360,6 +364,7 @@ impl Turn {
             stats.most_under_way.fetch_max(engine.under_way() as u64, Ordering::Relaxed);
             begun += 1;
         }
+        set(&stats.under_way, engine.under_way());
         begun
     }
 
@@ -376,6 +381,7 @@ impl Turn {
             path.handle_completion(completion)?;
             done += 1;
         }
+        set(&stats.under_way, engine.under_way());
         while let Some((queue, reason)) = path.poll_drop() {
             match queue {
                 Which::Receiveq => stats.tx.dropped(reason),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{
-    self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Taken, Which, countable,
+    self, Filled, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Taken, Which, countable,
 };
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
@@ -432,6 +432,10 @@ impl Path for DevicePath {
         self.configs[which as usize] = *config;
         self.have(which, queue);
         Ok(())
+    }
+
+    fn filled(&self) -> [Filled; 2] {
+        [&self.receiveq, &self.transmitq].map(path::filled)
     }
 
     fn take_copied(&mut self) -> usize {

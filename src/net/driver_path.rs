@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::arena::{Arena, SLOT};
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room};
+use super::path::{self, Filled, Inward, Path, PathError, Room};
 use crate::memory::{BusMemory, Span, View};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN, Header};
@@ -270,6 +270,10 @@ impl Path for DriverPath {
 
     fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
         self.transmitq.arm(mem).map_err(PathError::Transmitq)
+    }
+
+    fn filled(&self) -> [Filled; 2] {
+        [&self.transmitq, &self.receiveq].map(|q| Filled { out: q.out(), size: q.size() })
     }
 
     fn take_copied(&mut self) -> usize {

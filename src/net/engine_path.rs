@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::arena::SLOT;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room, Which, countable};
+use super::path::{self, Filled, Inward, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
@@ -320,6 +320,10 @@ impl EnginePath {
 }
 
 impl Path for EnginePath {
+    fn filled(&self) -> [Filled; 2] {
+        [&self.receiveq, &self.transmitq].map(path::filled)
+    }
+
     fn local(&self) -> Option<Arc<BusMemory>> {
         Some(self.local.clone())
     }
@@ -481,12 +485,8 @@ impl Path for EnginePath {
     fn handle_completion(&mut self, done: Completion) -> Result<(), PathError> {
         let Completion { transfer: Transfer { token, mut pieces }, good } = done;
         self.errors = if good { 0 } else { self.errors.saturating_add(1) };
-        for flight in self.out.flights.iter_mut().chain(&mut self.inward.flights) {
-            if flight.transfer == Some(token) {
-                flight.transfer = None;
-                flight.bad = (!good).then_some(Drop::DmaError);
-            }
-        }
+        self.out.completed(token, good);
+        self.inward.completed(token, good);
         pieces.clear();
         self.spare.push(pieces);
         if self.errors >= MOST_ERRORS { Err(PathError::Engine(self.errors)) } else { Ok(()) }

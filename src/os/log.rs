@@ -6,6 +6,7 @@
 //! told at the interval's end, with the last of the lines: it says how things are now.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,14 @@ pub const MOST: u32 = 100;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Characters of the last line that are kept, at most.
 const LAST_LEN: usize = 300;
+
+/// Lines that were left out, of all subjects.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines this process has left out so far.
+pub fn left_out() -> u64 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
 
 /// Where to say something about a subject. Clones share its budget.
 #[derive(Clone, Debug)]
@@ -58,6 +67,7 @@ impl Budget {
             return Verdict::Say;
         }
         self.left_out = self.left_out.saturating_add(1);
+        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
         self.last = line.to_string().chars().take(LAST_LEN).collect();
         if self.left_out == 1 { Verdict::Begin(ends) } else { Verdict::LeaveOut }
     }

@@ -10,15 +10,15 @@ use super::{Finding, Machine, Wanted};
 use crate::daemon::VERSION;
 use crate::daemon::config::{RUN_DIR, Transport};
 use crate::daemon::status::table::lacks;
-use crate::daemon::status::{LinkState, LinkStatus, Status};
+use crate::daemon::status::{LinkState, LinkStatus, MetricsStatus, Status};
 
 /// Everybody may write to a file.
 const WORLD_WRITABLE: u32 = 0o002;
 /// In a directory, what is another's can still not be replaced.
 const STICKY: u32 = 0o1000;
 
-/// So many leftovers are named.
-const LEFT: usize = 4;
+/// Of many things so many are named.
+const NAMED: usize = 4;
 
 /// What this user may do, and what everybody may do to the daemons' sockets.
 pub(super) fn rights(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
@@ -222,6 +222,15 @@ pub(super) fn daemons(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     all
 }
 
+/// Some of many things.
+fn some(all: &[String]) -> String {
+    let named = all[..all.len().min(NAMED)].join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 fn of_daemon(daemon: &Status) -> Vec<Finding> {
     let Status { role, pid, version, links, .. } = daemon;
     let who = format!("{role}, pid {pid}");
@@ -232,15 +241,17 @@ fn of_daemon(daemon: &Status) -> Vec<Finding> {
     }
     let named = |is: &dyn Fn(&LinkStatus) -> Option<String>| {
         let names = links.iter().filter_map(|link| Some(format!("{}: {}", link.name, is(link)?)));
-        names.collect::<Vec<_>>().join(", ")
+        some(&names.collect::<Vec<_>>())
     };
-    let down = named(&|link| {
-        let reason = link.reason.as_deref().unwrap_or_default();
-        (link.state != LinkState::Up).then(|| format!("{} ({reason})", link.state.name()))
+    let odd = named(&|link| {
+        let whys = [&link.reason, &link.pump.reason, &link.polls].into_iter().flatten();
+        let whys = whys.map(String::as_str).collect::<Vec<_>>().join("; ");
+        let state = link.state.name();
+        (link.state != LinkState::Up || !whys.is_empty()).then(|| format!("{state} ({whys})"))
     });
-    if !down.is_empty() {
+    if !odd.is_empty() {
         let remedy = "look the reason up in boardlane(7)";
-        all.push(Finding::warn("links", format!("{who}: {down}"), remedy));
+        all.push(Finding::warn("links", format!("{who}: {odd}"), remedy));
     }
     let slow = named(&|link| Some(format!("without {}", lacks(link)?)));
     if !slow.is_empty() {
@@ -258,6 +269,14 @@ fn of_daemon(daemon: &Status) -> Vec<Finding> {
             "they work together; upgrade the older one when it suits",
         ));
     }
+    if let Some(MetricsStatus { address, error: Some(error) }) = &daemon.metrics {
+        let found = format!("{who}: metrics {address}: {error}");
+        all.push(Finding::warn(
+            "metrics",
+            found,
+            "give it another address, or end who has this one",
+        ));
+    }
     if all.is_empty() {
         all.push(Finding::ok("daemons", format!("{who}: {} links are up", links.len())));
     }
@@ -268,10 +287,7 @@ pub(super) fn leftovers(machine: &Machine, _: &Wanted) -> Vec<Finding> {
     match &machine.leftovers[..] {
         [] => vec![Finding::ok("leftovers", "nothing is left of daemons that were killed")],
         left => {
-            let more = left.len().saturating_sub(LEFT);
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            let named = left[..left.len().min(LEFT)].join(", ");
-            let found = format!("{named}{more} without a daemon");
+            let found = format!("{} without a daemon", some(left));
             vec![Finding::warn("leftovers", found, "start the daemon again, or `boardlane clean`")]
         }
     }

@@ -266,6 +266,7 @@ fn daemons_are_asked_how_they_are() {
     let mut other = sample();
     (other.role, other.version) = ("agent".into(), "0.0.9".into());
     other.links.truncate(1);
+    other.metrics = None;
     let dead = Err("its daemon is gone: start it again, or remove the file".to_owned());
     made.0.daemons = vec![
         ("/run/boardlane/agent.sock".into(), Ok(other)),
@@ -278,8 +279,9 @@ fn daemons_are_asked_how_they_are() {
         "warn  daemons     agent, pid 812, is of version 0.0.9, and this program of ",
         "warn  links       agent, pid 812: slower than need be: bl0: without csum, tso: ",
         "warn  links       agent, pid 812: bl0: the other end is of version 0.1.0: ",
-        "warn  links       master, pid 812: bl1: quarantined (descriptor chain loops): ",
+        "warn  links       master, pid 812: bl1: quarantined (descriptor chain loops; /dev/vhost-net: no; no interrupt): ",
         "warn  links       master, pid 812: slower than need be: ",
+        "warn  metrics     master, pid 812: metrics 127.0.0.1:9477: in use: ",
         "warn  daemons     /run/boardlane/x.sock: its daemon is gone: start it again, or remove the file",
         "warn  leftovers   netdev bl9 without a daemon: start the daemon again, or `boardlane clean`",
     ];

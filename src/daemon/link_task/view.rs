@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use super::probed::Probed;
 use crate::atomic::AtomicU64;
 use crate::daemon::config::LinkConfig;
+use crate::daemon::counts::LinkCounts;
 use crate::daemon::probe::window::LinkProbe;
-use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
-use crate::daemon::worker::{DirectionStats, QueueStats};
-use crate::link::State;
+use crate::daemon::status::{
+    DmaStatus, Filled, FilledStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic,
+};
+use crate::daemon::worker::{DirectionStats, IN, OUT, QueueStats};
+use crate::link::{REFUSED, State};
 use crate::net::features::Features;
 use crate::net::frame::Drop;
 
@@ -25,8 +28,6 @@ pub struct View {
     state: State,
     /// Since when it has been in this state.
     since: Instant,
-    /// How often it has ceased to be up.
-    flaps: u64,
     reason: String,
     /// What is wrong with the netdev, shown where there is no other reason.
     pub(super) note: String,
@@ -39,6 +40,7 @@ pub struct View {
     pub(super) features: Features,
     /// Of each queue pair that there has been; at least one.
     pub(super) stats: Vec<Arc<QueueStats>>,
+    pub(super) counts: LinkCounts,
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
@@ -57,7 +59,6 @@ impl View {
             slot: config.known_slot(),
             state: State::Waiting,
             since: Instant::now(),
-            flaps: 0,
             reason: "starting".to_owned(),
             note: String::new(),
             carrier: false,
@@ -68,6 +69,7 @@ impl View {
             mtu: config.mtu,
             features: Features::NONE,
             stats: vec![Arc::default()],
+            counts: LinkCounts::default(),
             engine: false,
             pump: PumpStatus::default(),
             polls: None,
@@ -75,11 +77,23 @@ impl View {
         }
     }
 
+    /// The same, but for what `earlier` has counted, a link of this name that has ended.
+    pub fn after(config: &LinkConfig, earlier: Option<&Self>) -> Self {
+        let new = Self::new(config);
+        match earlier {
+            Some(Self { stats, counts, .. }) => {
+                Self { stats: stats.clone(), counts: counts.clone(), ..new }
+            }
+            None => new,
+        }
+    }
+
     /// The link is in this state from now on, or still, for this reason; says whether each is new.
     pub(super) fn enter(&mut self, state: State, reason: String) -> [bool; 2] {
         let is_new = [self.state != state, self.reason != reason];
+        let refused = state == State::Negotiating && reason.starts_with(REFUSED);
+        self.counts.enter(link_state(self.state), link_state(state), refused);
         if is_new[0] {
-            self.flaps += u64::from(self.state == State::Up);
             self.since = Instant::now();
         }
         (self.state, self.reason) = (state, reason);
@@ -123,7 +137,6 @@ impl View {
             slot: self.slot,
             state: link_state(self.state),
             age_ms: milliseconds(self.since.elapsed()),
-            flaps: self.flaps,
             reason: [&self.reason, &self.note].into_iter().find(|r| !r.is_empty()).cloned(),
             carrier: self.carrier,
             epoch: self.epoch,
@@ -137,6 +150,7 @@ impl View {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
                 transfers: sum(|stats| &stats.transfers),
                 bytes: sum(|stats| &stats.transfer_bytes),
+                under_way: sum(|stats| &stats.under_way),
                 most_under_way: self
                     .stats
                     .iter()
@@ -146,6 +160,7 @@ impl View {
             },
             pump: self.pump.clone(),
             polls: self.polls.clone(),
+            counts: self.counts.clone(),
         }
     }
 }
@@ -179,8 +194,16 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         rescues: count(&stats.rescues),
         throttled: count(&stats.throttled),
         copied: count(&stats.copied),
+        wakeups: count(&stats.wakeups),
+        filled: filled(stats),
         cpu: stats.cpu.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
+}
+
+/// What the netdev receives comes by the one queue, and what it sends goes out by the other.
+fn filled(stats: &QueueStats) -> FilledStatus {
+    let of = |way: usize| Filled { out: count(&stats.filled[way]), size: count(&stats.sizes[way]) };
+    FilledStatus { rx: of(IN), tx: of(OUT) }
 }
 
 fn traffic(stats: &DirectionStats) -> Traffic {

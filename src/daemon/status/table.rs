@@ -8,7 +8,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{
-    CpuStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Status, Traffic, units, visible,
+    CpuStatus, LinkState, LinkStatus, MetricsStatus, PumpStatus, QueueStatus, Status, Traffic,
+    units, visible,
 };
 
 /// Names of links that are not up, of each state at most so many.
@@ -26,6 +27,9 @@ pub fn table(daemons: &[Status], before: &[Status]) -> String {
         let blank = if i == 0 { "" } else { "\n" };
         // Writing to a string does not fail.
         let _ = writeln!(text, "{blank}{}", summary(daemon));
+        if let Some(MetricsStatus { address, error: Some(error) }) = &daemon.metrics {
+            let _ = writeln!(text, "metrics {}: {}", visible(address), visible(error));
+        }
         let before = before.iter().find(|old| old.pid == daemon.pid);
         let mut rows = vec![TITLES.map(String::from)];
         rows.extend(daemon.links.iter().map(|link| row(link, rates(daemon, before, link))));
@@ -87,7 +91,7 @@ fn row(link: &LinkStatus, rates: Option<[f64; 4]>) -> [String; 12] {
         rate(3, units::frames),
         units::bytes(Way::RX.sum(link).bytes),
         units::bytes(Way::TX.sum(link).bytes),
-        units::count(link.flaps),
+        units::count(link.counts.flaps),
         drops(link),
         visible(&remark(link)),
     ]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::stats::add;
+use super::stats::{add, set};
 use super::{BATCH, Fault, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
 use crate::net::echo::{Echo, Step};
 use crate::os::tap::Tap;
@@ -94,13 +94,17 @@ impl Turn {
         self.published(OUT, frames, ring);
     }
 
-    /// Counts what the path and an echo have copied.
-    pub(super) fn count_copied(&mut self) {
+    /// Counts what the path and an echo have copied, and says how full the queues are: once a breath.
+    pub(super) fn count_breath(&mut self) {
         let mut copied = self.job.path.take_copied();
         if let Port::Echo(echo) = &mut self.job.port {
             copied += echo.take_copied();
         }
-        add(&self.job.stats.copied, copied);
+        let stats = &self.job.stats;
+        add(&stats.copied, copied);
+        for (gauge, filled) in stats.filled.iter().zip(self.job.path.filled()) {
+            set(gauge, filled.out.into());
+        }
     }
 
     /// Asks to be notified of what there is to wait for. `true`: there is something already.

@@ -13,6 +13,11 @@ pub(super) fn add(counter: &AtomicU64, n: usize) {
     counter.store(sum, Ordering::Relaxed);
 }
 
+/// Says how much there is now.
+pub(super) fn set(gauge: &AtomicU64, n: usize) {
+    gauge.store(n as u64, Ordering::Relaxed);
+}
+
 /// Counters of one direction; written by one worker, read by anyone.
 #[derive(Debug, Default)]
 pub struct DirectionStats {
@@ -55,14 +60,38 @@ pub struct QueueStats {
     pub rescues: AtomicU64,
     /// Times that the other end had sent what it may.
     pub throttled: AtomicU64,
+    /// Sleeps that have ended.
+    pub wakeups: AtomicU64,
+    /// Descriptors of each way's queue ([`OUT`](super::OUT), [`IN`](super::IN)) that are with the device, and
+    /// how many there are; as [`Path::filled`](crate::net::path::Path::filled) has them.
+    pub filled: [AtomicU64; 2],
+    /// As above.
+    pub sizes: [AtomicU64; 2],
     /// Bytes of frames that our own code copied; not what system calls and the engine did.
     pub copied: AtomicU64,
     /// Transfers given to the engine, and their bytes.
     pub transfers: AtomicU64,
     /// As above.
     pub transfer_bytes: AtomicU64,
+    /// Transfers that are under way.
+    pub under_way: AtomicU64,
     /// Most transfers that were under way at once.
     pub most_under_way: AtomicU64,
     /// The CPU that its thread is bound to, or is not; written as it starts.
     pub cpu: Mutex<Option<CpuStatus>>,
+}
+
+impl QueueStats {
+    /// A worker begins, on queues of so many descriptors.
+    pub(super) fn at_work(&self, sizes: [u16; 2]) {
+        for (gauge, size) in self.sizes.iter().zip(sizes) {
+            set(gauge, size.into());
+        }
+    }
+
+    /// It has ended: nothing is filled any more.
+    pub(super) fn at_rest(&self) {
+        let gauges = self.filled.iter().chain(&self.sizes).chain([&self.under_way]);
+        gauges.for_each(|gauge| set(gauge, 0));
+    }
 }

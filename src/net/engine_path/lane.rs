@@ -63,6 +63,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// A transfer is over: those that wait for it have landed, or are spoilt.
+    pub(super) fn completed(&mut self, token: u32, good: bool) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.transfer == Some(token)) {
+            flight.transfer = None;
+            flight.bad = (!good).then_some(Drop::DmaError);
+        }
+    }
+
     pub(super) fn new(base: u64, token: u32) -> Self {
         Self {
             base,

@@ -53,7 +53,14 @@ impl Workers<'_> {
     ) -> Healed {
         let Some(netdev) = &mut self.netdev else { return Healed::Here };
         let mac = netdev.state().mac;
+        netdev.take_applied();
         let look = netdev.heal().await;
+        let [healed, failed] = netdev.take_applied();
+        {
+            let counts = &mut self.task.view.borrow_mut().counts;
+            counts.heals += healed;
+            counts.heal_failures += failed.max(matches!(look, Look::Failed(_)).into());
+        }
         if look == Look::Gone {
             return Healed::Gone;
         }

@@ -10,6 +10,7 @@ fn link(name: &str, state: LinkState, frames: u64) -> LinkStatus {
     let all = NEEDED.iter().flat_map(|(_, names)| *names);
     link.features = all.map(|name| (*name).to_owned()).collect();
     link.pump = PumpStatus::default();
+    link.counts.flaps = 2;
     let traffic = |frames| Traffic { frames, bytes: frames * 1000, ..Traffic::default() };
     let way = QueueStatus { rx: traffic(frames), tx: traffic(frames / 2), ..Default::default() };
     link.queues = vec![way];
@@ -17,7 +18,7 @@ fn link(name: &str, state: LinkState, frames: u64) -> LinkStatus {
 }
 
 fn daemon(uptime_ms: u64, links: Vec<LinkStatus>) -> Status {
-    Status { uptime_ms, links, ..sample() }
+    Status { uptime_ms, links, metrics: None, ..sample() }
 }
 
 #[test]
@@ -41,7 +42,7 @@ fn a_crate_of_boards_is_told_in_lines_of_a_hundred_columns() {
     second.age_ms = 2 * 3600 * 1000;
     second.queues[0].rx.drops = [("foreign_mac".into(), 1200), ("stale".into(), 3)].into();
     second.features.retain(|name| name != "GUEST_TSO6" && name != "MRG_RXBUF");
-    (third.age_ms, third.flaps) = (4_000, 12_345);
+    (third.age_ms, third.counts.flaps) = (4_000, 12_345);
     third.reason = Some("board is silent: its heartbeat stands still".into());
     fourth.reason = Some("descriptor chain loops".into());
     fourth.polls = Some("no interrupt".into());
@@ -116,6 +117,9 @@ fn a_daemon_cannot_write_to_the_terminal() {
     status.links[0].name = "\x1b[31m".into();
     status.links[0].queues[0].rx.drops = [("\x1b[0m".into(), 1)].into();
     status.version = "\u{9b}31m".into();
+    let error = "\x1b[2J".to_owned();
+    status.metrics = Some(MetricsStatus { address: "unix:/x".into(), error: Some(error) });
     let text = table(&[status], &[]);
+    assert!(text.contains("\nmetrics unix:/x: "), "{text}");
     assert!(!text.contains(['\x1b', '\u{9b}']), "{text:?}");
 }
