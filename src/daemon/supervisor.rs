@@ -23,10 +23,12 @@ use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
+use super::service::attend;
 use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
+use crate::os::notify::Manager;
 use crate::os::terminal::Terminal;
 
 /// How long a reload may still take when the daemon is to stop: more than two answers of a broker may.
@@ -55,7 +57,8 @@ impl From<String> for Failure {
 pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
     // A link takes some fifteen descriptors, and whoever is on its slot takes of this end what it likes.
     raise_file_limit();
-    // First of all, while this is the only thread and nothing of it is given up.
+    let manager = Manager::of_process();
+    // Now, while this is the only thread and nothing of it is given up.
     let broker = Started::new(role, file, confine)
         .map_err(|e| format!("starting the broker: {e} (`--no-confine broker` does without)"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -63,13 +66,18 @@ pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    let done = local.block_on(&runtime, supervise(role, broker, confine));
+    let done = local.block_on(&runtime, supervise(role, broker, confine, manager));
     // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }
 
-async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), Failure> {
+async fn supervise(
+    role: Role,
+    broker: Started,
+    confine: Confine,
+    manager: Manager,
+) -> Result<(), Failure> {
     let terminal = Terminal::of_process();
     // Before what takes time: a signal to read the config again must not end a daemon that starts.
     let failed = |e| format!("signals: {e}");
@@ -84,7 +92,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
     enclose(confine, &config.control);
-    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config));
+    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config, manager));
     daemon.begin(config).await;
     tracing::info!(
         "{role} {} with {} links, pid {}",
@@ -92,6 +100,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         daemon.links.borrow().len(),
         std::process::id()
     );
+    daemon.manager.tell("READY=1");
     let mut done = Ok(());
     tokio::select! {
         () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
@@ -99,7 +108,9 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
+        () = attend(&daemon.manager, || daemon.summary(), || broker.answers()) => {}
     }
+    daemon.manager.tell("STOPPING=1");
     daemon.stop().await;
     broker.close().await;
     Ok(done?)
@@ -165,6 +176,7 @@ impl RunningLink {
 struct Daemon {
     role: Role,
     broker: Broker,
+    manager: Manager,
     control: PathBuf,
     identity: Identity,
     /// What all links count their heartbeats from.
@@ -180,11 +192,18 @@ struct Daemon {
 
 impl Daemon {
     /// Without links yet.
-    fn new(role: Role, broker: Broker, identity: Identity, config: &Config) -> Self {
+    fn new(
+        role: Role,
+        broker: Broker,
+        identity: Identity,
+        config: &Config,
+        manager: Manager,
+    ) -> Self {
         Self {
             role,
             functions: Functions::new(broker.clone()),
             broker,
+            manager,
             origin: Instant::now(),
             control: config.control.clone(),
             identity,
@@ -207,6 +226,14 @@ impl Daemon {
         }
     }
 
+    /// In a few words.
+    fn summary(&self) -> String {
+        let links = self.links.borrow();
+        let up = links.iter().filter(|link| link.view.borrow().is_up()).count();
+        let plural = if links.len() == 1 { "" } else { "s" };
+        format!("{} link{plural}, {up} up", links.len())
+    }
+
     /// What the link of this name says of its window and queues.
     fn probe(&self, name: &str) -> Option<LinkProbe> {
         let links = self.links.borrow();
@@ -218,7 +245,9 @@ impl Daemon {
     fn reload(self: &Rc<Self>) -> JoinHandle<Result<Report, ReloadError>> {
         let daemon = self.clone();
         spawn_local(async move {
+            daemon.manager.tell("RELOADING=1");
             let done = daemon.reread().await;
+            daemon.manager.tell("READY=1");
             match &done {
                 Ok(report) => tracing::info!("reload: {report}"),
                 Err(error) => tracing::error!("reload: nothing was changed: {error}"),
@@ -358,7 +387,8 @@ impl Daemon {
             tracing::warn!("a change of links hangs, and is given up");
         }
         self.stopping.set(true);
-        let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
+        let tasks =
+            self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
         await_ends(tasks).await;
     }
 }

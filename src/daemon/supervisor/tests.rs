@@ -20,7 +20,8 @@ impl Plugged {
         let broker = Broker::with_bus(Role::Master, &file, bus.tree());
         let config = broker.config().await.unwrap();
         broker.adopt().await.unwrap();
-        let daemon = Daemon::new(Role::Master, broker, Identity::of_machine(), &config);
+        let daemon =
+            Daemon::new(Role::Master, broker, Identity::of_machine(), &config, Manager::default());
         let daemon = Rc::new(daemon);
         daemon.begin(config).await;
         Self { bus, file, daemon }
