@@ -49,8 +49,8 @@ impl From<String> for Failure {
     }
 }
 
-/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, or a SIGHUP that says that
-/// its terminal is gone.
+/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, SIGUSR2, which leaves the
+/// netdevs to the next start, or a SIGHUP that says that its terminal is gone.
 ///
 /// # Errors
 /// What ended it.
@@ -83,6 +83,7 @@ async fn supervise(
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hand_over = signal(SignalKind::user_defined2()).map_err(failed)?;
     let hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
     let config = broker.config().await.map_err(Failure::Config)?;
@@ -101,8 +102,14 @@ async fn supervise(
         std::process::id()
     );
     daemon.manager.tell("READY=1");
-    let mut done = Ok(());
+    let (mut done, mut keep_netdevs) = (Ok(()), false);
     tokio::select! {
+        // First: it comes with a SIGTERM close behind it.
+        biased;
+        _ = hand_over.recv() => {
+            tracing::info!("SIGUSR2: stopping, the next start takes over the netdevs");
+            keep_netdevs = true;
+        }
         () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
@@ -111,7 +118,7 @@ async fn supervise(
         () = attend(&daemon.manager, || daemon.summary(), || broker.answers()) => {}
     }
     daemon.manager.tell("STOPPING=1");
-    daemon.stop().await;
+    daemon.stop(keep_netdevs).await;
     broker.close().await;
     Ok(done?)
 }
@@ -381,14 +388,15 @@ impl Daemon {
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
-    async fn stop(&self) {
+    /// Their netdevs may be left to the next start.
+    async fn stop(&self, keep_netdevs: bool) {
         let wanted = timeout(RELOAD_LIMIT, self.wanted.lock()).await;
         if wanted.is_err() {
             tracing::warn!("a change of links hangs, and is given up");
         }
         self.stopping.set(true);
         let tasks =
-            self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
+            self.links.take().iter_mut().filter_map(|link| link.stop(keep_netdevs)).collect();
         await_ends(tasks).await;
     }
 }
