@@ -275,6 +275,12 @@ impl Broker {
         one(self.ask(What::Uevents, "", &[]).await?)
     }
 
+    /// The socket that listens where the config has metrics.
+    #[cfg(feature = "metrics")]
+    pub async fn metrics(&self) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::Metrics, "", &[]).await?)
+    }
+
     /// Waits until there is no broker any more.
     pub async fn lost(&self) {
         match &self.how {

@@ -47,10 +47,12 @@ pub(super) enum What {
     Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
+    /// The socket that listens where metrics are to be had.
+    Metrics,
 }
 
 impl What {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -65,12 +67,13 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::Metrics,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
         let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
-        !of_all.contains(&self)
+        !of_all.contains(&self) && self != Self::Metrics
     }
 
     /// How many descriptors it brings.
@@ -85,7 +88,8 @@ impl What {
             | Self::VhostNet
             | Self::Uio
             | Self::Functions
-            | Self::Uevents => 1..=1,
+            | Self::Uevents
+            | Self::Metrics => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
@@ -234,7 +238,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0e",
+            b"1234\x0f",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -19,6 +19,10 @@ impl Config {
         let mut text = format!("control = {}\n", string(self.control.display()));
         let [mode, owner] = access("control", &self.access);
         text.push_str(&format!("{} = {}\n{} = {}\n", mode.0, mode.1, owner.0, owner.1));
+        text.push_str(&match &self.metrics {
+            Some(metrics) => format!("metrics = {}\n", string(metrics)),
+            None => "# metrics = nowhere\n".to_owned(),
+        });
         for link in &self.links {
             text.push_str("\n[[link]]\n");
             expand_link(link, &link.transport.to_string(), &mut text);
