@@ -12,6 +12,7 @@ mod columns;
 pub mod config;
 pub mod control;
 pub mod counts;
+#[cfg(feature = "demo")]
 pub mod demo;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
@@ -24,6 +25,7 @@ pub mod probe;
 pub mod reload;
 pub mod status;
 pub mod supervisor;
+#[cfg(feature = "demo")]
 pub mod traffic;
 pub mod worker;
 

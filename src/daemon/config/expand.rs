@@ -23,6 +23,8 @@ impl Config {
             Some(metrics) => format!("metrics = {}\n", string(metrics)),
             None => "# metrics = nowhere\n".to_owned(),
         });
+        text.push_str("# pool = spread over the links below\n");
+        text.push_str("# defaults = none, as each link has all keys\n");
         for link in &self.links {
             text.push_str("\n[[link]]\n");
             expand_link(link, &link.transport.to_string(), &mut text);
