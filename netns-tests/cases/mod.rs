@@ -23,6 +23,7 @@ mod idle;
 mod life;
 mod limits;
 pub(crate) mod matrix;
+mod metrics;
 mod moves;
 mod netdev_state;
 mod ports;
@@ -170,6 +171,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(limits::a_source_that_the_board_changes_while_it_is_received_never_comes_out),
     case!(limits::a_flood_is_held_to_the_rate_and_a_second_board_has_its_share),
     case!(limits::a_tcp_stream_is_held_to_the_rate_without_a_drop),
+    case!(
+        metrics::an_independent_parser_takes_them_and_they_agree_with_the_kernel,
+        "python3 prometheus_client"
+    ),
+    case!(metrics::counters_go_on_through_restarts_of_the_other_end_and_reloads),
+    case!(metrics::a_port_in_use_is_said_once_and_had_when_it_is_free),
+    case!(metrics::a_reload_moves_them_and_takes_them_away),
+    case!(metrics::clients_that_are_slow_or_many_or_mad_hold_up_nobody),
     case!(ports::frames_come_back_from_a_board_that_echoes_unaltered_and_in_order),
     case!(ports::frames_come_back_from_a_board_that_echoes_by_engine),
     case!(ports::frames_come_back_from_a_master_that_echoes),

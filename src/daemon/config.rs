@@ -15,6 +15,7 @@ mod ip;
 mod layout;
 mod limits;
 mod link;
+mod metrics;
 mod netdev;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
 mod pattern;
@@ -40,6 +41,7 @@ use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
+pub use metrics::{Metrics, SOCKET_END as METRICS_END};
 pub use netdev::{NetdevKeys, VlanConfig};
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
@@ -68,6 +70,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Who may connect to it.
     pub access: Access,
+    /// Where the daemon's metrics are to be had, if anywhere.
+    pub metrics: Option<Metrics>,
     /// The links with an entry of their own, in the file's order.
     pub links: Vec<LinkConfig>,
     /// Entries that stand for many links; with the links, at least one.
@@ -418,11 +422,12 @@ impl Config {
             reader.socket_path(&path, &span).then_some(path)
         });
         let access = transport::read_access(&mut reader, root, "control_mode", "control_owner");
+        let control = control.unwrap_or_else(|| role.default_control());
+        let metrics = metrics::read(&mut reader, root, &control);
         let (links, patterns) = slots::read_links(&mut reader, root, role);
         if reader.problems() > 0 {
             return Err(reader.into_error(file));
         }
-        let control = control.unwrap_or_else(|| role.default_control());
-        Ok(Self { control, access, links, patterns })
+        Ok(Self { control, access, metrics, links, patterns })
     }
 }

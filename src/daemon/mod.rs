@@ -21,6 +21,8 @@ pub mod doctor;
 pub mod functions;
 pub mod identity;
 pub mod link_task;
+#[cfg_attr(not(feature = "metrics"), path = "metrics/none.rs")]
+pub mod metrics;
 pub mod netdev;
 pub mod probe;
 pub mod reload;

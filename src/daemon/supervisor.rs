@@ -22,6 +22,7 @@ use super::counts::DaemonCounts;
 use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
+use super::metrics::Metrics;
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::service::attend;
@@ -113,6 +114,7 @@ async fn supervise(
             keep_netdevs = true;
         }
         () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
+        () = daemon.metrics.serve(|| daemon.status()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -191,6 +193,7 @@ struct Daemon {
     /// What all links count their heartbeats from.
     origin: Instant,
     functions: Functions,
+    metrics: Metrics,
     counts: RefCell<DaemonCounts>,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
@@ -212,6 +215,7 @@ impl Daemon {
         Self {
             role,
             functions: Functions::new(broker.clone()),
+            metrics: Metrics::new(broker.clone()),
             counts: RefCell::new(DaemonCounts {
                 started_unix_ms: now_unix_ms(),
                 ..Default::default()
@@ -238,7 +242,7 @@ impl Daemon {
             version: super::VERSION.to_owned(),
             uptime_ms: milliseconds(self.origin.elapsed()),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
-            metrics: None,
+            metrics: self.metrics.status(),
             counts: DaemonCounts { log_lines_left_out: left_out(), ..self.counts.borrow().clone() },
         }
     }
@@ -322,6 +326,7 @@ impl Daemon {
         for function in nameless.iter().filter(|it| !wanted.nameless.contains(it)) {
             tracing::warn!("PCI function {function} has no name by its pattern: give it an entry");
         }
+        self.metrics.move_to(config.metrics.as_ref());
         let links = config.links_with(&there);
         let fates = diff(self.role, &wanted.links, &links);
         // A slot, a name or an address may go from one link to another: first those end that do.

@@ -283,6 +283,12 @@ impl Broker {
         self.ask(What::Alive, "", &[]).await.map(drop).map_err(|e| e.text)
     }
 
+    /// The socket that listens where the config has metrics.
+    #[cfg(feature = "metrics")]
+    pub async fn metrics(&self) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::Metrics, "", &[]).await?)
+    }
+
     /// Waits until there is no broker any more.
     pub async fn lost(&self) {
         match &self.how {

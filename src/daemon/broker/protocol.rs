@@ -49,10 +49,12 @@ pub(super) enum What {
     Close,
     /// Nothing but an answer.
     Alive,
+    /// The socket that listens where metrics are to be had.
+    Metrics,
 }
 
 impl What {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -68,6 +70,7 @@ impl What {
         Self::Uevents,
         Self::Close,
         Self::Alive,
+        Self::Metrics,
     ];
 
     /// Whether it is for one link.
@@ -80,6 +83,7 @@ impl What {
                 | Self::Uevents
                 | Self::Close
                 | Self::Alive
+                | Self::Metrics
         )
     }
 
@@ -95,7 +99,8 @@ impl What {
             | Self::VhostNet
             | Self::Uio
             | Self::Functions
-            | Self::Uevents => 1..=1,
+            | Self::Uevents
+            | Self::Metrics => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }

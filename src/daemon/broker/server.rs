@@ -13,6 +13,7 @@ use super::functions::Functions;
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
 use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
+use crate::daemon::metrics;
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
@@ -64,6 +65,8 @@ pub(super) struct Server {
     /// For sockets by which peers can have sent what lingers in its closing.
     closer: Closer,
     pub(super) functions: Functions,
+    /// Where metrics are to be had, if that is a file.
+    metrics: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,7 @@ impl Server {
             sealed: None,
             closer: Closer::default(),
             functions: Functions::default(),
+            metrics: None,
         }
     }
 
@@ -172,6 +176,7 @@ impl Server {
             What::Release => return self.release(&request.link),
             What::Functions => return self.functions(),
             What::Uevents => return self.uevents(),
+            What::Metrics => return self.metrics(),
             _ => {}
         }
         self.serve_link(&request.link)?;
@@ -233,8 +238,22 @@ impl Server {
                 self.links.insert(name, Served::after(Some(served), link));
             }
         }
+        if self.config.as_ref().is_some_and(|was| was.metrics != config.metrics) {
+            self.metrics = None;
+        }
         self.config = Some(config);
         Ok(Granted::new(0, Vec::new()))
+    }
+
+    /// Listens where metrics are to be had, perhaps another time.
+    fn metrics(&mut self) -> Result<Granted, Refused> {
+        // Its own lock must not keep it out.
+        self.metrics = None;
+        let config = self.config.as_ref().ok_or("there is no config yet")?;
+        let place = config.metrics.as_ref().ok_or("the config has no place for metrics")?;
+        let (file, socket) = metrics::listen(place, &config.access)?;
+        self.metrics = file;
+        Ok(socket.into())
     }
 
     /// The functions of known kinds, none if the config has to do with none. Links of patterns without theirs
@@ -284,6 +303,7 @@ impl Server {
     /// Removes the sockets that are listened on, and gives back PCI functions.
     fn close(&mut self) -> Granted {
         self.functions.release_all();
+        self.metrics = None;
         self.links.values_mut().for_each(|link| link.listening = None);
         Granted::new(0, Vec::new())
     }

@@ -17,6 +17,7 @@ pub(super) const TOP: Keys = &[
     ("control", r#"control = "/run/boardlane/master.sock""#),
     ("control_mode", r#"control_mode = "0660""#),
     ("control_owner", r#"control_owner = "root:netdev""#),
+    ("metrics", r#"metrics = "127.0.0.1:9477""#),
     ("pool", r#"pool = { v4 = "10.77.0.0/16", prefix = 30, v6 = "fd77::/48" }"#),
     ("defaults", "[defaults]"),
     ("link", "[[link]]"),

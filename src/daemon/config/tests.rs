@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 mod layout;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "pci")]
 mod patterns;
 mod pump;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::daemon::config::RUN_DIR;
+use crate::daemon::config::{METRICS_END, RUN_DIR};
 use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::reload::Report;
 use crate::daemon::status::Status;
@@ -196,7 +196,8 @@ pub(in crate::daemon) fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in entries {
         let entry = entry?;
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if is_socket && !is_slot(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_socket && !is_slot(&name) && !name.ends_with(METRICS_END) {
             paths.push(entry.path());
         }
     }

@@ -227,6 +227,7 @@ fn a_silent_daemon_is_reported_and_the_others_are_shown() {
     let _server = Server::start(&dir.socket("agent.sock"), CLIENT_TIMEOUT);
     let _silent = StdListener::bind(dir.socket("master.sock")).unwrap();
     let slot = StdListener::bind(dir.socket("slot0.sock")).unwrap();
+    let _metrics = StdListener::bind(dir.socket("agent-metrics.sock")).unwrap();
     let report = report_in(&dir.0);
     assert_eq!(report.shown, format!("[{}]\n", json(&status())));
     assert_eq!(report.failures.len(), 1, "{report:?}");

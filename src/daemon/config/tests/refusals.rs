@@ -300,7 +300,7 @@ fn an_unknown_key_brings_the_nearest_known_one_to_mind() {
         (
             "[zzz]",
             "4:2: unknown key \"zzz\"",
-            "known here: control, control_mode, control_owner, pool, defaults, link",
+            "known here: control, control_mode, control_owner, metrics, pool, defaults, link",
         ),
     ]);
     let said = complaint(&format!("mtu = 1500\n{HEAD}"));
