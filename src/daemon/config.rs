@@ -184,8 +184,20 @@ pub enum Transport {
         path: PathBuf,
         /// What this end does with it.
         how: SocketSide,
+        /// Without the feature there is no such link.
+        built: VhostUser,
     },
 }
+
+/// That this program has the transport vhost-user:. Without the feature nothing is of this type, and the
+/// compiler leaves out what would need one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg(feature = "vhost-user")]
+pub struct VhostUser;
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg(not(feature = "vhost-user"))]
+pub enum VhostUser {}
 
 /// What an end of a connection does with the socket by which both meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,7 +225,7 @@ impl fmt::Display for Transport {
             Self::Pci(wanted) => write!(f, "pci:{wanted}"),
             #[cfg(feature = "uio")]
             Self::Uio { path, .. } => write!(f, "uio:{}", path.display()),
-            Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
+            Self::VhostUser { path, how, .. } => write!(f, "vhost-user:{}?{how}", path.display()),
         }
     }
 }
