@@ -250,8 +250,12 @@ fn slots_that_make_no_sense_are_refused() {
     }
     let more = "[[link]]\nslots = \"100-299\"\nname = \"x{slot}\"\ntransport = \"shm:/x{slot}\"\n";
     assert_eq!(told(&format!("{CRATE}{more}")), ["10:1: with this there are more than 256 links"]);
-    let huge = format!("features_off = [{}]\n", "\"RING_PACKED\",".repeat(10_000));
+    let huge = format!("features_off = [{}]\n", "\"RING_PACKED\",".repeat(70_000));
     assert_eq!(told(&format!("{CRATE}{huge}")), ["5:1: with this the links are more than 4 MiB"]);
+    let long = CRATE.replace("0-63", "0-127").replace("bl{slot}", &"{slot}".repeat(100_000));
+    let own = (0..128).map(|n| format!("[[link]]\nname = \"a{n}\"\n")).collect::<String>();
+    let said = complaint(&format!("{long}{own}"));
+    assert!(said.contains("f.toml:7:8: the name "), "{said}");
 }
 
 #[test]
