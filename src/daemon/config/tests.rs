@@ -339,9 +339,10 @@ fn a_config_cannot_write_to_the_terminal() {
 proptest! {
     #[test]
     fn no_text_makes_the_reader_fail(
+        of_many in any::<bool>(),
         cuts in prop::collection::vec((0..FULL.len(), 0..12_usize, "[\\[\\]{}=\"',.#\\n\\t é\\-0-9a-z]{0,6}"), 0..5)
     ) {
-        let mut text = FULL.to_owned();
+        let mut text = if of_many { slots::MANY } else { FULL }.to_owned();
         for (at, len, new) in cuts {
             let at = (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap();
             let end = (at + len..=text.len()).find(|&end| text.is_char_boundary(end));
