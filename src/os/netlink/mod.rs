@@ -10,7 +10,10 @@
 
 mod apply;
 mod error;
+mod filter;
+mod names;
 mod observe;
+mod once;
 mod socket;
 mod watch;
 
@@ -24,6 +27,7 @@ use rtnetlink::packet_core::NLM_F_ACK;
 pub use apply::Applied;
 pub use error::NetlinkError;
 pub use observe::LinkStats;
+pub use once::{get_link, move_link};
 pub use socket::route_socket;
 use socket::{Failure, Socket, route_socket_in};
 pub use watch::{Watch, watch_socket};
