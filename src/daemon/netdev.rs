@@ -8,17 +8,18 @@
 
 mod mtu;
 mod owned;
+mod pace;
+mod place;
 
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 use super::broker::{Broker, Opened};
 use super::config::{LinkConfig, Netns};
+use super::namespaces::Strays;
 use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
@@ -32,13 +33,12 @@ use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
 pub use owned::NOTE_END;
 use owned::{Owned, leftovers};
+use pace::Pace;
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
-/// Changes come in bursts; they are looked at together.
-const BURST: Duration = Duration::from_millis(100);
 
 /// A netdev of ours, for as long as this lives and, unless removed, longer.
 #[derive(Debug)]
@@ -51,17 +51,25 @@ pub struct Netdev {
     broker: Broker,
     netlink: Rc<Netlink>,
     watch: Watch,
+    strays: Strays,
+    /// Its network namespace has vanished.
+    homeless: bool,
+    /// In its network namespace.
+    index: u32,
     desired: Desired,
     owned: Owned,
     mtu: Mtu,
     up: bool,
+    /// What the config says of that.
+    config_up: Option<bool>,
     /// The MAC address that it was last seen with, or given.
     mac: Option<Mac>,
     /// Whose address that is: the config says one, or somebody has set one since the start.
     mac_in_config: bool,
     mac_of_operator: bool,
-    /// When a change was noticed that has not been told yet.
-    changed_at: Option<Instant>,
+    pace: Pace,
+    /// What this look has set again.
+    healed: Vec<String>,
 }
 
 /// What a look at the netdev found.
@@ -69,8 +77,8 @@ pub struct Netdev {
 pub enum Look {
     /// All is as it should be, or is so again.
     Good,
-    /// Somebody has deleted it.
-    Gone,
+    /// It cannot be reached any more: why.
+    Gone(String),
     /// Something cannot be set.
     Failed(String),
 }
@@ -86,7 +94,10 @@ impl Netdev {
         mac: [u8; 6],
         control: &Path,
         broker: &Broker,
+        mut strays: Strays,
     ) -> Result<Self, String> {
+        // What was found before is not of this one.
+        strays.mark_unchanged();
         let Opened { owner, tap, netlink, watch } = broker.netdev(&config.name).await?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
@@ -95,27 +106,32 @@ impl Netdev {
             alias: Some(ALIAS.to_owned()),
             mac: Some(mac),
             mtu: None,
-            up: Some(true),
+            up: Some(config.up.unwrap_or(true)),
             gso_max_size: None,
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
         };
         let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
         let mut netdev = Self {
+            index: tap.index(),
             tap: Arc::new(tap),
             _owner: owner,
             unfit,
             broker: broker.clone(),
             netlink: Rc::new(netlink),
             watch,
+            strays,
+            homeless: false,
             desired,
             owned: Owned::beside(control, &config.name),
             mtu: Mtu::new(config.mtu, has_ipv6),
             up: true,
+            config_up: config.up,
             mac: None,
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
-            changed_at: None,
+            pace: Pace::default(),
+            healed: Vec::new(),
         };
         netdev.begin().await?;
         // Only now: a crash before this leaves nothing that the next start could not tell as ours.
@@ -131,8 +147,8 @@ impl Netdev {
         self.note()?;
         self.remove(&leftovers).await;
         let done = self.apply().await;
-        // The operator's from now on: an interface that is set down stays down.
-        self.desired.up = None;
+        // Unless the config says it, the operator's from now on: an interface that is set down stays down.
+        self.desired.up = self.config_up;
         done
     }
 
@@ -143,8 +159,10 @@ impl Netdev {
         let addresses = std::mem::replace(&mut self.desired.addresses, config.addresses.clone());
         let routes = std::mem::replace(&mut self.desired.routes, config.routes.clone());
         self.mtu.configure(config.mtu);
+        self.config_up = config.up;
+        self.desired.up = config.up;
         let leftovers = match self.observe().await {
-            Ok(None) => return Look::Gone,
+            Ok(None) => return gone(),
             Ok(Some(observed)) => leftovers(&addresses, &routes, &self.desired, &observed),
             Err(e) => return Look::Failed(e),
         };
@@ -152,12 +170,12 @@ impl Netdev {
         let is_route = |action: &Action| matches!(action, Action::DelRoute(_));
         let (routes, addresses): (Vec<_>, Vec<_>) = leftovers.into_iter().partition(is_route);
         self.remove(&routes).await;
-        let look = self.heal().await;
+        let look = self.look().await;
         if addresses.is_empty() {
             return look;
         }
         self.remove(&addresses).await;
-        self.heal().await
+        self.look().await
     }
 
     /// Takes away what is no longer desired.
@@ -239,7 +257,7 @@ impl Netdev {
     /// The other end wants this MTU, or has not said which.
     pub async fn follow(&mut self, peer: Option<u16>) -> Look {
         self.mtu.peer(peer);
-        self.heal().await
+        self.look().await
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
@@ -248,31 +266,42 @@ impl Netdev {
         self.tap.set_offload(Offload { csum, tso4, tso6, ecn, uso })
     }
 
-    /// Waits until somebody has changed something in the netdev's namespace; a burst is one change.
-    /// Nothing is lost if it is dropped early.
-    pub async fn changed(&mut self) {
-        let since = match self.changed_at {
-            Some(since) => since,
-            None => {
-                self.watch.changed().await;
-                *self.changed_at.insert(Instant::now())
+    /// Looks at the netdev, and sets again what somebody else has set otherwise.
+    pub async fn heal(&mut self) -> Look {
+        self.healed.clear();
+        let look = self.look().await;
+        let (failed, was) = (look != Look::Good, self.pace.contended().is_some());
+        self.pace.looked(Instant::now(), &self.healed, failed);
+        let name = &self.desired.name;
+        // While all is well, only what has to do with this netdev is of interest.
+        let indices = [self.index];
+        let calm = self.healed.is_empty() && !failed;
+        if let Err(e) = self.watch.keep_to(if calm { &indices } else { &[] }) {
+            tracing::debug!("{name}: {e}");
+        }
+        match self.pace.contended() {
+            Some(what) if look == Look::Good => {
+                Look::Failed(format!("somebody else keeps undoing what is set here: {what}"))
             }
-        };
-        tokio::time::sleep_until(since + BURST).await;
-        self.changed_at = None;
+            _ => {
+                if !was && !self.healed.is_empty() {
+                    tracing::info!("{name}: set again: {}", self.healed.join(", "));
+                }
+                look
+            }
+        }
     }
 
-    /// Looks at the netdev, and sets again what is missing.
-    pub async fn heal(&mut self) -> Look {
-        match self.observe().await {
-            Ok(None) => return Look::Gone,
-            Ok(Some(_)) => {}
-            Err(e) => return Look::Failed(e),
-        }
-        match self.apply().await {
-            Ok(()) => Look::Good,
-            Err(e) => Look::Failed(e),
-        }
+    /// Brings it to what is desired.
+    async fn look(&mut self) -> Look {
+        let named = match self.find().await {
+            Ok(named) => named,
+            Err(look) => return look,
+        };
+        let done = self.apply().await;
+        self.desired.up = self.config_up;
+        let wrong: Vec<_> = [named, done].into_iter().filter_map(Result::err).collect();
+        if wrong.is_empty() { Look::Good } else { Look::Failed(wrong.join("; ")) }
     }
 
     /// Removes the netdev, or with `keep` leaves it, without carrier.
@@ -323,6 +352,7 @@ impl Netdev {
             }
             let applied = self.netlink.apply(&self.desired.name, &actions).await;
             for action in &applied.done {
+                self.healed.push(action.object());
                 match action {
                     Action::SetMtu(change) => self.mtu.set(short(change.to)),
                     Action::SetMac(change) => self.mac = Some(change.to),
@@ -336,6 +366,10 @@ impl Netdev {
         }
         Ok(())
     }
+}
+
+fn gone() -> Look {
+    Look::Gone("the netdev has been deleted".to_owned())
 }
 
 /// An MTU as virtio has it; a TAP's is no greater.

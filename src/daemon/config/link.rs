@@ -30,7 +30,7 @@ const PORT: Choice = Choice { key: "port", now: &["tap", "discard", "echo"], lat
 
 /// Keys that speak of a netdev, which only the port "tap" has.
 pub(super) const OF_NETDEV: &[&str] =
-    &["address", "route", "mac", "mtu", "netns", "keep", "allow_mac", "allow_ip"];
+    &["address", "route", "mac", "mtu", "up", "netns", "keep", "allow_mac", "allow_ip"];
 
 /// What a `[[link]]` is.
 pub(super) enum Entry {
@@ -74,6 +74,7 @@ pub(super) fn read(
     let engine = read_engine(reader, table, dma);
     let (layout, dialect) = layout::read(reader, table);
     let mac = read_mac(reader, table);
+    let up = reader.boolean(table, "up");
     let features_off = read_features(reader, table);
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let cpu = cpu::read(reader, table);
@@ -92,6 +93,7 @@ pub(super) fn read(
         slot,
         mac,
         mtu,
+        up,
         queues: u16::try_from(queues).unwrap_or(1),
         netns,
         port,
