@@ -25,12 +25,15 @@ use super::socket::route_socket;
 /// Messages that a call drops at most before others have their turn.
 const MOST: usize = 256;
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    // Of forwarding.
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// A socket that hears of changes in the calling thread's network namespace.
