@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use boardlane::os::netlink::{Netlink, Watch, watch_socket};
-use boardlane::plan::{Action, Change, Desired, IpPrefix, Observed, Route, plan, undo};
+use boardlane::plan::{Action, Address, Change, Desired, MAIN_TABLE, Observed, Route, plan, undo};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
 use tun_tap::{Iface, Mode};
@@ -117,7 +117,7 @@ fn ip_addresses(link: &str) -> Vec<String> {
     found
 }
 
-fn prefix(text: &str) -> IpPrefix {
+fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
@@ -133,7 +133,7 @@ fn wanted() -> Desired {
         mtu: Some(9000),
         up: Some(true),
         gso_max_size: Some(32768),
-        addresses: vec![prefix("10.77.0.1/24"), prefix("fd77::1/64")],
+        addresses: vec![address("10.77.0.1/24"), address("fd77::1/64")],
         routes: vec![
             route("10.80.0.0/24", Some("10.77.0.2"), Some(100)),
             route("fd80::/64", Some("fd77::2"), None),
@@ -141,6 +141,7 @@ fn wanted() -> Desired {
             route("default", Some("fd77::2"), Some(50)),
             route("default", Some("10.77.0.2"), None),
         ],
+        ..Desired::default()
     }
 }
 
@@ -229,8 +230,9 @@ async fn operators_addresses_survive() {
     take_back(&netlink, &done).await;
     assert_eq!(ip_addresses("bl0"), ["10.77.0.9/24", "192.0.2.1/32", "2001:db8::1/64"]);
     let now = observe(&netlink).await;
-    assert_eq!(now.routes, [route("198.51.100.0/24", Some("10.77.0.3"), None)]);
-    assert_eq!(now.peer_addresses, [prefix("192.0.2.1/32")]);
+    let theirs = route("198.51.100.0/24", Some("10.77.0.3"), None).in_table(MAIN_TABLE);
+    assert_eq!(now.routes, [theirs]);
+    assert!(now.addresses.contains(&address("192.0.2.1/32 peer 192.0.2.2")));
     assert!(now.up, "going down would delete the operator's IPv6 address and route");
 }
 
@@ -363,8 +365,8 @@ async fn removing_nothing() {
     let gone = [
         Action::DelRoute(route("10.80.0.0/24", None, None)),
         Action::DelRoute(route("fd80::/64", None, None)),
-        Action::DelAddress(prefix("10.77.0.1/24")),
-        Action::DelAddress(prefix("fd77::1/64")),
+        Action::DelAddress(address("10.77.0.1/24")),
+        Action::DelAddress(address("fd77::1/64")),
     ];
     let applied = netlink.apply("bl0", &gone).await;
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
@@ -396,8 +398,8 @@ async fn many() {
     let netlink = Netlink::new().unwrap();
     let mut desired = Desired { up: Some(true), ..Desired::default() };
     for n in 0..=255_u8 {
-        desired.addresses.push(prefix(&format!("10.77.{n}.1/24")));
-        desired.addresses.push(prefix(&format!("fd77:{n:x}::1/64")));
+        desired.addresses.push(address(&format!("10.77.{n}.1/24")));
+        desired.addresses.push(address(&format!("fd77:{n:x}::1/64")));
         desired.routes.push(route(&format!("10.80.{n}.0/24"), Some("10.77.0.2"), None));
         desired.routes.push(route(&format!("fd80:{n:x}::/64"), Some("fd77::2"), None));
     }

@@ -84,7 +84,7 @@ const fn thing(
 
 const REPLACED: &str = "route replace 10.80.0.0/24 dev f0; route del 10.80.0.0/24 dev f0";
 
-const THINGS: [Thing; 12] = [
+const THINGS: [Thing; 13] = [
     thing("IPv4 address", "addr del 10.77.0.1/30 dev bl0", |s| has_address(s, "10.77.0.1/30")),
     thing("IPv6 address", "addr del fd77::1/64 dev bl0", |s| has_address(s, "fd77::1/64")),
     thing("IPv4 route", "route del 10.80.0.0/24", |s| has_route(s, "10.80.0.0/24")),
@@ -94,6 +94,12 @@ const THINGS: [Thing; 12] = [
     thing("MTU", "link set bl0 mtu 1300", |s| s.mtu == 1400),
     thing("MAC address", "link set bl0 address 02:00:00:00:00:99", |s| s.mac == MAC),
     thing("alias", "link set bl0 alias nobody", |s| s.alias.as_deref() == Some("boardlane")),
+    Thing {
+        of: "bl2",
+        ..thing("bridge port", "link set bl2 nomaster", |s| {
+            s.master.as_ref().is_some_and(|master| master.name == "br0")
+        })
+    },
     thing("name", "link set bl0 name x0", is_whole),
     Thing { takes_all: true, ..thing("up", "link set bl0 down", is_whole) },
     Thing { takes_all: true, ..thing("network namespace", "link set bl0 netns OTHER", is_whole) },
@@ -165,26 +171,29 @@ fn time(world: &World, eye: &Eye, thing: &Thing) -> Duration {
     wait(thing.name, || {
         let log = world.log("master");
         let more = log[told.len()..].to_owned();
-        check(more.contains("bl0: set again") || more.contains("has been deleted"), more)
+        let set = format!("{}: set again", thing.of);
+        check(more.contains(&set) || more.contains("has been deleted"), more)
     });
     took
 }
 
 pub(crate) fn each_thing_that_is_broken_is_set_again_and_others_stay() {
     let rounds = std::env::var(ROUNDS).map_or(1, |n| n.parse().expect(ROUNDS));
-    let mut world = World::new(2, |machine, slot| match (machine, slot) {
+    let mut world = World::new(3, |machine, slot| match (machine, slot) {
         ("master", 0) => KEYS.to_owned(),
+        ("master", 2) => "bridge = \"br0\"\naddress = []".to_owned(),
         _ => String::new(),
     });
     world.add_machine("other");
+    world.ip("master", "link add br0 type bridge");
     world.ip("master", "link add f0 type veth peer name f1");
     for words in ["addr add 203.0.113.1/24 dev f0", "link set f0 mtu 1300", "link set f0 up"] {
         world.ip("master", words);
     }
-    for daemon in ["backplane", "master", "board0", "board1"] {
+    for daemon in ["backplane", "master", "board0", "board1", "board2"] {
         world.start(daemon);
     }
-    [0, 1].into_iter().for_each(|slot| world.wait_up(slot));
+    (0..3).for_each(|slot| world.wait_up(slot));
     world.ip("master", "link set bl1 mtu 1380");
     let eye = Eye::on(&world, "master");
     let foreign = eye.see("f0").unwrap();

@@ -14,6 +14,7 @@ mod ip;
 mod layout;
 mod limits;
 mod link;
+mod netdev;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
 mod pattern;
 mod problem;
@@ -37,6 +38,7 @@ pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
 use link::Entry;
+pub use netdev::{NetdevKeys, VlanConfig};
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
@@ -80,9 +82,11 @@ pub struct LinkConfig {
     /// Who may connect to the socket that the transport has this end make.
     pub socket: Access,
     /// The netdev's addresses; unique within a network namespace.
-    pub addresses: Vec<IpPrefix>,
+    pub addresses: Vec<crate::plan::Address>,
     /// Routes through the netdev.
     pub routes: Vec<Route>,
+    /// What else the netdev is to be.
+    pub netdev: NetdevKeys,
     /// Number of the slot; otherwise the transport gives it.
     pub slot: Option<u32>,
     /// The netdev's MAC address; otherwise it is derived.
@@ -179,8 +183,20 @@ pub enum Transport {
         path: PathBuf,
         /// What this end does with it.
         how: SocketSide,
+        /// Without the feature there is no such link.
+        built: VhostUser,
     },
 }
+
+/// That this program has the transport vhost-user:. Without the feature nothing is of this type, and the
+/// compiler leaves out what would need one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg(feature = "vhost-user")]
+pub struct VhostUser;
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg(not(feature = "vhost-user"))]
+pub enum VhostUser {}
 
 /// What an end of a connection does with the socket by which both meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -208,7 +224,7 @@ impl fmt::Display for Transport {
             Self::Pci(wanted) => write!(f, "pci:{wanted}"),
             #[cfg(feature = "uio")]
             Self::Uio { path, .. } => write!(f, "uio:{}", path.display()),
-            Self::VhostUser { path, how } => write!(f, "vhost-user:{}?{how}", path.display()),
+            Self::VhostUser { path, how, .. } => write!(f, "vhost-user:{}?{how}", path.display()),
         }
     }
 }

@@ -22,7 +22,7 @@ impl Netdev {
             let sleep = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into());
             let listens = self.pace.listens(Instant::now());
             tokio::select! {
-                () = is_stray(&mut self.strays, &self.desired.name) => {
+                () = is_stray(&mut self.strays, &self.subject.desired.name) => {
                     self.homeless = true;
                     return;
                 }
@@ -32,12 +32,12 @@ impl Netdev {
         }
     }
 
-    /// Finds the netdev, and has it where it belongs; what it cannot be given back is an error, and it goes
-    /// on as it is.
+    /// Finds the netdev, and with `sets` has it where it belongs; that it has not its name back is an inner
+    /// error, with which it goes on.
     ///
     /// # Errors
     /// It cannot be worked with.
-    pub(super) async fn find(&mut self) -> Result<Result<(), String>, Look> {
+    pub(super) async fn find(&mut self, sets: bool) -> Result<Result<(), String>, Look> {
         if self.homeless {
             // Nobody could reach it there.
             self.let_go();
@@ -47,15 +47,18 @@ impl Netdev {
         }
         let mut name = self.name_now()?;
         for _ in 0..TRIES {
-            let here = self.netlink.name_of(self.index).await;
+            let here = self.subject.netlink.name_of(self.subject.index).await;
             if here.map_err(|e| Look::Failed(e.to_string()))?.as_deref() == Some(&*name) {
-                return Ok(self.rename(name).await);
+                return Ok(self.rename(name, sets).await);
             }
             let now = self.name_now()?;
             if now == name {
                 break;
             }
             name = now;
+        }
+        if !sets {
+            return Err(Look::Failed("the netdev is in another network namespace".into()));
         }
         self.bring_home().await?;
         Ok(Ok(()))
@@ -71,21 +74,24 @@ impl Netdev {
         }
     }
 
-    async fn rename(&mut self, name: String) -> Result<(), String> {
-        let wanted = &self.desired.name;
+    async fn rename(&mut self, name: String, sets: bool) -> Result<(), String> {
+        let wanted = &self.subject.desired.name;
         if name == *wanted {
             return Ok(());
         }
-        let renamed = self.netlink.rename(self.index, wanted).await;
+        if !sets {
+            return Err(format!("differs: name is {name}, not {wanted}"));
+        }
+        let renamed = self.subject.netlink.rename(self.subject.index, wanted).await;
         renamed.map_err(|e| format!("the netdev has been renamed to {name}, and stays so: {e}"))?;
-        self.healed.push(format!("name {wanted}, which was {name}"));
+        self.subject.healed.push(format!("name {wanted}, which was {name}"));
         Ok(())
     }
 
     async fn bring_home(&mut self) -> Result<(), Look> {
-        let name = &self.desired.name;
+        let name = &self.subject.desired.name;
         match self.broker.home(name, &self.tap).await {
-            Ok(Some(index)) => self.index = index,
+            Ok(Some(index)) => self.subject.index = index,
             Ok(None) => {
                 let why = "the netdev is in another network namespace, and this kernel does not tell in which";
                 self.let_go();
@@ -93,16 +99,16 @@ impl Netdev {
             }
             Err(e) => return Err(Look::Failed(e)),
         }
-        self.healed.push("network namespace".into());
+        self.subject.healed.push("network namespace".into());
         // A move has set it down, whoever it was that it was set up by.
-        self.desired.up = Some(self.config_up.unwrap_or(self.up));
+        self.subject.desired.up = Some(self.config_up.unwrap_or(self.up));
         Ok(())
     }
 
     /// The netdev goes when this does.
     fn let_go(&self) {
         if let Err(e) = self.tap.set_persistent(false) {
-            tracing::warn!("{}: {e}", self.desired.name);
+            tracing::warn!("{}: {e}", self.subject.desired.name);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Netdevs by their indices, whatever they are called.
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::LinkUnspec;
 
+use super::observe::name;
 use super::{Netlink, NetlinkError};
 
 impl Netlink {
     /// The name of the netdev with this index, if there is one.
     pub async fn name_of(&self, index: u32) -> Result<Option<String>, NetlinkError> {
         match self.get_link(LinkUnspec::new_with_index(index).build()).await {
-            Ok(link) => Ok(name(&link)),
+            Ok(link) => Ok(name(link)),
             Err(e) if e.is(&[libc::ENODEV]) => Ok(None),
             Err(e) => Err(NetlinkError::failed(format!("link number {index}"), e)),
         }
@@ -20,11 +20,4 @@ impl Netlink {
         let link = LinkUnspec::new_with_index(index).name(name.to_owned()).build();
         self.set_link(link).await.map_err(NetlinkError::on(|| format!("name {name}")))
     }
-}
-
-fn name(link: &LinkMessage) -> Option<String> {
-    link.attributes.iter().find_map(|a| match a {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })
 }

@@ -176,7 +176,7 @@ impl Workers<'_> {
                 "the netdev is set down".to_owned()
             }
             _ if peer.is_some_and(|peer| !peer.up) => format!("the {other}'s netdev is set down"),
-            _ => netdev.and_then(|netdev| netdev.mtu_note(other)).unwrap_or_default(),
+            _ => netdev.and_then(|netdev| netdev.note(other)).unwrap_or_default(),
         }
     }
 
