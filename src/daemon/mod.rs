@@ -23,6 +23,7 @@ pub mod identity;
 pub mod link_task;
 #[cfg_attr(not(feature = "metrics"), path = "metrics/none.rs")]
 pub mod metrics;
+pub mod namespaces;
 pub mod netdev;
 pub mod probe;
 pub mod reload;

@@ -23,6 +23,7 @@ use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
 use super::metrics::Metrics;
+use super::namespaces::Namespaces;
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::service::attend;
@@ -195,6 +196,7 @@ struct Daemon {
     functions: Functions,
     metrics: Metrics,
     counts: RefCell<DaemonCounts>,
+    namespaces: Namespaces,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// Whoever adds or ends links holds it for so long.
@@ -220,6 +222,7 @@ impl Daemon {
                 started_unix_ms: now_unix_ms(),
                 ..Default::default()
             }),
+            namespaces: Namespaces::new(broker.clone()),
             broker,
             manager,
             origin: Instant::now(),
@@ -399,6 +402,9 @@ impl Daemon {
         ended: Option<&RunningLink>,
     ) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
+        if config.netns.is_some() {
+            self.namespaces.follow();
+        }
         let ended = ended.map(|link| link.view.borrow());
         let view = Rc::new(RefCell::new(View::after(&config, ended.as_deref())));
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
@@ -407,6 +413,7 @@ impl Daemon {
         let shared = Shared {
             broker,
             functions: self.functions.subscribe(),
+            strays: self.namespaces.subscribe(),
             origin: self.origin,
             view: view.clone(),
             orders: ordered,

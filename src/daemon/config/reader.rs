@@ -40,6 +40,7 @@ pub(super) const LINK: Keys = &[
     ("slots", r#"slots = "0-15""#),
     ("mac", r#"mac = "02:00:00:00:00:01""#),
     ("mtu", "mtu = 1500"),
+    ("up", "up = true"),
     ("queues", "queues = 1"),
     ("netns", r#"netns = "board0""#),
     ("bridge", r#"bridge = "br0""#),
