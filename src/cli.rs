@@ -3,8 +3,10 @@
 #[cfg(test)]
 mod man;
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
+use boardlane::daemon::capture::{Wanted, client};
 use boardlane::daemon::{self, Confine, Role, broker, demo};
 use boardlane::os::access::{self, Access, Owner};
 use boardlane::os::confine::{self, Part};
@@ -13,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::Failure;
+use crate::{Failure, tell};
 
 /// A virtio-net link between a PCI master and each of its boards.
 ///
@@ -84,6 +86,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write the frames of a link as they pass, as pcapng, which tshark and Wireshark read meanwhile
+    ///
+    /// Each frame comes with its direction as the netdev sees it, its queue pair, and, if it was dropped, the
+    /// reason as a comment. Another comment says which offloads it carries: such a frame may be larger than
+    /// the MTU, or have a checksum that is not finished. What the reader is too slow for is lost by the
+    /// capture, which counts it; the link does not wait. A capture goes on while its link is restarted.
+    #[command(after_help = "Example: boardlane capture --link bl0 | tshark -r -\n\
+        boardlane capture --link bl0 --drops -w drops.pcapng\n\
+        It ends at Ctrl-C, after --count frames, or with its reader. Frames are shown to root, the daemon's\n\
+        user and the owner of its control socket.\n\
+        Exit status: 1 if it cannot begin, or the daemon ends first; the file is good then, too.")]
+    Capture(CaptureOptions),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
@@ -140,6 +154,29 @@ pub(crate) struct DaemonOptions {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Confine::NAMES,
         hide_possible_values = true)]
     pub(crate) no_confine: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaptureOptions {
+    /// The name of the link
+    #[arg(long, value_name = "NAME")]
+    pub(crate) link: String,
+    /// The file to write; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) write: PathBuf,
+    /// End after so many frames
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Capture at most so many bytes of each frame
+    #[arg(short, long, value_name = "BYTES", default_value_t = 262_144,
+        value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub(crate) snaplen: u32,
+    /// Capture only frames that are dropped
+    #[arg(long)]
+    pub(crate) drops: bool,
+    /// Socket of the daemon; otherwise the one in /run/boardlane that has the link
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) control: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +247,22 @@ pub(crate) fn demo(options: DemoOptions) -> Result<(), Failure> {
         Err(e @ demo::Error::Usage(_)) => Err(Failure::Usage(e.to_string())),
         Err(e) => Err(Failure::Run(e.to_string())),
     }
+}
+
+/// Captures a link's frames.
+pub(crate) fn capture(options: CaptureOptions) -> Result<(), Failure> {
+    let CaptureOptions { link, write, count, snaplen, drops, control } = options;
+    let file = Some(write).filter(|path| path.as_os_str() != "-");
+    if file.is_none() && io::stdout().is_terminal() {
+        let what =
+            "standard output is a terminal: write to a file with -w FILE, or to | tshark -r -";
+        return Err(Failure::Usage(what.to_owned()));
+    }
+    let options = client::Options { wanted: Wanted { link, snaplen, drops }, file, control, count };
+    client::capture(&options, tell).map_err(|error| match error {
+        client::Error::Run(text) => Failure::Run(text),
+        client::Error::Output(error) => Failure::Output(error),
+    })
 }
 
 /// Runs an agent or a master.

@@ -79,6 +79,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Probe { targets, control, json } => {
             show_probe(&probe::Options { targets, control, json })
         }
+        Command::Capture(options) => cli::capture(options),
         Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),

@@ -4,9 +4,10 @@
 //! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
 //! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed. [`probe`] says what stands in a window.
+//! that was killed. [`probe`] says what stands in a window, [`capture`] shows what passes.
 
 pub mod broker;
+pub mod capture;
 pub mod clean;
 mod columns;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod demo;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
 pub mod identity;
+mod interrupt;
 pub mod link_task;
 pub mod netdev;
 pub mod probe;

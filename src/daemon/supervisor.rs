@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::broker::{Broker, Started};
+use super::capture::{self, Begun, Captures, Session, Wanted as WantedCapture};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::functions::Functions;
@@ -94,7 +96,12 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
     );
     let mut done = Ok(());
     tokio::select! {
-        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
+        () = control.serve(
+            || daemon.status(),
+            |link| daemon.probe(link),
+            |wanted| daemon.capture(wanted),
+            || daemon.reload(),
+        ) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -128,6 +135,7 @@ struct Wanted {
 struct RunningLink {
     name: String,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Sender<Order>,
     /// The number of the last order that it has carried out.
     done: watch::Receiver<u64>,
@@ -212,6 +220,26 @@ impl Daemon {
         let links = self.links.borrow();
         let link = links.iter().find(|link| link.name == name)?;
         Some(link.view.borrow().probe())
+    }
+
+    /// Begins a capture of a link, or says why not.
+    fn capture(&self, wanted: &WantedCapture) -> Result<(Session, Begun), String> {
+        let links = self.links.borrow();
+        let Some(link) = links.iter().find(|link| link.name == wanted.link) else {
+            let names = links.iter().map(|link| &*link.name).collect::<Vec<_>>().join(", ");
+            return Err(format!("there is no link {}; there are: {names}", wanted.link));
+        };
+        if link.view.borrow().in_kernel() {
+            return Err(capture::KERNEL_MOVES.to_owned());
+        }
+        if links.iter().map(|link| link.captures.count()).sum::<usize>() >= capture::MOST {
+            let most = capture::MOST;
+            return Err(format!("{most} captures are under way, which is the most: end one first"));
+        }
+        let queues = link.orders.borrow().config.queues;
+        let session = link.captures.begin(wanted, queues)?;
+        let begun = session.begun(self.role.to_string());
+        Ok((session, begun))
     }
 
     /// Reads the config again and does what is different in it, as a task.
@@ -322,18 +350,25 @@ impl Daemon {
             return;
         }
         let mut links = self.links.borrow_mut();
-        let mut running = std::mem::take(&mut *links);
-        running.retain(|link| link.task.is_some());
+        let running = std::mem::take(&mut *links);
+        let (mut running, mut ended): (Vec<_>, Vec<_>) =
+            running.into_iter().partition(|link| link.task.is_some());
         for (place, config) in configs.iter().enumerate() {
-            let known = running.iter().position(|link| link.name == config.name);
-            links.push(match known {
+            let named = |link: &RunningLink| link.name == config.name;
+            links.push(match running.iter().position(named) {
                 Some(at) => running.remove(at),
-                None => self.start_link(place, config.clone()),
+                None => {
+                    // Who captures a link that begins anew goes on.
+                    let before = ended.iter().position(named).map(|at| ended.swap_remove(at));
+                    let captures = before.map(|link| link.captures).unwrap_or_default();
+                    self.start_link(place, config.clone(), captures)
+                }
             });
         }
+        ended.iter().for_each(|link| link.captures.end("the config has this link no more"));
     }
 
-    fn start_link(&self, place: usize, config: LinkConfig) -> RunningLink {
+    fn start_link(&self, place: usize, config: LinkConfig, captures: Arc<Captures>) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
         let view = Rc::new(RefCell::new(View::new(&config)));
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
@@ -344,11 +379,12 @@ impl Daemon {
             functions: self.functions.subscribe(),
             origin: self.origin,
             view: view.clone(),
+            captures: captures.clone(),
             orders: ordered,
             done: carried_out,
         };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
-        RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
+        RunningLink { name, view, captures, orders, done, task: Some(spawn_local(task.run())) }
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::capture::ring::{RX, TX};
+use super::capture::{Eye, Seen};
 use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::owed::Owed;
@@ -29,7 +31,7 @@ use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpanMut, LostTap};
+use crate::os::tap::LostTap;
 use crate::spec::net::HEADER_LEN;
 
 mod busy_poll;
@@ -48,7 +50,7 @@ use busy_poll::BusyPoll;
 pub use cpu::Cpu;
 use fault::Fault;
 pub use frames::drop_stale;
-use frames::{read_shared, unwritten, write};
+use frames::{read, unwritten, write};
 pub use kernel::KernelJob;
 use kernel::Served;
 pub use limits::Limits;
@@ -109,6 +111,8 @@ pub struct Job {
     pub settings: Option<Arc<Settings>>,
     /// What the other end may send.
     pub limits: Limits,
+    /// Who looks at the frames.
+    pub eye: Eye,
     /// Where its thread runs, if not anywhere.
     pub cpu: Option<Cpu>,
 }
@@ -261,9 +265,13 @@ impl Turn {
                 next_tick = now + self.job.heartbeat;
                 while let Some(reason) = self.job.path.tick() {
                     self.job.stats.tx.dropped(reason);
+                    self.job.eye.reject(TX, &[], 0, reason);
                 }
             }
-            let (sent, no_room) = self.outward()?;
+            // A loop without a capture in it costs nothing where there is none.
+            let seen = self.job.eye.look();
+            let (sent, no_room) =
+                if seen { self.outward::<true>()? } else { self.outward::<false>()? };
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             let moved = sent + received + copied;
@@ -367,7 +375,7 @@ impl Turn {
     fn copies(&mut self) -> Result<usize, Fault> {
         self.submit();
         let Some(engine) = &mut self.engine else { return Ok(0) };
-        let Job { path, stats, mem, .. } = &mut self.job;
+        let Job { path, stats, mem, eye, .. } = &mut self.job;
         if engine.is_dead() {
             return Err(Fault::Engine);
         }
@@ -377,10 +385,13 @@ impl Turn {
             done += 1;
         }
         while let Some((queue, reason)) = path.poll_drop() {
-            match queue {
-                Which::Receiveq => stats.tx.dropped(reason),
-                Which::Transmitq => stats.rx.dropped(reason),
-            }
+            // A device's: frames go out by the driver's receiveq.
+            let (way, stats) = match queue {
+                Which::Receiveq => (TX, &stats.tx),
+                Which::Transmitq => (RX, &stats.rx),
+            };
+            stats.dropped(reason);
+            eye.reject(way, &[], 0, reason);
         }
         if done > 0 {
             // What has landed is told before more is read.
@@ -391,24 +402,27 @@ impl Turn {
     }
 
     /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
-    fn outward(&mut self) -> Result<(usize, bool), Fault> {
+    fn outward<const SEEN: bool>(&mut self) -> Result<(usize, bool), Fault> {
         let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
         while frames < BATCH {
-            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, eye, .. } = &mut self.job;
             let Port::Tap(tap) = port else { return Ok((0, false)) };
-            let read = match path.room(mem)? {
-                Room::Nowhere => {
-                    blocked = true;
-                    break;
-                }
-                Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)])?,
-                Room::Shared(spans) => read_shared(tap, &self.frames, &mut [], spans)?,
-                Room::Split { head, rest } => read_shared(tap, &self.frames, head, rest)?,
-            };
-            let Some(len) = read else { break };
-            match path.sent(mem, len)? {
+            let mut room = path.room(mem)?;
+            if let Room::Nowhere = room {
+                blocked = true;
+                break;
+            }
+            let Some(len) = read(tap, &self.frames, &mut room)? else { break };
+            if SEEN {
+                eye.see(TX, Seen::in_room(&room, &self.frames, len));
+            }
+            let dropped = path.sent(mem, len)?;
+            match dropped {
                 None => stats.tx.frame(len.saturating_sub(HEADER_LEN)),
                 Some(reason) => stats.tx.dropped(reason),
+            }
+            if SEEN {
+                eye.settle(dropped);
             }
             (frames, unpublished, bytes) = (frames + 1, unpublished + 1, bytes + len);
             if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
@@ -423,12 +437,12 @@ impl Turn {
     }
 
     /// A batch from the ring to the netdev, or to nowhere, taken at this time: how many frames.
-    fn inward(&mut self, now: Instant) -> Result<usize, Fault> {
+    fn inward<const SEEN: bool>(&mut self, now: Instant) -> Result<usize, Fault> {
         let limits = self.job.limits.clone();
         let batch = limits.batch(now);
         let (mut frames, mut unreleased) = (0, 0);
         while frames < BATCH {
-            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, eye, .. } = &mut self.job;
             self.rest = batch.is_spent(stats);
             if self.rest.is_some() {
                 break;
@@ -438,9 +452,17 @@ impl Turn {
                 Inward::Dropped(reason) => {
                     batch.take(0);
                     stats.rx.dropped(reason);
+                    if SEEN {
+                        let (start, len) = path.rejected();
+                        eye.reject(RX, start, len, reason);
+                    }
                 }
                 Inward::Frame { prefix, tail, len } => {
                     batch.take(len);
+                    if SEEN {
+                        let (mem, len) = (&*self.frames, len + HEADER_LEN);
+                        eye.see(RX, Seen { start: prefix, rest: tail, mem, len });
+                    }
                     let written = match (limits.check(prefix), &*port) {
                         (Err(reason), _) => Err(reason),
                         (Ok(()), Port::Tap(tap)) => {
@@ -451,6 +473,9 @@ impl Turn {
                     match written {
                         Ok(()) => stats.rx.frame(len),
                         Err(reason) => stats.rx.dropped(reason),
+                    }
+                    if SEEN {
+                        eye.settle(written.err());
                     }
                 }
             }
