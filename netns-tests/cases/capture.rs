@@ -111,7 +111,7 @@ pub(crate) fn each_end_shows_its_frames_whole_in_order_and_soon() {
         [("master", "10.77.0.2", [(8, TX), (0, RX)]), ("board0", "10.77.0.1", [(8, TX), (0, RX)])]
     {
         let path = start(&mut world, machine, machine, &[]);
-        for payload in [0, 56, 1400] {
+        for payload in [8, 56, 1400] {
             let plan = Ping { count: 3, payload, ..Ping::default() };
             assert_eq!(world.ping(machine, peer, plan).received, 3);
         }
@@ -131,7 +131,7 @@ pub(crate) fn each_end_shows_its_frames_whole_in_order_and_soon() {
         }
         let lens = capture.frames.iter().filter(|it| icmp(it).is_some());
         let lens: Vec<_> = lens.map(|it| (it.octets.len(), it.len)).collect();
-        let expected = [42, 98, 1442].map(|len| [(len, len); 6]).concat();
+        let expected = [50, 98, 1442].map(|len| [(len, len); 6]).concat();
         assert_eq!(lens, expected);
         assert!(capture.frames.iter().all(|it| it.queue == 0 && it.lost == 0));
     }
@@ -383,7 +383,7 @@ pub(crate) fn a_capture_outlives_restarts_of_its_link_and_ends_with_it_or_its_da
     reload(&world);
     world.wait_up(0);
     ping(&world, "after the link began anew");
-    world.configure("master", "");
+    world.configure("master", &world.link("bl1", 1, 1, ""));
     reload(&world);
     assert_eq!(world.wait_end(NAME).code(), Some(1));
     complete(&world, &path);
