@@ -1,21 +1,20 @@
 //! The options of each command, and what `--help` says about them.
 
+#[cfg(feature = "backplane")]
+pub(crate) mod backplane;
+pub(crate) mod capture;
+#[cfg(feature = "demo")]
+pub(crate) mod demo;
 #[cfg(test)]
 mod man;
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use boardlane::daemon::capture::{Wanted, client};
-use boardlane::daemon::{self, Confine, Role, broker, demo};
-use boardlane::os::access::{self, Access, Owner};
-use boardlane::os::confine::{self, Part};
-use boardlane::os::fabric::backplane::{Backplane, BackplaneConfig};
+use boardlane::daemon::{self, Confine, Role, broker};
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::{Failure, tell};
+use crate::Failure;
 
 /// A virtio-net link between a PCI master and each of its boards.
 ///
@@ -36,9 +35,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show links at work on this machine: builds them, measures, cleans up (needs TUN, but no root)
-    Demo(DemoOptions),
+    #[cfg(feature = "demo")]
+    Demo(demo::Options),
     /// Stand for the PCI bus on one machine: serve the sockets through which ends meet
-    Backplane(BackplaneOptions),
+    #[cfg(feature = "backplane")]
+    Backplane(backplane::Options),
     /// Run a board's end of its links
     Agent(DaemonOptions),
     /// Run the PCI master's end of its links
@@ -97,7 +98,7 @@ pub(crate) enum Command {
         It ends at Ctrl-C, after --count frames, or with its reader. Frames are shown to root, the daemon's\n\
         user and the owner of its control socket.\n\
         Exit status: 1 if it cannot begin, or the daemon ends first; the file is good then, too.")]
-    Capture(CaptureOptions),
+    Capture(capture::Options),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
@@ -156,115 +157,6 @@ pub(crate) struct DaemonOptions {
     pub(crate) no_confine: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CaptureOptions {
-    /// The name of the link
-    #[arg(long, value_name = "NAME")]
-    pub(crate) link: String,
-    /// The file to write; - is standard output
-    #[arg(short, long, value_name = "FILE", default_value = "-")]
-    pub(crate) write: PathBuf,
-    /// End after so many frames
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) count: Option<u64>,
-    /// Capture at most so many bytes of each frame
-    #[arg(short, long, value_name = "BYTES", default_value_t = 262_144,
-        value_parser = clap::value_parser!(u32).range(1..=262_144))]
-    pub(crate) snaplen: u32,
-    /// Capture only frames that are dropped
-    #[arg(long)]
-    pub(crate) drops: bool,
-    /// Socket of the daemon; otherwise the one in /run/boardlane that has the link
-    #[arg(long, value_name = "SOCK")]
-    pub(crate) control: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example: boardlane demo --boards 4 --seconds 10 --mtu 9000\n\
-    Without root's rights all of it is in a user namespace of its own, which this user must be\n\
-    allowed to make. As root, one demo at a time: the network namespaces bl-master, bl-board0, ...\n\
-    are then those of the machine (`ip netns`).")]
-pub(crate) struct DemoOptions {
-    /// Number of boards, 1 to 64
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(crate) boards: u8,
-    /// Seconds that each TCP measurement takes, 1 to 3600
-    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub(crate) seconds: u32,
-    /// MTU of the links in bytes, 68 to 65521; below 1280 there is no IPv6
-    #[arg(long, value_name = "M", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65521))]
-    pub(crate) mtu: u32,
-    /// Who copies the payload: auto, direct or engine
-    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = dma)]
-    pub(crate) dma: String,
-    /// Print one JSON object instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Stay until Ctrl-C, and say how to enter each namespace
-    #[arg(long)]
-    pub(crate) keep: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: boardlane backplane --dir /run/boardlane --slots 4 --owner :kvm --mode 0660\n\
-    The sockets speak the ivshmem-server protocol: QEMU's ivshmem-doorbell device fits a slot too."
-)]
-pub(crate) struct BackplaneOptions {
-    /// Directory of the sockets slot0.sock, slot1.sock, ...; made if it is missing
-    #[arg(long)]
-    pub(crate) dir: PathBuf,
-    /// Number of slots, 1 to 256: one for each board
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) slots: u16,
-    /// Memory of each slot in bytes, a power of two; K, M and G may follow, as in 64M
-    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size)]
-    pub(crate) window: u64,
-    /// Doorbell vectors of each end: one for messages and one for each queue pair
-    #[arg(long, value_name = "V", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) vectors: u16,
-    /// Owner of the sockets: USER, USER:GROUP or :GROUP, by name or number [default: this process's]
-    #[arg(long, value_name = "OWNER", value_parser = Owner::parse)]
-    pub(crate) owner: Option<Owner>,
-    /// Mode of the sockets in octal: who may write to a slot's may be an end of it
-    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = mode)]
-    pub(crate) mode: u32,
-    /// Leave out a part of what confines the backplane, for debugging: caps (capabilities are dropped),
-    /// seccomp (system calls are filtered), landlock (files are out of reach)
-    #[arg(long, value_name = "NAMES", value_delimiter = ',',
-        value_parser = ["caps", "seccomp", "landlock"], hide_possible_values = true)]
-    pub(crate) no_confine: Vec<String>,
-}
-
-/// Runs the demo; what is not ok about it has been shown then.
-pub(crate) fn demo(options: DemoOptions) -> Result<(), Failure> {
-    let DemoOptions { boards, seconds, mtu, dma, json, keep } = options;
-    let options = demo::Options { boards, seconds, mtu, dma, json, keep, ..Default::default() };
-    match demo::run(&options) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::Told),
-        Err(demo::Error::Output(e)) => Err(Failure::Output(e)),
-        Err(e @ demo::Error::Usage(_)) => Err(Failure::Usage(e.to_string())),
-        Err(e) => Err(Failure::Run(e.to_string())),
-    }
-}
-
-/// Captures a link's frames.
-pub(crate) fn capture(options: CaptureOptions) -> Result<(), Failure> {
-    let CaptureOptions { link, write, count, snaplen, drops, control } = options;
-    let file = Some(write).filter(|path| path.as_os_str() != "-");
-    if file.is_none() && io::stdout().is_terminal() {
-        let what =
-            "standard output is a terminal: write to a file with -w FILE, or to | tshark -r -";
-        return Err(Failure::Usage(what.to_owned()));
-    }
-    let options = client::Options { wanted: Wanted { link, snaplen, drops }, file, control, count };
-    client::capture(&options, tell).map_err(|error| match error {
-        client::Error::Run(text) => Failure::Run(text),
-        client::Error::Output(error) => Failure::Output(error),
-    })
-}
-
 /// Runs an agent or a master.
 pub(crate) fn daemon(role: Role, options: &DaemonOptions) -> Result<(), Failure> {
     let confine = Confine::without(&options.no_confine);
@@ -282,37 +174,6 @@ pub(crate) fn broker(role: &str, options: &DaemonOptions) -> Result<(), Failure>
         .map_err(|e| Failure::Run(format!("standard input is no daemon's socket: {e}")))
 }
 
-/// Runs the backplane until SIGTERM or SIGINT.
-pub(crate) fn backplane(options: BackplaneOptions) -> Result<(), Failure> {
-    let config = BackplaneConfig {
-        dir: options.dir,
-        slots: options.slots,
-        slot_len: options.window,
-        vectors: options.vectors,
-        access: Access { mode: options.mode, owner: options.owner.unwrap_or_default() },
-    };
-    in_runtime(async {
-        let (mut terminate, mut interrupt) = (
-            signal(SignalKind::terminate()).map_err(failed)?,
-            signal(SignalKind::interrupt()).map_err(failed)?,
-        );
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        let backplane = Backplane::open(&config).map_err(|e| match e.is_config() {
-            true => Failure::Usage(e.to_string()),
-            false => Failure::Run(e.to_string()),
-        })?;
-        let walls = Confine::without(&options.no_confine).walls;
-        confine::process(Part::Backplane, Some(&config.dir), walls).log();
-        backplane.serve(stop).await;
-        Ok(())
-    })
-}
-
 fn failed(e: std::io::Error) -> Failure {
     Failure::Run(format!("starting: {e}"))
 }
@@ -322,32 +183,6 @@ pub(crate) fn in_runtime<T>(task: impl Future<Output = Result<T, Failure>>) -> R
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(task)
-}
-
-/// A number of bytes: `4096`, `64K`, `16M`, `1G`.
-fn size(text: &str) -> Result<u64, String> {
-    let shift = match text.bytes().last() {
-        Some(b'k' | b'K') => 10,
-        Some(b'm' | b'M') => 20,
-        Some(b'g' | b'G') => 30,
-        _ => 0,
-    };
-    let number = if shift == 0 { text } else { &text[..text.len() - 1] };
-    // A plain parse would take a sign.
-    let digits = number.bytes().all(|octet| octet.is_ascii_digit());
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.filter(|_| digits).ok_or_else(|| "write bytes, as 16M, 1G or 1048576".into())
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    access::parse_mode(text).ok_or_else(|| "write three octal digits, as 0660".into())
-}
-
-fn dma(text: &str) -> Result<String, String> {
-    match text {
-        "auto" | "direct" | "engine" => Ok(text.into()),
-        _ => Err("write auto, direct or engine".into()),
-    }
 }
 
 /// The level that `--log`, the environment or nobody asks for.
@@ -385,17 +220,6 @@ pub(crate) fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_size_is_bytes_with_or_without_a_unit() {
-        assert_eq!(size("1048576"), Ok(1 << 20));
-        assert_eq!(size("64k"), Ok(64 << 10));
-        assert_eq!(size("16M"), Ok(16 << 20));
-        assert_eq!(size("1G"), Ok(1 << 30));
-        for bad in ["", "M", "-1", "+1", "1.5M", "16MB", "16 M", "99999999999G", "\u{e9}"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_options_are_consistent() {

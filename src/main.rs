@@ -68,8 +68,10 @@ enum Failure {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Demo(options) => cli::demo(options),
-        Command::Backplane(options) => cli::backplane(options),
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => cli::demo::run(options),
+        #[cfg(feature = "backplane")]
+        Command::Backplane(options) => cli::backplane::run(options),
         Command::Agent(options) => cli::daemon(Role::Agent, &options),
         Command::Master(options) => cli::daemon(Role::Master, &options),
         Command::Broker { role, options } => cli::broker(&role, &options),
@@ -79,7 +81,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Probe { targets, control, json } => {
             show_probe(&probe::Options { targets, control, json })
         }
-        Command::Capture(options) => cli::capture(options),
+        Command::Capture(options) => cli::capture::capture(options),
         Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),

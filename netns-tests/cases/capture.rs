@@ -1,7 +1,7 @@
 //! What `boardlane capture` shows of a link, and what it costs the link.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use boardlane::daemon::traffic::Ping;
@@ -44,14 +44,14 @@ fn start(world: &mut World, machine: &str, name: &str, more: &[&str]) -> PathBuf
 }
 
 /// Ends it as Ctrl-C does; the file is complete.
-fn finish(world: &mut World, path: &PathBuf) -> Capture {
+fn finish(world: &mut World, path: &Path) -> Capture {
     world.signal(NAME, Signal::INT);
     let status = world.wait_end(NAME);
     assert!(status.success(), "{status}: {}", world.log(NAME));
     complete(world, path)
 }
 
-fn complete(world: &World, path: &PathBuf) -> Capture {
+fn complete(world: &World, path: &Path) -> Capture {
     let capture = Capture::read(path);
     let [seen, lost, written] = capture.totals.expect("statistics at the end");
     assert_eq!(written, capture.frames.len() as u64);
@@ -62,7 +62,7 @@ fn complete(world: &World, path: &PathBuf) -> Capture {
 }
 
 /// Waits until the file has a frame like this.
-fn wait_frame(what: &str, path: &PathBuf, is: impl Fn(&Frame) -> bool) {
+fn wait_frame(what: &str, path: &Path, is: impl Fn(&Frame) -> bool) {
     wait(what, || {
         let frames = Capture::read(path).frames;
         check(frames.iter().any(&is), frames.len())
@@ -199,7 +199,9 @@ pub(crate) fn a_port_that_echoes_or_discards_shows_what_comes_and_goes() {
         wait("the link is up", || check(world.is_operational("master", "bl0"), "not operational"));
         let path = start(&mut world, "board0", port, &[]);
         let sent = frame(BOARD, &[IPV4], &ipv4(OWN_V4));
-        world.inside("master", || Sender::on("bl0").unwrap().send(&[sent.clone()]).unwrap());
+        world.inside("master", || {
+            Sender::on("bl0").unwrap().send(std::slice::from_ref(&sent)).unwrap()
+        });
         wait_frame("it is seen", &path, |it| it.octets == sent.bytes);
         let capture = finish(&mut world, &path);
         let ours = capture.frames.iter().filter(|it| it.octets == sent.bytes);

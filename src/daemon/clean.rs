@@ -16,7 +16,6 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::config::{Config, LinkConfig, Pattern, RUN_DIR, SocketSide, Transport};
 use super::control::{ControlError, ControlSocket};
-use super::demo;
 use super::netdev::{self, NOTE_END};
 use crate::os::access::Access;
 use crate::os::fabric::backplane::{self, BackplaneError};
@@ -45,7 +44,8 @@ pub fn clean(configs: &[Config], machine: bool, dry_run: bool) -> Report {
     let slot_dirs = slot_dirs.chain(machine.then(|| RUN_DIR.into()));
     slot_dirs.collect::<BTreeSet<_>>().iter().for_each(|dir| cleaning.slots(dir));
     if machine {
-        match demo::clean(&demo::Place::default(), dry_run) {
+        #[cfg(feature = "demo")]
+        match super::demo::clean(&super::demo::Place::default(), dry_run) {
             Ok(removed) => cleaning.report.removed.extend(removed),
             Err(e) => cleaning.report.problems.push(e),
         }
@@ -189,7 +189,7 @@ impl Cleaning {
 /// The socket that a link listens on, if it does.
 fn listens_at(link: &LinkConfig) -> Option<PathBuf> {
     match &link.transport {
-        Transport::VhostUser { path, how: SocketSide::Server } => Some(path.clone()),
+        Transport::VhostUser { path, how: SocketSide::Server, .. } => Some(path.clone()),
         _ => None,
     }
 }

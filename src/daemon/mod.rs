@@ -12,6 +12,7 @@ pub mod clean;
 mod columns;
 pub mod config;
 pub mod control;
+#[cfg(feature = "demo")]
 pub mod demo;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod reload;
 pub mod status;
 pub mod supervisor;
+#[cfg(feature = "demo")]
 pub mod traffic;
 pub mod worker;
 

@@ -352,7 +352,7 @@ impl Served {
     }
 
     fn vhost_user(&mut self, closer: &Closer) -> Result<Granted, Refused> {
-        let Transport::VhostUser { path, how } = &self.config.transport else {
+        let Transport::VhostUser { path, how, .. } = &self.config.transport else {
             return Err(format!("transport {} is not vhost-user", self.config.transport).into());
         };
         match how {

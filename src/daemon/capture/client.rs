@@ -21,6 +21,7 @@ use super::{Begun, FORMAT, Wanted};
 use crate::daemon::control::client::{
     ANSWER_TIMEOUT, ClientError, ask_all, asked, send, understand,
 };
+use crate::daemon::status::Status;
 use crate::daemon::{VERSION, interrupt};
 use crate::os::broker::{ReceiveError, receive};
 use crate::os::fabric::memfd;
@@ -95,26 +96,34 @@ fn find(link: &str, control: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(control) = control {
         return Ok(control);
     }
+    let paths = asked(None)?;
+    let names = |(path, answer): (&PathBuf, Result<(_, Status), ClientError>)| {
+        let links = answer.map(|(_, daemon)| daemon.links.into_iter().map(|it| it.name).collect());
+        (path.clone(), links.map_err(|e| e.to_string()))
+    };
+    choose(link, ask_all(&paths).into_iter().map(names).collect())
+}
+
+/// The one of these sockets whose daemon has a link of this name, by the names that each has.
+fn choose(
+    link: &str,
+    daemons: Vec<(PathBuf, Result<Vec<String>, String>)>,
+) -> Result<PathBuf, String> {
     let (mut holders, mut others) = (Vec::new(), Vec::new());
-    for (path, answer) in ask_all(&asked(None)?) {
-        match answer {
-            Ok((_, daemon)) if daemon.links.iter().any(|it| it.name == link) => {
-                holders.push(path.clone());
-            }
-            Ok((_, daemon)) => {
-                let names = daemon.links.iter().map(|it| &*it.name).collect::<Vec<_>>().join(", ");
-                others.push(format!("{}: {names}", path.display()));
-            }
+    for (path, links) in daemons {
+        match links {
+            Ok(links) if links.iter().any(|it| it == link) => holders.push(path),
+            Ok(links) => others.push(format!("{}: {}", path.display(), links.join(", "))),
             Err(e) => others.push(format!("{}: {e}", path.display())),
         }
     }
-    let several = || holders.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-    match &*holders {
-        [] => Err(format!("no daemon has a link {link}; there are: {}", others.join("; "))),
-        [path] => Ok(path.clone()),
-        _ => Err(format!(
-            "more than one daemon has a link {link}; choose by --control: {}",
-            several().join(", ")
+    let several = holders.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    match holders.pop() {
+        None => Err(format!("no daemon has a link {link}; there are: {}", others.join("; "))),
+        Some(path) if holders.is_empty() => Ok(path),
+        Some(_) => Err(format!(
+            "more than one daemon has a link {link}: choose by --control {}",
+            several.join(", or ")
         )),
     }
 }
@@ -190,5 +199,25 @@ fn write(writer: Writer, stop: &Arc<AtomicBool>) -> Result<(Statistics, End), Er
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_daemon_that_has_the_link_is_asked() {
+        let daemon = |path: &str, links: &[&str]| {
+            (PathBuf::from(path), Ok(links.iter().map(|name| (*name).to_owned()).collect()))
+        };
+        let both = || vec![daemon("/a", &["bl0", "bl1"]), daemon("/m", &["bl0"])];
+        assert_eq!(choose("bl1", both()), Ok("/a".into()));
+        let several = choose("bl0", both()).unwrap_err();
+        assert!(several.ends_with("choose by --control /a, or /m"), "{several}");
+        let mut all = both();
+        all.push((PathBuf::from("/x"), Err("gone".to_owned())));
+        let none = choose("bl2", all).unwrap_err();
+        assert_eq!(none, "no daemon has a link bl2; there are: /a: bl0, bl1; /m: bl0; /x: gone");
     }
 }

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{nearest, quoted};
 use super::reader::{Place, Reader};
-use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport, uio};
+use super::{Access, LinkConfig, Owner, Role, SocketSide, Transport, VhostUser, uio};
 use crate::os::access;
 #[cfg(feature = "pci")]
 use crate::os::fabric::pci::{self, Mode, Wanted, Which};
@@ -82,7 +82,26 @@ fn read_vhost_user(
         None => (text, SocketSide::Client),
     };
     let path = PathBuf::from(path);
-    reader.socket_path(&path, place).then_some(Transport::VhostUser { path, how })
+    let built = vhost_user(reader, place)?;
+    reader.socket_path(&path, place).then_some(Transport::VhostUser { path, how, built })
+}
+
+#[cfg(feature = "vhost-user")]
+fn vhost_user(_: &mut Reader<'_>, _: &Place) -> Option<VhostUser> {
+    Some(VhostUser)
+}
+
+#[cfg(not(feature = "vhost-user"))]
+fn vhost_user(reader: &mut Reader<'_>, place: &Place) -> Option<VhostUser> {
+    not_built(reader, "vhost-user", place);
+    None
+}
+
+/// Notes that this program is built without a transport.
+#[cfg(not(all(feature = "vhost-user", feature = "pci", feature = "uio")))]
+pub(super) fn not_built(reader: &mut Reader<'_>, kind: &str, place: &Place) {
+    let remedy = format!("use a program that is built with the feature {kind}");
+    reader.problem(place.clone(), format!("transport {kind}: is not in this program"), remedy);
 }
 
 /// `WHICH`, `WHICH?vfio` or `WHICH?sysfs`, where `WHICH` is an address or `auto`.
@@ -115,8 +134,7 @@ fn read_pci(reader: &mut Reader<'_>, text: &str, place: &Place) -> Option<Transp
 /// None: this program is built without.
 #[cfg(not(feature = "pci"))]
 fn read_pci(reader: &mut Reader<'_>, _: &str, place: &Place) -> Option<Transport> {
-    let remedy = "use a program that is built with the feature pci";
-    reader.problem(place.clone(), "transport pci: is not in this program", remedy);
+    not_built(reader, "pci", place);
     None
 }
 

@@ -168,7 +168,7 @@ async fn search(task: &LinkTask, params: FrontEndParams, closer: Closer) -> Resu
     closer.settle().await;
     let refusal = |why, absent| Refusal { why, pause: if absent { LOOK } else { RETRY } };
     let other = |e: std::io::Error| refusal(e.to_string(), false);
-    let Transport::VhostUser { path, how } = &task.config.transport else {
+    let Transport::VhostUser { path, how, .. } = &task.config.transport else {
         return Err(refusal(format!("{} is not vhost-user", task.config.transport), false));
     };
     let connection = loop {

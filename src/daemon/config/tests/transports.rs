@@ -1,5 +1,6 @@
 //! What a transport is, and what may stand beside it.
 
+use super::super::VhostUser;
 use super::*;
 
 fn read(transport: &str, lines: &str, role: Role) -> Result<LinkConfig, String> {
@@ -21,7 +22,11 @@ fn an_agent_listens_for_a_vhost_user_peer_and_a_master_connects_unless_it_says_s
         (Master, "/a?client", "/a", Client),
     ] {
         let link = read(&format!("vhost-user:{text}"), "", role).unwrap();
-        assert_eq!(link.transport, Transport::VhostUser { path: path.into(), how }, "{text}");
+        assert_eq!(
+            link.transport,
+            Transport::VhostUser { path: path.into(), how, built: VhostUser },
+            "{text}"
+        );
         assert_eq!(link.transport.to_string(), format!("vhost-user:{path}?{how}"));
         // The other role's program means the same by it.
         assert_eq!(read(&link.transport.to_string(), "", Agent).unwrap(), link);

@@ -2,8 +2,8 @@
 
 use toml::de::DeTable;
 
-use super::Transport;
 use super::reader::{Place, Reader};
+use super::{Transport, transport};
 
 pub(super) fn read(
     reader: &mut Reader<'_>,
@@ -11,8 +11,7 @@ pub(super) fn read(
     _: &str,
     place: &Place,
 ) -> Option<Transport> {
-    let remedy = "use a program that is built with the feature uio";
-    reader.problem(place.clone(), "transport uio: is not in this program", remedy);
+    transport::not_built(reader, "uio", place);
     None
 }
 
