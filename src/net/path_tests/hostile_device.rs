@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::driver_path::RECEIVE_BUFFER;
+use crate::net::frame::PREFIX_LEN;
 use crate::net::path::PathError;
 use crate::virtqueue::{QueueConfig, QueueError};
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::dma::Completion;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::frame::LARGEST;
+use crate::net::frame::{LARGEST, PREFIX_LEN};
 use crate::net::path::{PathError, Taken};
 use crate::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 use crate::virtqueue::{QueueConfig, QueueError};
