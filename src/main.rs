@@ -81,6 +81,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Probe { targets, control, json } => {
             show_probe(&probe::Options { targets, control, json })
         }
+        Command::Capture(options) => cli::capture::capture(options),
         #[cfg(feature = "doctor")]
         Command::Doctor(options) => cli::doctor::doctor(options),
         Command::Clean { dry_run, config } => clean(&config, dry_run),

@@ -5,6 +5,7 @@ mod amp;
 mod announce;
 mod basics;
 mod bridge;
+mod capture;
 mod clean;
 mod config;
 mod confine;
@@ -222,6 +223,17 @@ pub(crate) const ALL: &[Case] = &[
         stock::queues::a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other,
         "/dev/vhost-net"
     ),
+    case!(capture::tshark_shows_both_directions_of_a_ping_while_it_reads, "tshark"),
+    case!(capture::each_end_shows_its_frames_whole_in_order_and_soon),
+    case!(capture::every_kind_of_rings_and_path_is_seen),
+    case!(capture::frames_of_each_queue_pair_bear_its_number),
+    case!(capture::a_port_that_echoes_or_discards_shows_what_comes_and_goes),
+    case!(capture::dropped_frames_are_shown_with_their_reason_and_alone_if_that_is_wanted),
+    case!(capture::a_frame_that_the_other_end_spoils_is_shown_with_its_start),
+    case!(capture::a_tcp_stream_s_large_frames_say_what_they_are),
+    case!(capture::a_reader_that_is_stopped_loses_frames_and_costs_the_link_nothing),
+    case!(capture::a_capture_that_is_killed_is_over_and_only_a_few_are_taken_at_once),
+    case!(capture::a_capture_outlives_restarts_of_its_link_and_ends_with_it_or_its_daemon),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

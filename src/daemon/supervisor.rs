@@ -8,7 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::broker::{Broker, Started};
+use super::capture::{self, Begun, Captures, Session, Wanted as WantedCapture};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::counts::DaemonCounts;
@@ -114,7 +116,12 @@ async fn supervise(
             tracing::info!("SIGUSR2: stopping, the next start takes over the netdevs");
             keep_netdevs = true;
         }
-        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
+        () = control.serve(
+            || daemon.status(),
+            |link| daemon.probe(link),
+            |wanted| daemon.capture(wanted),
+            || daemon.reload(),
+        ) => {}
         () = daemon.metrics.serve(|| daemon.status()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
@@ -151,6 +158,7 @@ struct Wanted {
 struct RunningLink {
     name: String,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Sender<Order>,
     /// The number of the last order that it has carried out.
     done: watch::Receiver<u64>,
@@ -218,10 +226,7 @@ impl Daemon {
             role,
             functions: Functions::new(broker.clone()),
             metrics: Metrics::new(broker.clone()),
-            counts: RefCell::new(DaemonCounts {
-                started_unix_ms: now_unix_ms(),
-                ..Default::default()
-            }),
+            counts: RefCell::new(DaemonCounts::begin()),
             namespaces: Namespaces::new(broker.clone()),
             broker,
             manager,
@@ -263,6 +268,26 @@ impl Daemon {
         let links = self.links.borrow();
         let link = links.iter().find(|link| link.name == name)?;
         Some(link.view.borrow().probe())
+    }
+
+    /// Begins a capture of a link, or says why not.
+    fn capture(&self, wanted: &WantedCapture) -> Result<(Session, Begun), String> {
+        let links = self.links.borrow();
+        let Some(link) = links.iter().find(|link| link.name == wanted.link) else {
+            let names = links.iter().map(|link| &*link.name).collect::<Vec<_>>().join(", ");
+            return Err(format!("there is no link {}; there are: {names}", wanted.link));
+        };
+        if link.view.borrow().in_kernel() {
+            return Err(capture::KERNEL_MOVES.to_owned());
+        }
+        if links.iter().map(|link| link.captures.count()).sum::<usize>() >= capture::MOST {
+            let most = capture::MOST;
+            return Err(format!("{most} captures are under way, which is the most: end one first"));
+        }
+        let queues = link.orders.borrow().config.queues;
+        let session = link.captures.begin(wanted, queues)?;
+        let begun = session.begun(self.role.to_string());
+        Ok((session, begun))
     }
 
     /// Reads the config again and does what is different in it, as a task.
@@ -389,24 +414,27 @@ impl Daemon {
             let known = known.map(|at| running.remove(at));
             links.push(match known {
                 Some(link) if link.task.is_some() => link,
-                ended => self.start_link(place, config.clone(), ended.as_ref()),
+                ended => self.start_link(place, config.clone(), ended),
             });
         }
+        running.iter().for_each(|link| link.captures.end("the config has this link no more"));
     }
 
-    /// Starts a link, which goes on to count what one of its name that has `ended` has counted.
+    /// Starts a link. What one of its name that has `ended` has counted counts on, and who captures it goes on.
     fn start_link(
         &self,
         place: usize,
         config: LinkConfig,
-        ended: Option<&RunningLink>,
+        ended: Option<RunningLink>,
     ) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
         if config.netns.is_some() {
             self.namespaces.follow();
         }
-        let ended = ended.map(|link| link.view.borrow());
-        let view = Rc::new(RefCell::new(View::after(&config, ended.as_deref())));
+        let before = ended.as_ref().map(|link| link.view.borrow());
+        let view = Rc::new(RefCell::new(View::after(&config, before.as_deref())));
+        drop(before);
+        let captures = ended.map(|link| link.captures).unwrap_or_default();
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
         let broker = self.broker.clone();
@@ -416,11 +444,12 @@ impl Daemon {
             strays: self.namespaces.subscribe(),
             origin: self.origin,
             view: view.clone(),
+            captures: captures.clone(),
             orders: ordered,
             done: carried_out,
         };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
-        RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
+        RunningLink { name, view, captures, orders, done, task: Some(spawn_local(task.run())) }
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
@@ -435,12 +464,6 @@ impl Daemon {
             self.links.take().iter_mut().filter_map(|link| link.stop(keep_netdevs)).collect();
         await_ends(tasks).await;
     }
-}
-
-/// Milliseconds since 1970.
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn await_ends(tasks: Vec<JoinHandle<()>>) {

@@ -121,6 +121,11 @@ impl View {
         self.stats[pair].clone()
     }
 
+    /// Whether the kernel moves its frames, as far as that is known.
+    pub fn in_kernel(&self) -> bool {
+        self.pump.mode != PumpStatus::default().mode
+    }
+
     /// What it says of its window and queues.
     pub fn probe(&self) -> LinkProbe {
         self.probed.as_ref().map(Probed::look).unwrap_or_default()
