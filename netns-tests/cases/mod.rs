@@ -26,6 +26,7 @@ mod life;
 mod limits;
 pub(crate) mod matrix;
 mod metrics;
+mod models;
 mod moves;
 mod netdev_state;
 mod ports;
@@ -63,6 +64,9 @@ pub(crate) const ALL: &[Case] = &[
     case!(
         crate_of_boards::sixty_four_boards_by_one_entry_reach_each_other_and_a_reload_touches_one
     ),
+    case!(models::a_crate_whose_boards_reach_each_other_and_a_network_behind_one),
+    case!(models::a_midplane_whose_boards_reach_the_master_only),
+    case!(models::boards_on_the_network_outside),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
     #[cfg(feature = "doctor")]
