@@ -3,6 +3,7 @@
 mod bad;
 mod both;
 mod harness;
+mod heal;
 mod hotplug;
 mod netdevs;
 mod probe;
@@ -45,6 +46,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(netdevs::vlans_on_both_ends_carry_full_frames),
     story!(netdevs::links_in_vrfs_are_reached_by_their_tables_only),
     story!(netdevs::networks_behind_boards_are_reached_through_their_links),
+    story!(heal::vlans_and_vrfs_are_made_healed_and_gone_again),
     story!(s390x::split_rings_carry_traffic_both_ways),
     story!(s390x::packed_rings_carry_traffic_both_ways),
     story!(s390x::rings_without_offloads_carry_traffic_both_ways),
