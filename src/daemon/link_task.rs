@@ -43,6 +43,7 @@ use tokio::sync::watch;
 
 use super::Role;
 use super::broker::{Broker, Refused};
+use super::capture::Captures;
 use super::config::{Address, LinkConfig, Port, Transport};
 use super::identity::Identity;
 use super::namespaces::Strays;
@@ -62,7 +63,7 @@ use crate::tunnel::part::Role as End;
 use attachment::Attachment;
 use minding::Minded;
 use running::{Ended, Running};
-pub use view::View;
+pub use view::{View, milliseconds};
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
@@ -112,6 +113,7 @@ pub struct LinkTask {
     /// What the kernel's vhost-net can do, where it is to move the frames of this connection.
     vhost: Cell<Option<Features>>,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Receiver<Order>,
     /// The number of the last order that was carried out; closed when the task has ended.
     done: watch::Sender<u64>,
@@ -130,6 +132,8 @@ pub struct Shared {
     pub origin: Instant,
     /// What is known of the link.
     pub view: Rc<RefCell<View>>,
+    /// Who captures its frames.
+    pub captures: Arc<Captures>,
     /// What it is to do.
     pub orders: watch::Receiver<Order>,
     /// The number of the last order that it has carried out.
@@ -139,7 +143,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { broker, functions, strays, origin, view, orders, done } = shared;
+        let Shared { broker, functions, strays, origin, view, captures, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = end_of(role);
         let mac = config.mac.unwrap_or_else(|| id.mac(slot, own));
@@ -165,6 +169,7 @@ impl LinkTask {
             limits,
             vhost: Cell::new(None),
             view,
+            captures,
             orders,
             done,
         }
@@ -355,12 +360,10 @@ impl LinkTask {
     }
 
     fn wait_because(&self, reason: String) {
-        let mut view = self.view.borrow_mut();
-        if view.reason != reason {
+        let [_, is_new] = self.view.borrow_mut().enter(State::Waiting, reason.clone());
+        if is_new {
             self.log.info(format_args!("waiting: {reason}"));
         }
-        view.state = State::Waiting;
-        view.reason = reason;
     }
 
     /// Waits before the next try, or until there is an order.

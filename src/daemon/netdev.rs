@@ -76,6 +76,8 @@ pub struct Netdev {
     /// Whose address that is: the config says one, or somebody has set one since the start.
     mac_in_config: bool,
     mac_of_operator: bool,
+    /// What was set again, and could not be, since somebody asked.
+    applied: [u64; 2],
 }
 
 /// What a look at the netdev found.
@@ -142,6 +144,7 @@ impl Netdev {
             mac: None,
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
+            applied: [0; 2],
         };
         netdev.configure(config);
         netdev.begin().await?;
@@ -297,6 +300,11 @@ impl Netdev {
     pub fn set_offloads(&self, allowed: Offloads) -> Result<(), TapError> {
         let Offloads { csum, tso4, tso6, ecn, uso } = allowed;
         self.tap.set_offload(Offload { csum, tso4, tso6, ecn, uso })
+    }
+
+    /// How much was set again, and could not be, since this was last asked.
+    pub fn take_applied(&mut self) -> [u64; 2] {
+        std::mem::take(&mut self.applied)
     }
 
     /// Removes the netdev, or with `keep` leaves it, without carrier.

@@ -256,6 +256,30 @@ mod tests {
     }
 
     #[test]
+    fn of_many_links_of_one_entry_those_that_differ_are_changed() {
+        let crate_of = |slots: &str, more: &str| {
+            let text = format!(
+                "pool = {{ v4 = \"10.77.0.0/16\" }}\n[[link]]\nslots = \"{slots}\"\n\
+                 name = \"bl{{slot}}\"\ntransport = \"shm:/slot{{slot}}.sock\"\n{more}"
+            );
+            Config::parse("f.toml", &text, Role::Master).unwrap()
+        };
+        let old = crate_of("0-63", "");
+        for (slots, more, report) in [
+            ("0-63", "", "64 unchanged"),
+            ("0-63", "[[link]]\nslot = 5\nmtu = 1400", "changed bl5; 63 unchanged"),
+            ("0-63", "[[link]]\nname = \"bl5\"\nqueues = 2", "restarted bl5; 63 unchanged"),
+            ("0-4,6-63", "", "removed bl5; 63 unchanged"),
+            ("0-64", "", "added bl64; 64 unchanged"),
+            ("5-63,0-4", "", "64 unchanged"),
+        ] {
+            let new = crate_of(slots, more);
+            let fates = diff(Role::Master, &old.links, &new.links);
+            assert_eq!(Report::of(fates).to_string(), report, "{slots} {more}");
+        }
+    }
+
+    #[test]
     fn the_control_socket_is_not_changed() {
         let old = config(&[("a", "/a", "")]);
         let mut other = old.clone();

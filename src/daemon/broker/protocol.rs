@@ -53,10 +53,14 @@ pub(super) enum What {
     Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
+    /// Nothing but an answer.
+    Alive,
+    /// The socket that listens where metrics are to be had.
+    Metrics,
 }
 
 impl What {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -71,21 +75,31 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::Alive,
+        Self::Metrics,
         Self::Home,
         Self::Strays,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        let of_all =
-            [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close, Self::Strays];
-        !of_all.contains(&self)
+        !matches!(
+            self,
+            Self::Config
+                | Self::Adopt
+                | Self::Functions
+                | Self::Uevents
+                | Self::Close
+                | Self::Alive
+                | Self::Metrics
+                | Self::Strays
+        )
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close | Self::Home => 0..=0,
+            Self::Adopt | Self::Release | Self::Close | Self::Alive | Self::Home => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -95,6 +109,7 @@ impl What {
             | Self::Uio
             | Self::Functions
             | Self::Uevents
+            | Self::Metrics
             | Self::Strays => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
@@ -244,7 +259,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x10",
+            b"1234\x40",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -15,6 +15,7 @@ use super::functions::Functions;
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
 use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
+use crate::daemon::metrics;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::close::{Closer, Kept};
 #[cfg(feature = "uio")]
@@ -62,6 +63,8 @@ pub(super) struct Server {
     /// For sockets by which peers can have sent what lingers in its closing.
     closer: Closer,
     pub(super) functions: Functions,
+    /// Where metrics are to be had, if that is a file.
+    metrics: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -93,6 +96,7 @@ impl Server {
             sealed: None,
             closer: Closer::default(),
             functions: Functions::default(),
+            metrics: None,
         }
     }
 
@@ -165,11 +169,13 @@ impl Server {
             What::Config => return self.config(),
             What::Adopt => return self.adopt(),
             What::Close => return Ok(self.close()),
+            What::Alive => return Ok(Granted::new(0, Vec::new())),
             What::Function => return self.function(&request.link),
             What::Release => return self.release(&request.link),
             What::Functions => return self.functions(),
             What::Strays => return self.strays(),
             What::Uevents => return self.uevents(),
+            What::Metrics => return self.metrics(),
             _ => {}
         }
         self.serve_link(&request.link)?;
@@ -232,8 +238,22 @@ impl Server {
                 self.links.insert(name, Served::after(Some(served), link));
             }
         }
+        if self.config.as_ref().is_some_and(|was| was.metrics != config.metrics) {
+            self.metrics = None;
+        }
         self.config = Some(config);
         Ok(Granted::new(0, Vec::new()))
+    }
+
+    /// Listens where metrics are to be had, perhaps another time.
+    fn metrics(&mut self) -> Result<Granted, Refused> {
+        // Its own lock must not keep it out.
+        self.metrics = None;
+        let config = self.config.as_ref().ok_or("there is no config yet")?;
+        let place = config.metrics.as_ref().ok_or("the config has no place for metrics")?;
+        let (file, socket) = metrics::listen(place, &config.access)?;
+        self.metrics = file;
+        Ok(socket.into())
     }
 
     /// The functions of known kinds, none if the config has to do with none. Links of patterns without theirs
@@ -289,6 +309,7 @@ impl Server {
     /// Removes the sockets that are listened on, and gives back PCI functions.
     fn close(&mut self) -> Granted {
         self.functions.release_all();
+        self.metrics = None;
         self.links.values_mut().for_each(|link| link.listening = None);
         Granted::new(0, Vec::new())
     }

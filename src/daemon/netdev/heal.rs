@@ -16,6 +16,8 @@ impl Netdev {
         self.take_healed();
         let look = self.settle(self.reconcile, |_| false).await;
         let healed = self.take_healed();
+        self.applied[0] += healed.len() as u64;
+        self.applied[1] += u64::from(matches!(look, Look::Failed(_)));
         let waits = self.subject.waits;
         let failed = look != Look::Good || waits;
         self.pace.looked(Instant::now(), &healed, failed);

@@ -265,7 +265,15 @@ fn rules(part: Part) -> io::Result<Rules> {
     rules.insert(libc::SYS_prctl, one_of(0, options.into_iter().chain(brokers).map(number))?);
     if part == Part::Broker {
         let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET];
-        rules.insert(libc::SYS_socket, one_of(0, families.map(number))?);
+        let mut sockets = one_of(0, families.map(number))?;
+        // It listens on the loopback for who asks for metrics.
+        let internet = [libc::AF_INET, libc::AF_INET6].into_iter();
+        for family in internet.filter(|_| cfg!(feature = "metrics")) {
+            let family = (0, Len::Dword, Is::Eq, number(family));
+            let stream = number(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+            sockets.push(rule(&[family, (1, Len::Dword, Is::Eq, stream)])?);
+        }
+        rules.insert(libc::SYS_socket, sockets);
     }
     if part == Part::Control {
         // A worker binds itself before it takes on its own list.

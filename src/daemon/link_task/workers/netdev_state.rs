@@ -54,6 +54,12 @@ impl Workers<'_> {
         let Some(netdev) = &mut self.netdev else { return Healed::Here };
         let mac = netdev.state().mac;
         let look = netdev.heal().await;
+        let [healed, failed] = netdev.take_applied();
+        {
+            let counts = &mut self.task.view.borrow_mut().counts;
+            counts.heals += healed;
+            counts.heal_failures += failed;
+        }
         if let Look::Gone(why) = &look {
             self.task.log.warn(why);
             return Healed::Gone;
