@@ -158,6 +158,7 @@ fn time(world: &World, eye: &Eye, thing: &Thing) -> Duration {
     let words = thing.broken_by.replace("OTHER", &world.namespace("other"));
     let start = Instant::now();
     words.split("; ").for_each(|words| drop(world.ip("master", words)));
+    let by_ip = start.elapsed();
     let took = loop {
         let seen = eye.see(thing.of);
         let took = start.elapsed();
@@ -167,6 +168,7 @@ fn time(world: &World, eye: &Eye, thing: &Thing) -> Duration {
         assert!(took < PATIENCE, "{}: {seen:?}", thing.name);
         thread::sleep(Duration::from_millis(1));
     };
+    eprintln!("{}: {took:?}, of which ip had {by_ip:?}", thing.name);
     // It was broken, and this daemon it was that has healed it.
     wait(thing.name, || {
         let log = world.log("master");

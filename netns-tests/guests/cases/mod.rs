@@ -3,6 +3,7 @@
 mod bad;
 mod both;
 mod harness;
+mod heal;
 mod hotplug;
 mod netdevs;
 mod probe;
@@ -46,6 +47,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(netdevs::links_in_vrfs_are_reached_by_their_tables_only),
     story!(netdevs::the_model_with_a_vrf_keeps_boards_to_its_table),
     story!(netdevs::networks_behind_boards_are_reached_through_their_links),
+    story!(heal::vlans_and_vrfs_are_made_healed_and_gone_again),
     story!(s390x::split_rings_carry_traffic_both_ways),
     story!(s390x::packed_rings_carry_traffic_both_ways),
     story!(s390x::rings_without_offloads_carry_traffic_both_ways),

@@ -18,9 +18,13 @@ impl Netdev {
     /// dropped early.
     pub async fn changed(&mut self) {
         loop {
+            let now = Instant::now();
             let due = self.pace.due();
-            let sleep = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into());
-            let listens = self.pace.listens(Instant::now());
+            if due.is_some_and(|due| due <= now) {
+                return;
+            }
+            let sleep = tokio::time::sleep_until(due.unwrap_or(now).into());
+            let listens = self.pace.listens(now);
             tokio::select! {
                 () = is_stray(&mut self.strays, &self.subject.desired.name) => {
                     self.homeless = true;
