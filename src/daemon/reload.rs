@@ -2,7 +2,7 @@
 //! which the supervisor then carries out.
 //!
 //! A link is known by its name. One of which both configs say the same is left alone; one that differs
-//! in nothing but addresses, routes, `keep` and, at the master, the MTU is changed as it runs. Any
+//! in nothing but what netlink sets, `keep` and, at the master, the MTU is changed as it runs. Any
 //! other difference is in what the two ends agree on when a link comes up, so that link begins anew.
 
 use std::fmt;
@@ -68,7 +68,9 @@ fn fate(role: Role, old: &LinkConfig, new: &LinkConfig) -> Fate {
     let mut changed = old.clone();
     changed.addresses.clone_from(&new.addresses);
     changed.routes.clone_from(&new.routes);
+    changed.netdev.clone_from(&new.netdev);
     changed.keep = new.keep;
+    changed.up = new.up;
     if role == Role::Master {
         // A board's is what its device offers, which is told but once.
         changed.mtu = new.mtu;

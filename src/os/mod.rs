@@ -18,11 +18,13 @@ pub mod lock;
 pub mod log;
 pub mod netlink;
 pub mod netns;
+pub mod notify;
 pub mod pace;
 pub mod poll;
 pub mod socket_file;
 pub mod tap;
 pub mod terminal;
+pub mod trial;
 pub mod udp;
 #[cfg(feature = "pci")]
 pub mod uevent;

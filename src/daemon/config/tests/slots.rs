@@ -44,7 +44,7 @@ fn links(text: &str) -> Vec<LinkConfig> {
 
 fn shown(link: &LinkConfig) -> Vec<String> {
     let routes = link.routes.iter().map(|route| format!("to {route}"));
-    link.addresses.iter().map(IpPrefix::to_string).chain(routes).collect()
+    link.addresses.iter().map(ToString::to_string).chain(routes).collect()
 }
 
 /// First lines of what is said about `text`, without the file's name.
