@@ -2,6 +2,7 @@
 
 #[cfg(feature = "backplane")]
 pub(crate) mod backplane;
+pub(crate) mod capture;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
 #[cfg(feature = "doctor")]
@@ -96,6 +97,18 @@ pub(crate) enum Command {
     /// Look whether this machine has what links need, and say what to do; nothing is changed
     #[cfg(feature = "doctor")]
     Doctor(doctor::Options),
+    /// Write the frames of a link as they pass, as pcapng, which tshark and Wireshark read meanwhile
+    ///
+    /// Each frame comes with its direction as the netdev sees it, its queue pair, and, if it was dropped, the
+    /// reason as a comment. Another comment says which offloads it carries: such a frame may be larger than
+    /// the MTU, or have a checksum that is not finished. What the reader is too slow for is lost by the
+    /// capture, which counts it; the link does not wait. A capture goes on while its link is restarted.
+    #[command(after_help = "Example: boardlane capture --link bl0 | tshark -r -\n\
+        boardlane capture --link bl0 --drops -w drops.pcapng\n\
+        It ends at Ctrl-C, after --count frames, or with its reader. Frames are shown to root, the daemon's\n\
+        user and the owner of its control socket.\n\
+        Exit status: 1 if it cannot begin, or the daemon ends first; the file is good then, too.")]
+    Capture(capture::Options),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
@@ -142,6 +155,10 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Signals: SIGTERM and SIGINT stop it, and what it has made goes, but for netdevs with `keep`.\n\
+    SIGUSR2 stops it and leaves all netdevs to its next start. SIGHUP has it read its config again."
+)]
 pub(crate) struct DaemonOptions {
     /// The config, such as /etc/boardlane/master.toml; `boardlane check` reads it without running
     #[arg(long, value_name = "FILE")]

@@ -2,7 +2,7 @@
 //!
 //! A link's counts are its name's: they outlive its sessions, and a reload that has it begin anew.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,15 @@ impl LinkCounts {
         if from != to {
             self.was_up = from == Up;
         }
+    }
+}
+
+impl DaemonCounts {
+    /// Of a daemon that starts now.
+    pub fn begin() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Self { started_unix_ms, ..Self::default() }
     }
 }
 

@@ -4,9 +4,11 @@
 //! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
 //! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed. [`probe`] says what stands in a window, [`doctor`] what a machine lacks.
+//! that was killed. [`probe`] says what stands in a window, [`capture`] shows what passes, [`doctor`] says what
+//! a machine lacks, [`service`] to systemd that all is well.
 
 pub mod broker;
+pub mod capture;
 pub mod clean;
 mod columns;
 pub mod config;
@@ -19,10 +21,15 @@ pub mod doctor;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
 pub mod identity;
+mod interrupt;
 pub mod link_task;
+#[cfg_attr(not(feature = "metrics"), path = "metrics/none.rs")]
+pub mod metrics;
+pub mod namespaces;
 pub mod netdev;
 pub mod probe;
 pub mod reload;
+pub mod service;
 pub mod status;
 pub mod supervisor;
 #[cfg(feature = "demo")]

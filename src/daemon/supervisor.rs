@@ -8,7 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -16,19 +17,24 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::broker::{Broker, Started};
+use super::capture::{self, Begun, Captures, Session, Wanted as WantedCapture};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
 use super::counts::DaemonCounts;
 use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
+use super::metrics::Metrics;
+use super::namespaces::Namespaces;
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
+use super::service::attend;
 use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
 use crate::os::log::left_out;
+use crate::os::notify::Manager;
 use crate::os::terminal::Terminal;
 
 /// How long a reload may still take when the daemon is to stop: more than two answers of a broker may.
@@ -49,15 +55,16 @@ impl From<String> for Failure {
     }
 }
 
-/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, or a SIGHUP that says that
-/// its terminal is gone.
+/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, SIGUSR2, which leaves the
+/// netdevs to the next start, or a SIGHUP that says that its terminal is gone.
 ///
 /// # Errors
 /// What ended it.
 pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
     // A link takes some fifteen descriptors, and whoever is on its slot takes of this end what it likes.
     raise_file_limit();
-    // First of all, while this is the only thread and nothing of it is given up.
+    let manager = Manager::of_process();
+    // Now, while this is the only thread and nothing of it is given up.
     let broker = Started::new(role, file, confine)
         .map_err(|e| format!("starting the broker: {e} (`--no-confine broker` does without)"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,18 +72,24 @@ pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    let done = local.block_on(&runtime, supervise(role, broker, confine));
+    let done = local.block_on(&runtime, supervise(role, broker, confine, manager));
     // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }
 
-async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), Failure> {
+async fn supervise(
+    role: Role,
+    broker: Started,
+    confine: Confine,
+    manager: Manager,
+) -> Result<(), Failure> {
     let terminal = Terminal::of_process();
     // Before what takes time: a signal to read the config again must not end a daemon that starts.
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hand_over = signal(SignalKind::user_defined2()).map_err(failed)?;
     let hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
     let config = broker.config().await.map_err(Failure::Config)?;
@@ -86,7 +99,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
     enclose(confine, &config.control);
-    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config));
+    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config, manager));
     daemon.begin(config).await;
     tracing::info!(
         "{role} {} with {} links, pid {}",
@@ -94,15 +107,30 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         daemon.links.borrow().len(),
         std::process::id()
     );
-    let mut done = Ok(());
+    daemon.manager.tell("READY=1");
+    let (mut done, mut keep_netdevs) = (Ok(()), false);
     tokio::select! {
-        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
+        // First: it comes with a SIGTERM close behind it.
+        biased;
+        _ = hand_over.recv() => {
+            tracing::info!("SIGUSR2: stopping, the next start takes over the netdevs");
+            keep_netdevs = true;
+        }
+        () = control.serve(
+            || daemon.status(),
+            |link| daemon.probe(link),
+            |wanted| daemon.capture(wanted),
+            || daemon.reload(),
+        ) => {}
+        () = daemon.metrics.serve(|| daemon.status()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
+        () = attend(&daemon.manager, || daemon.summary(), || broker.answers()) => {}
     }
-    daemon.stop().await;
+    daemon.manager.tell("STOPPING=1");
+    daemon.stop(keep_netdevs).await;
     broker.close().await;
     Ok(done?)
 }
@@ -130,6 +158,7 @@ struct Wanted {
 struct RunningLink {
     name: String,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Sender<Order>,
     /// The number of the last order that it has carried out.
     done: watch::Receiver<u64>,
@@ -167,12 +196,15 @@ impl RunningLink {
 struct Daemon {
     role: Role,
     broker: Broker,
+    manager: Manager,
     control: PathBuf,
     identity: Identity,
     /// What all links count their heartbeats from.
     origin: Instant,
     functions: Functions,
+    metrics: Metrics,
     counts: RefCell<DaemonCounts>,
+    namespaces: Namespaces,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// Whoever adds or ends links holds it for so long.
@@ -183,15 +215,21 @@ struct Daemon {
 
 impl Daemon {
     /// Without links yet.
-    fn new(role: Role, broker: Broker, identity: Identity, config: &Config) -> Self {
+    fn new(
+        role: Role,
+        broker: Broker,
+        identity: Identity,
+        config: &Config,
+        manager: Manager,
+    ) -> Self {
         Self {
             role,
             functions: Functions::new(broker.clone()),
-            counts: RefCell::new(DaemonCounts {
-                started_unix_ms: now_unix_ms(),
-                ..Default::default()
-            }),
+            metrics: Metrics::new(broker.clone()),
+            counts: RefCell::new(DaemonCounts::begin()),
+            namespaces: Namespaces::new(broker.clone()),
             broker,
+            manager,
             origin: Instant::now(),
             control: config.control.clone(),
             identity,
@@ -212,9 +250,17 @@ impl Daemon {
             version: super::VERSION.to_owned(),
             uptime_ms: milliseconds(self.origin.elapsed()),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
-            metrics: None,
+            metrics: self.metrics.status(),
             counts: DaemonCounts { log_lines_left_out: left_out(), ..self.counts.borrow().clone() },
         }
+    }
+
+    /// In a few words.
+    fn summary(&self) -> String {
+        let links = self.links.borrow();
+        let up = links.iter().filter(|link| link.view.borrow().is_up()).count();
+        let plural = if links.len() == 1 { "" } else { "s" };
+        format!("{} link{plural}, {up} up", links.len())
     }
 
     /// What the link of this name says of its window and queues.
@@ -224,11 +270,33 @@ impl Daemon {
         Some(link.view.borrow().probe())
     }
 
+    /// Begins a capture of a link, or says why not.
+    fn capture(&self, wanted: &WantedCapture) -> Result<(Session, Begun), String> {
+        let links = self.links.borrow();
+        let Some(link) = links.iter().find(|link| link.name == wanted.link) else {
+            let names = links.iter().map(|link| &*link.name).collect::<Vec<_>>().join(", ");
+            return Err(format!("there is no link {}; there are: {names}", wanted.link));
+        };
+        if link.view.borrow().in_kernel() {
+            return Err(capture::KERNEL_MOVES.to_owned());
+        }
+        if links.iter().map(|link| link.captures.count()).sum::<usize>() >= capture::MOST {
+            let most = capture::MOST;
+            return Err(format!("{most} captures are under way, which is the most: end one first"));
+        }
+        let queues = link.orders.borrow().config.queues;
+        let session = link.captures.begin(wanted, queues)?;
+        let begun = session.begun(self.role.to_string());
+        Ok((session, begun))
+    }
+
     /// Reads the config again and does what is different in it, as a task.
     fn reload(self: &Rc<Self>) -> JoinHandle<Result<Report, ReloadError>> {
         let daemon = self.clone();
         spawn_local(async move {
+            daemon.manager.tell("RELOADING=1");
             let done = daemon.reread().await;
+            daemon.manager.tell("READY=1");
             let counts = &mut daemon.counts.borrow_mut();
             match &done {
                 Ok(report) => {
@@ -286,6 +354,7 @@ impl Daemon {
         for function in nameless.iter().filter(|it| !wanted.nameless.contains(it)) {
             tracing::warn!("PCI function {function} has no name by its pattern: give it an entry");
         }
+        self.metrics.move_to(config.metrics.as_ref());
         let links = config.links_with(&there);
         let fates = diff(self.role, &wanted.links, &links);
         // A slot, a name or an address may go from one link to another: first those end that do.
@@ -345,52 +414,56 @@ impl Daemon {
             let known = known.map(|at| running.remove(at));
             links.push(match known {
                 Some(link) if link.task.is_some() => link,
-                ended => self.start_link(place, config.clone(), ended.as_ref()),
+                ended => self.start_link(place, config.clone(), ended),
             });
         }
+        running.iter().for_each(|link| link.captures.end("the config has this link no more"));
     }
 
-    /// Starts a link, which goes on to count what one of its name that has `ended` has counted.
+    /// Starts a link. What one of its name that has `ended` has counted counts on, and who captures it goes on.
     fn start_link(
         &self,
         place: usize,
         config: LinkConfig,
-        ended: Option<&RunningLink>,
+        ended: Option<RunningLink>,
     ) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
-        let ended = ended.map(|link| link.view.borrow());
-        let view = Rc::new(RefCell::new(View::after(&config, ended.as_deref())));
+        if config.netns.is_some() {
+            self.namespaces.follow();
+        }
+        let before = ended.as_ref().map(|link| link.view.borrow());
+        let view = Rc::new(RefCell::new(View::after(&config, before.as_deref())));
+        drop(before);
+        let captures = ended.map(|link| link.captures).unwrap_or_default();
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
         let broker = self.broker.clone();
         let shared = Shared {
             broker,
             functions: self.functions.subscribe(),
+            strays: self.namespaces.subscribe(),
             origin: self.origin,
             view: view.clone(),
+            captures: captures.clone(),
             orders: ordered,
             done: carried_out,
         };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
-        RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
+        RunningLink { name, view, captures, orders, done, task: Some(spawn_local(task.run())) }
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
-    async fn stop(&self) {
+    /// Their netdevs may be left to the next start.
+    async fn stop(&self, keep_netdevs: bool) {
         let wanted = timeout(RELOAD_LIMIT, self.wanted.lock()).await;
         if wanted.is_err() {
             tracing::warn!("a change of links hangs, and is given up");
         }
         self.stopping.set(true);
-        let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
+        let tasks =
+            self.links.take().iter_mut().filter_map(|link| link.stop(keep_netdevs)).collect();
         await_ends(tasks).await;
     }
-}
-
-/// Milliseconds since 1970.
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn await_ends(tasks: Vec<JoinHandle<()>>) {

@@ -360,6 +360,12 @@ impl Path for DevicePath {
         Ok(judged.map_or_else(Taken::Dropped, |()| Taken::Frame(total)))
     }
 
+    fn rejected(&self) -> (&[u8], usize) {
+        let total = self.transmit.readable_len() as usize;
+        let start = if total > LARGEST { 0 } else { total.min(PREFIX_LEN) };
+        (&self.inward[..start], total)
+    }
+
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         if let Some(transmitq) = &mut self.transmitq {
             transmitq.push(mem, self.transmit.head, 0);

@@ -239,12 +239,17 @@ impl Path for DriverPath {
         let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
         path::copy_out(mem, &self.spans, self.begun, &mut self.inward[self.begun..cut]);
         self.copied = self.copied.wrapping_add(cut - self.begun);
+        self.begun = cut;
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
             return Ok(Inward::Dropped(reason));
         }
         path::skip(&mut self.spans, cut);
         Ok(Inward::Frame { prefix, tail: &self.spans, len: self.total - HEADER_LEN })
+    }
+
+    fn rejected(&self) -> (&[u8], usize) {
+        (&self.inward[..self.begun], self.total)
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {

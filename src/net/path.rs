@@ -184,6 +184,11 @@ pub trait Path: Send + fmt::Debug {
         self.received(mem)?;
         Ok(taken)
     }
+    /// Of the frame that `receive` has just dropped: its private start, as far as there is one, and its
+    /// length, if that is known. Both with header.
+    fn rejected(&self) -> (&[u8], usize) {
+        (&[], 0)
+    }
     /// The frame that `receive` gave is done with.
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError>;
     /// Publishes what was given back. `true`: ring the other end.
@@ -363,7 +368,7 @@ fn put_in(
 }
 
 /// Copies bytes out of the spans, starting `at` bytes into them; the spans hold as many.
-pub(super) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut [u8]) {
+pub(crate) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut [u8]) {
     let mut out = out;
     for &span in spans {
         if at >= span.len() {

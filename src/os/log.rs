@@ -6,13 +6,15 @@
 //! told at the interval's end, with the last of the lines: it says how things are now.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
+
+use crate::atomic::AtomicU64;
 
 /// Lines of one level about one subject in an interval, at most; and one more, which says how many there
 /// would have been.

@@ -25,6 +25,12 @@ pub(super) enum What {
     /// A link's TAP, made or adopted, and two rtnetlink sockets in its network namespace: for requests,
     /// and for notices; mostly also the right to the netdev's name.
     Netdev,
+    /// To have the netdev of that TAP be in its network namespace again, by its name; its index there, or
+    /// 0 if the kernel does not tell where it is.
+    Home,
+    /// The links whose network namespace is not the one any more that their TAP was made in, as a text of
+    /// lines.
+    Strays,
     /// Another queue of that TAP.
     Queue,
     /// A connection to a link's slot.
@@ -47,10 +53,14 @@ pub(super) enum What {
     Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
+    /// Nothing but an answer.
+    Alive,
+    /// The socket that listens where metrics are to be had.
+    Metrics,
 }
 
 impl What {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 18] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -65,18 +75,31 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::Alive,
+        Self::Metrics,
+        Self::Home,
+        Self::Strays,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
-        !of_all.contains(&self)
+        !matches!(
+            self,
+            Self::Config
+                | Self::Adopt
+                | Self::Functions
+                | Self::Uevents
+                | Self::Close
+                | Self::Alive
+                | Self::Metrics
+                | Self::Strays
+        )
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close => 0..=0,
+            Self::Adopt | Self::Release | Self::Close | Self::Alive | Self::Home => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -85,15 +108,17 @@ impl What {
             | Self::VhostNet
             | Self::Uio
             | Self::Functions
-            | Self::Uevents => 1..=1,
+            | Self::Uevents
+            | Self::Metrics
+            | Self::Strays => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
     }
 
-    /// How many descriptors it comes with: of the TAP whose queue it is to be.
+    /// How many descriptors it comes with: of the TAP that it is about.
     pub(super) fn fds_given(self) -> usize {
-        usize::from(self == Self::Queue)
+        usize::from(matches!(self, Self::Queue | Self::Home))
     }
 }
 
@@ -234,7 +259,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0e",
+            b"1234\x40",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -263,6 +263,11 @@ fn who_manages_netdevs_is_asked_to_leave_ours() {
 #[test]
 fn daemons_are_asked_how_they_are() {
     let mut made = Made::new();
+    let mut current = sample();
+    current.version = crate::daemon::VERSION.into();
+    for link in &mut current.links {
+        link.peer_version = Some(current.version.clone());
+    }
     let mut other = sample();
     (other.role, other.version) = ("agent".into(), "0.0.9".into());
     other.links.truncate(1);
@@ -270,7 +275,7 @@ fn daemons_are_asked_how_they_are() {
     let dead = Err("its daemon is gone: start it again, or remove the file".to_owned());
     made.0.daemons = vec![
         ("/run/boardlane/agent.sock".into(), Ok(other)),
-        ("/run/boardlane/master.sock".into(), Ok(sample())),
+        ("/run/boardlane/master.sock".into(), Ok(current)),
         ("/run/boardlane/x.sock".into(), dead),
     ];
     made.0.leftovers = vec!["netdev bl9".into()];

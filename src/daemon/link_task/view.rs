@@ -1,7 +1,7 @@
 //! What `status` shows of a link; written by the link's task.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,11 @@ impl View {
         is_new
     }
 
+    /// Whether frames flow.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
     /// The link has left its slot.
     pub(super) fn link_down(&mut self) {
         self.carrier = false;
@@ -114,6 +119,11 @@ impl View {
         let pair = usize::from(pair);
         self.stats.resize_with(self.stats.len().max(pair + 1), Arc::default);
         self.stats[pair].clone()
+    }
+
+    /// Whether the kernel moves its frames, as far as that is known.
+    pub fn in_kernel(&self) -> bool {
+        self.pump.mode != PumpStatus::default().mode
     }
 
     /// What it says of its window and queues.
@@ -145,7 +155,7 @@ impl View {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
                 transfers: sum(|stats| &stats.transfers),
                 bytes: sum(|stats| &stats.transfer_bytes),
-                under_way: sum(|stats| &stats.under_way),
+                under_way: self.stats.iter().map(|stats| gauge(&stats.under_way)).sum(),
                 most_under_way: self
                     .stats
                     .iter()
@@ -197,7 +207,7 @@ fn queue(stats: &QueueStats) -> QueueStatus {
 
 /// What the netdev receives comes by the one queue, and what it sends goes out by the other.
 fn filled(stats: &QueueStats) -> FilledStatus {
-    let of = |way: usize| Filled { out: count(&stats.filled[way]), size: count(&stats.sizes[way]) };
+    let of = |way: usize| Filled { out: gauge(&stats.filled[way]), size: gauge(&stats.sizes[way]) };
     FilledStatus { rx: of(IN), tx: of(OUT) }
 }
 
@@ -208,6 +218,10 @@ fn traffic(stats: &DirectionStats) -> Traffic {
         bytes: count(&stats.bytes),
         drops: drops.filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
     }
+}
+
+fn gauge(gauge: &AtomicU32) -> u64 {
+    gauge.load(Ordering::Relaxed).into()
 }
 
 fn count(counter: &AtomicU64) -> u64 {

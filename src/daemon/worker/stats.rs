@@ -1,7 +1,7 @@
 //! What a worker counts.
 
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::atomic::AtomicU64;
 use crate::daemon::status::CpuStatus;
@@ -14,8 +14,8 @@ pub(super) fn add(counter: &AtomicU64, n: usize) {
 }
 
 /// Says how much there is now.
-pub(super) fn set(gauge: &AtomicU64, n: usize) {
-    gauge.store(n as u64, Ordering::Relaxed);
+pub(super) fn set(gauge: &AtomicU32, n: usize) {
+    gauge.store(u32::try_from(n).unwrap_or(u32::MAX), Ordering::Relaxed);
 }
 
 /// Counters of one direction; written by one worker, read by anyone.
@@ -64,9 +64,9 @@ pub struct QueueStats {
     pub wakeups: AtomicU64,
     /// Descriptors of each way's queue ([`OUT`](super::OUT), [`IN`](super::IN)) that are with the device, and
     /// how many there are; as [`Path::filled`](crate::net::path::Path::filled) has them.
-    pub filled: [AtomicU64; 2],
+    pub filled: [AtomicU32; 2],
     /// As above.
-    pub sizes: [AtomicU64; 2],
+    pub sizes: [AtomicU32; 2],
     /// Bytes of frames that our own code copied; not what system calls and the engine did.
     pub copied: AtomicU64,
     /// Transfers given to the engine, and their bytes.
@@ -74,7 +74,7 @@ pub struct QueueStats {
     /// As above.
     pub transfer_bytes: AtomicU64,
     /// Transfers that are under way.
-    pub under_way: AtomicU64,
+    pub under_way: AtomicU32,
     /// Most transfers that were under way at once.
     pub most_under_way: AtomicU64,
     /// The CPU that its thread is bound to, or is not; written as it starts.

@@ -92,6 +92,25 @@ impl Lane {
         self.flights.front().is_some_and(landed)
     }
 
+    /// Puts the pieces from `first` on into the open transfer, or has the CPU copy them at once.
+    pub(super) fn board(
+        &mut self,
+        mem: &BusMemory,
+        local: &BusMemory,
+        first: usize,
+        len: usize,
+        cpu: Cpu,
+    ) -> Option<u32> {
+        let pieces = &self.open.pieces[first..];
+        let by_cpu = |p: &Piece| cpu.suits(mem, p) && copy(mem, local, p);
+        if len == 0 || len < cpu.below && pieces.iter().all(by_cpu) {
+            self.open.pieces.truncate(first);
+            return None;
+        }
+        self.open_len += len;
+        Some(self.open.token)
+    }
+
     /// Whether the open transfer shall go to the engine.
     pub(super) fn is_full(&self) -> bool {
         self.open_len >= MOST_BYTES || self.open.pieces.len() >= MOST_PIECES
