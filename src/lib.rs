@@ -53,7 +53,7 @@
 //! | 3 | [`net`] | frames and chains, offloads, the device model |
 //! | 2 | [`virtqueue`], [`tunnel`], [`dma`] | rings, driver and device half; configuration messages; copies as values |
 //! | 1 | [`memory`] | bus addresses, regions, access to shared memory |
-//! | 0 | [`spec`], [`planted`] | numbers and octets of the standards; bugs for tests to plant |
+//! | 0 | [`spec`], [`atomic`], [`planted`] | numbers and octets of the standards; counters; bugs for tests to plant |
 //!
 //! Floors 0 to 5 use no OS: without features this crate is them, over zerocopy alone. `unsafe` stands
 //! in [`memory::mapping`] and `os` only.
@@ -63,6 +63,7 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod daemon;
 pub mod dma;

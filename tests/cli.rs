@@ -71,6 +71,12 @@ fn the_example_configs_are_good_and_fit_each_other() {
         transports.push(transport.unwrap().to_owned());
     }
     assert_eq!(transports[0], transports[1]);
+    let file = |name| directory.join(name).to_str().unwrap().to_owned();
+    let (_, master, _) = run(&["check", "--expand", &file("master-crate.toml")]);
+    let (_, agent, _) = run(&["check", "--expand", &file("agent-crate.toml")]);
+    assert_eq!(master.matches("\n[[link]]\n").count(), 16);
+    assert!(master.contains("\naddress = [\"10.77.0.1/30\", \"fd77::1/64\"]\n"), "{master}");
+    assert!(agent.contains("{ to = \"10.77.0.0/16\", via = \"10.77.0.1\" }"), "{agent}");
     let mut others = vec!["agent-vhost-user.toml", "master-vhost-user.toml"];
     if cfg!(feature = "pci") {
         others.push("master-pci.toml");
@@ -95,7 +101,7 @@ fn the_readme_has_the_example_configs_every_key_and_every_drop() {
     let keys = expanded.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));
     let keys: Vec<&str> = keys.map(|(key, _)| key).collect();
     assert!(keys.contains(&"heartbeat_ms"), "{expanded}");
-    for key in keys {
+    for key in keys.into_iter().chain(["slots"]) {
         assert!(readme.contains(&format!("`{key}`")), "the key {key}");
     }
     for drop in boardlane::net::frame::Drop::ALL {

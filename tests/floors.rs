@@ -14,7 +14,7 @@ use source::{Source, module_of};
 
 /// The floors, lowest first, each with the top modules on it.
 const FLOORS: &[&[&str]] = &[
-    &["spec", "planted"],
+    &["spec", "atomic", "planted"],
     &["memory"],
     &["virtqueue", "tunnel", "dma"],
     &["net"],

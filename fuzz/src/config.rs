@@ -25,7 +25,8 @@ fn judge(text: &str) {
         match (verdict, Config::parse("test.toml", text, role)) {
             (Ok(config), Ok(again)) => {
                 assert_eq!(config, again);
-                assert!(!config.links.is_empty());
+                assert!(!config.links.is_empty() || !config.patterns.is_empty());
+                assert!(config.links.len() <= 256);
                 let expanded = config.expand(&[]);
                 match Config::parse("expanded.toml", &expanded, role) {
                     Ok(same) => assert_eq!(same, config, "{expanded}"),
@@ -50,6 +51,8 @@ const KEYS: &[&str] = &[
     "address",
     "route",
     "slot",
+    "slots",
+    "pool",
     "mac",
     "mtu",
     "queues",
@@ -78,6 +81,13 @@ const KEYS: &[&str] = &[
 const VALUES: &[&str] = &[
     "\"bl0\"",
     "\"bl1\"",
+    "\"bl{slot}\"",
+    "\"shm:/slot{slot:02x}\"",
+    "\"0-63\"",
+    "\"3,7-8\"",
+    "{ v4 = \"10.77.0.0/24\", prefix = 31, v6 = \"fd77::/48\" }",
+    "[{ to = \"pool\", via = \"peer\" }]",
+    "[\"peer\"]",
     "\"shm:/run/boardlane/slot0.sock\"",
     "\"shm:/s\"",
     "\"shm:\"",
@@ -143,7 +153,11 @@ fn nearly_right(script: &mut Octets<'_>) -> String {
         let key = KEYS[usize::from(script.u8()) % KEYS.len()];
         match script.u8() {
             0..=7 => text.push_str("[[link]]\nname = \"bl2\"\ntransport = \"shm:/t\"\n"),
-            8..=15 => text.push_str("[[link]]\n"),
+            8..=11 => text.push_str("[[link]]\n"),
+            12..=13 => text.push_str("[defaults]\n"),
+            14..=15 => text.push_str(
+                "[[link]]\nslots = \"0-9\"\nname = \"b{slot}\"\ntransport = \"shm:/{slot}\"\n",
+            ),
             16..=31 => {
                 let len = script.u8().into();
                 text.push_str(&format!(

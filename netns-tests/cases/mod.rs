@@ -8,6 +8,7 @@ mod bridge;
 mod clean;
 mod config;
 mod confine;
+mod crate_of_boards;
 pub(crate) mod cycles;
 mod dead;
 mod demo;
@@ -52,6 +53,9 @@ pub(crate) const ALL: &[Case] = &[
     case!(features::a_master_without_one_feature_has_a_link_that_works),
     case!(features::ethtool_shows_what_was_negotiated, "ethtool"),
     case!(features::iperf3_passes_without_each_feature, "iperf3", "ss"),
+    case!(
+        crate_of_boards::sixty_four_boards_by_one_entry_reach_each_other_and_a_reload_touches_one
+    ),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
     case!(basics::an_mtu_of_68_carries_v4, "ping"),

@@ -9,6 +9,7 @@
 //! A key that this version does not work on yet is refused, never ignored.
 
 mod cpu;
+mod defaults;
 mod expand;
 mod ip;
 mod layout;
@@ -16,9 +17,11 @@ mod limits;
 mod link;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
 mod pattern;
+mod pool;
 mod problem;
 mod pump;
 mod reader;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -29,14 +32,13 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::Role;
 use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
-use link::Entry;
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
@@ -134,10 +136,15 @@ impl LinkConfig {
     /// The slot's number, if the link itself tells it.
     pub fn known_slot(&self) -> Option<u32> {
         self.slot.or_else(|| match &self.transport {
-            Transport::Shm(path) => path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok(),
+            Transport::Shm(path) => slot_of_socket(path),
             other => pattern::slot(other),
         })
     }
+}
+
+/// The number of the slot that has this socket, such as `slot7.sock`.
+fn slot_of_socket(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.strip_prefix("slot")?.parse().ok()
 }
 
 /// What the other end may send in a second, with one limit at least.
@@ -407,47 +414,11 @@ impl Config {
             reader.socket_path(&path, &span).then_some(path)
         });
         let access = transport::read_access(&mut reader, root, "control_mode", "control_owner");
-        let (links, patterns) = read_links(&mut reader, root, role);
-        if reader.has_problems() {
+        let (links, patterns) = slots::read_links(&mut reader, root, role);
+        if reader.problems() > 0 {
             return Err(reader.into_error(file));
         }
         let control = control.unwrap_or_else(|| role.default_control());
         Ok(Self { control, access, links, patterns })
     }
-}
-
-fn read_links(
-    reader: &mut Reader<'_>,
-    root: &DeTable<'_>,
-    role: Role,
-) -> (Vec<LinkConfig>, Vec<Pattern>) {
-    let end = reader.end();
-    let Some((key, value)) = root.get_key_value("link") else {
-        reader.problem(end, "there is no link", "add a [[link]] with name and transport");
-        return Default::default();
-    };
-    let DeValue::Array(tables) = value.get_ref() else {
-        let what = format!("link is {}", reader::kind(value.get_ref()));
-        reader.problem(key.span(), what, "write [[link]] above the keys of each link");
-        return Default::default();
-    };
-    if tables.is_empty() {
-        reader.problem(value.span(), "there is no link", "add a [[link]] with name and transport");
-    }
-    let (mut links, mut patterns) = (Vec::new(), Vec::new());
-    for item in tables {
-        let DeValue::Table(table) = item.get_ref() else {
-            let what = format!("this link is {}", reader::kind(item.get_ref()));
-            reader.problem(item.span(), what, "write [[link]] above the keys of each link");
-            continue;
-        };
-        match link::read(reader, table, item.span(), role) {
-            Some(Entry::Link(link)) => links.push((link, table)),
-            Some(Entry::Pattern(pattern)) => patterns.push((pattern, table)),
-            None => {}
-        }
-    }
-    pattern::check_all(reader, &links, &patterns);
-    let links = links.into_iter().map(|(link, _)| link).collect();
-    (links, patterns.into_iter().map(|(pattern, _)| pattern).collect())
 }

@@ -16,8 +16,6 @@ pub mod path;
 #[cfg(test)]
 mod path_tests;
 pub mod placement;
-// For daemons, which count in 64 bits anyway.
-#[cfg(target_has_atomic = "64")]
 pub mod rate;
 pub mod settings;
 pub mod sources;

@@ -16,8 +16,10 @@
 //! worker that may take no more looks again when half of [`BURST`] has come back, so that it wakes
 //! a few hundred times a second at most, and asks for no doorbells meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use crate::atomic::AtomicU64;
 
 /// What may come at once after a pause, as time at the rate.
 pub const BURST: Duration = Duration::from_millis(10);

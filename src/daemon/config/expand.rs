@@ -19,6 +19,8 @@ impl Config {
         let mut text = format!("control = {}\n", string(self.control.display()));
         let [mode, owner] = access("control", &self.access);
         text.push_str(&format!("{} = {}\n{} = {}\n", mode.0, mode.1, owner.0, owner.1));
+        text.push_str("# pool = spread over the links below\n");
+        text.push_str("# defaults = none, as each link has all keys\n");
         for link in &self.links {
             text.push_str("\n[[link]]\n");
             expand_link(link, &link.transport.to_string(), &mut text);

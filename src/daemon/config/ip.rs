@@ -64,12 +64,20 @@ fn prefix(text: &str, like: &str) -> Result<IpPrefix, Wrong> {
             let max = if addr.is_ipv4() { 32 } else { 128 };
             (format!("{} is not a prefix length", quoted(&given)), format!("write 0 to {max}"))
         }
-        PrefixError::Address { given } => (
-            format!("{} is not an address with a prefix length", quoted(&given)),
-            format!("write it as {like}"),
-        ),
+        PrefixError::Address { given } => {
+            let what = format!("{} is not an address with a prefix length", quoted(&given));
+            (what, unless_of_pool(text, format!("write it as {like}")))
+        }
         other => (other.to_string(), format!("write it as {like}")),
     })
+}
+
+/// The remedy for a word that is no address, where only the pool could make it one.
+fn unless_of_pool(text: &str, remedy: String) -> String {
+    match text {
+        "peer" | "pool" => "this word is for links with addresses of a pool of that family".into(),
+        _ => remedy,
+    }
 }
 
 fn with_length(addr: IpAddr) -> String {
@@ -125,7 +133,7 @@ pub(super) fn next_hop(
 ) -> Result<IpAddr, Wrong> {
     let Ok(via) = text.parse::<IpAddr>() else {
         let what = format!("{} is not an IP address", quoted(text));
-        return Err((what, r#"write the next hop's, as "10.77.0.2""#.into()));
+        return Err((what, unless_of_pool(text, r#"write the next hop's, as "10.77.0.2""#.into())));
     };
     if via.is_ipv4() != to.addr().is_ipv4() {
         let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };

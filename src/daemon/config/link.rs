@@ -61,9 +61,6 @@ pub(super) fn read(
     let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
     check_mtu(reader, table, mtu, addresses.as_deref().unwrap_or_default(), &routes);
     let slot = reader.number(table, "slot", 0..=SLOT_MAX);
-    if let (Some(slot), Some(value)) = (slot, table.get("slot")) {
-        reader.once("slot", slot, &value.span(), "give each link its own slot");
-    }
     let port = read_port(reader, table);
     let dma = match read_choice(reader, table, &DMA) {
         Some("direct") => Dma::Direct,
@@ -219,8 +216,7 @@ fn read_name(
         let what = "'*' stands for a function's place, and this transport is no pattern".to_owned();
         (what, r#"write another name, as "bl0", or transport = "pci:0000:03:*""#)
     } else if longest.len() > NAME_MAX {
-        let which = if functions.is_some() { &format!(" {}", quoted(longest)) } else { "" };
-        let what = format!("the name{which} has {} bytes", longest.len());
+        let what = format!("the name {} has {} bytes", quoted(longest), longest.len());
         (what, "a netdev's name has at most 15")
     } else if matches!(name, "." | ".." | "all" | "default" | "lo") {
         (format!("no link can be named {name:?}"), r#"write another name, as "bl0""#)

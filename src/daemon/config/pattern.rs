@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use toml::de::DeTable;
 
 use super::problem::quoted;
-use super::reader::Reader;
+use super::reader::{Place, Reader};
 use super::{Config, LinkConfig, Netns, Role, Transport, transport};
 pub use crate::os::fabric::pci::Address;
 use crate::os::fabric::pci::{Mode, Wanted, Which};
@@ -281,37 +281,40 @@ fn refuse_one_links(reader: &mut Reader<'_>, table: &DeTable<'_>) {
     }
 }
 
-/// Entries of a kind, each with the table that it stands in.
-type Entries<'t, T> = [(T, &'t DeTable<'t>)];
+/// Where an entry has its name and its transport.
+pub(super) struct Places {
+    pub(super) name: Place,
+    pub(super) transport: Place,
+}
 
 /// Notes entries that want the same functions or names.
 pub(super) fn check_all(
     reader: &mut Reader<'_>,
-    links: &Entries<'_, LinkConfig>,
-    patterns: &Entries<'_, Pattern>,
+    links: &[(LinkConfig, Places)],
+    patterns: &[(Pattern, Places)],
 ) {
-    let place = |table: &DeTable<'_>, key| table.get(key).map_or(0..0, |value| value.span());
-    for (at, (pattern, table)) in patterns.iter().enumerate() {
-        let (name, transport) = (place(table, "name"), place(table, "transport"));
-        let (name_line, transport_line) = (reader.line(&name), reader.line(&transport));
+    for (at, (pattern, places)) in patterns.iter().enumerate() {
+        let (name_line, transport_line) =
+            (reader.line(&places.name), reader.line(&places.transport));
         let mut before = patterns[..at].iter();
-        let shared = before.find_map(|(other, table)| {
-            Some((pattern.functions.shared(&other.functions)?, place(table, "transport")))
+        let shared = before.find_map(|(other, places)| {
+            Some((pattern.functions.shared(&other.functions)?, &places.transport))
         });
         if let Some((address, other)) = shared {
-            let what = format!("{address} is of the pattern on line {}, too", reader.line(&other));
-            reader.problem(transport, what, "write patterns that have no function in common");
+            let what = format!("{address} is of the pattern on line {}, too", reader.line(other));
+            let remedy = "write patterns that have no function in common";
+            reader.problem(places.transport.clone(), what, remedy);
         }
-        for (link, table) in links {
+        for (link, places) in links {
             if pattern.function(&link.name).is_some() {
                 let name = quoted(&link.name);
                 let what = format!("{name} is a name that the pattern on line {name_line} gives");
-                reader.problem(place(table, "name"), what, "write another name");
+                reader.problem(places.name.clone(), what, "write another name");
             }
             if matches!(link.transport, Transport::Pci(Wanted { which: Which::Auto, .. })) {
                 let what =
                     format!("auto takes any function, as the pattern on line {transport_line}");
-                reader.problem(place(table, "transport"), what, "write the function's address");
+                reader.problem(places.transport.clone(), what, "write the function's address");
             }
         }
     }

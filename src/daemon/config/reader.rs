@@ -1,6 +1,6 @@
 //! Takes typed values out of the tree of a config file, and notes what is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -17,8 +17,14 @@ pub(super) const TOP: Keys = &[
     ("control", r#"control = "/run/boardlane/master.sock""#),
     ("control_mode", r#"control_mode = "0660""#),
     ("control_owner", r#"control_owner = "root:netdev""#),
+    ("pool", r#"pool = { v4 = "10.77.0.0/16", prefix = 30, v6 = "fd77::/48" }"#),
+    ("defaults", "[defaults]"),
     ("link", "[[link]]"),
 ];
+
+/// Keys of a pool.
+pub(super) const POOL: Keys =
+    &[("v4", r#"v4 = "10.77.0.0/16""#), ("prefix", "prefix = 30"), ("v6", r#"v6 = "fd77::/48""#)];
 
 /// Keys of a `[[link]]`.
 pub(super) const LINK: Keys = &[
@@ -30,6 +36,7 @@ pub(super) const LINK: Keys = &[
     ("address", r#"address = ["10.77.0.1/30", "fd77::1/64"]"#),
     ("route", r#"route = [{ to = "10.80.0.0/24", via = "10.77.0.2" }]"#),
     ("slot", "slot = 0"),
+    ("slots", r#"slots = "0-15""#),
     ("mac", r#"mac = "02:00:00:00:00:01""#),
     ("mtu", "mtu = 1500"),
     ("queues", "queues = 1"),
@@ -140,15 +147,18 @@ impl<'t> Reader<'t> {
         self.problem(place, what, remedy);
     }
 
-    pub(super) fn has_problems(&self) -> bool {
-        !self.problems.is_empty()
+    /// How many problems have been noted.
+    pub(super) fn problems(&self) -> usize {
+        self.problems.len()
     }
 
     /// All problems, in the order of the file.
     pub(super) fn into_error(mut self, file: &str) -> ConfigError {
         self.problems.sort_by_key(|(place, _, _)| place.start);
-        // The parser tells of each bracket that the end of the file leaves open.
-        self.problems.dedup_by(|a, b| (a.0.start, &a.1) == (b.0.start, &b.1));
+        // The parser tells of each bracket that the end of the file leaves open, and each link of what is
+        // wrong in the defaults.
+        let mut told = BTreeSet::new();
+        self.problems.retain(|(place, what, _)| told.insert((place.start, what.clone())));
         let more = self.problems.len().saturating_sub(SHOWN_MAX);
         let shown = self.problems.into_iter().take(SHOWN_MAX);
         let problems = shown
@@ -180,25 +190,33 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Notes a value that may stand only once in the file; `shown` says what it is.
+    /// Notes a value that may stand only once in the file; `what` says what it is. Whether it is the first.
     pub(super) fn once(
         &mut self,
         what: &'static str,
         value: impl Display,
         place: &Place,
         remedy: &str,
-    ) {
+    ) -> bool {
         let value = value.to_string();
         match self.seen.get(&(what, value.clone())) {
             None => {
                 self.seen.insert((what, value), place.start);
+                true
             }
             Some(&first) => {
                 let line = self.line(&(first..first));
                 // Within a namespace's values the namespace stands behind a line feed.
-                let value = value.split('\n').next().unwrap_or_default();
-                let what = format!("{what} {} stands on line {line} already", quoted(value));
-                self.problem(place.clone(), what, remedy);
+                let value = quoted(value.split('\n').next().unwrap_or_default());
+                if first == place.start {
+                    // In the defaults, or in an entry of many slots.
+                    let what = format!("{what} {value} is given to several links");
+                    self.problem(place.clone(), what, format!("{remedy}, or write {{slot}} in it"));
+                } else {
+                    let what = format!("{what} {value} stands on line {line} already");
+                    self.problem(place.clone(), what, remedy);
+                }
+                false
             }
         }
     }
@@ -206,7 +224,7 @@ impl<'t> Reader<'t> {
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
         let example =
-            [LINK, ROUTE, ENGINE, UIO, RATE, TOP].iter().find_map(|keys| example(keys, key));
+            [LINK, ROUTE, ENGINE, UIO, RATE, POOL, TOP].iter().find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

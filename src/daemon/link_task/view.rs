@@ -1,10 +1,11 @@
 //! What `status` shows of a link; written by the link's task.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::probed::Probed;
+use crate::atomic::AtomicU64;
 use crate::daemon::config::LinkConfig;
 use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};

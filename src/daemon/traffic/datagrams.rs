@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::tcp::keep_time;
 use super::{SLICE, Throughput, is_pause};
+use crate::atomic::AtomicU64;
 use crate::os::netns::Namespace;
 use crate::os::udp;
 

@@ -1,13 +1,14 @@
 //! Ethernet frames of one length, as many as the kernel takes, past its protocols.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, netdevice, sendmmsg};
 use socket2::Socket;
 
 use super::SLICE;
+use crate::atomic::AtomicU64;
 use crate::os::announce;
 
 /// Frames of one system call.

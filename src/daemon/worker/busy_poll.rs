@@ -11,10 +11,12 @@
 //!   a peer likes, gets none.
 //! * Else, as with a ping a second, it sleeps at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::QueueStats;
+
+use crate::atomic::AtomicU64;
 
 /// Looks after much was moved. In frames of 64 bytes a second, against none: one 1.2, two to thirty 1.35 to
 /// 1.45; in TCP, two to eight 1.05, forty 0.9.

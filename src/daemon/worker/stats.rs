@@ -1,8 +1,9 @@
 //! What a worker counts.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use crate::atomic::AtomicU64;
 use crate::daemon::status::CpuStatus;
 use crate::net::frame::Drop as FrameDrop;
 

@@ -2,7 +2,7 @@
 
 use toml::de::DeTable;
 
-use super::reader::Reader;
+use super::reader::{Place, Reader};
 use super::{Config, LinkConfig, Netns, Role, Transport, transport};
 
 /// No function.
@@ -77,9 +77,10 @@ pub(super) fn read(
     (None, transport::read(reader, table, role))
 }
 
-pub(super) fn check_all(
-    _: &mut Reader<'_>,
-    _: &[(LinkConfig, &DeTable<'_>)],
-    _: &[(Pattern, &DeTable<'_>)],
-) {
+/// Where an entry has its name and its transport.
+pub(super) struct Places {
+    pub(super) name: Place,
+    pub(super) transport: Place,
 }
+
+pub(super) fn check_all(_: &mut Reader<'_>, _: &[(LinkConfig, Places)], _: &[(Pattern, Places)]) {}

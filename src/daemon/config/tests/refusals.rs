@@ -305,7 +305,7 @@ fn an_unknown_key_brings_the_nearest_known_one_to_mind() {
         (
             "[zzz]",
             "4:2: unknown key \"zzz\"",
-            "known here: control, control_mode, control_owner, link",
+            "known here: control, control_mode, control_owner, pool, defaults, link",
         ),
     ]);
     let said = complaint(&format!("mtu = 1500\n{HEAD}"));
@@ -352,7 +352,11 @@ fn a_name_that_no_netdev_can_have_is_refused() {
     let letters = "use letters, digits, - and _";
     for (name, what, remedy) in [
         ("", "the name is empty", example),
-        ("sixteen-bytes-xx", "the name has 16 bytes", "a netdev's name has at most 15"),
+        (
+            "sixteen-bytes-xx",
+            "the name \"sixteen-bytes-xx\" has 16 bytes",
+            "a netdev's name has at most 15",
+        ),
         ("a/b", "'/' cannot stand in a netdev's name", letters),
         ("a b", "' ' cannot stand in a netdev's name", letters),
         ("bl%d", "'%' cannot stand in a netdev's name", letters),

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -13,6 +13,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use super::{Pair, Workers};
+use crate::atomic::AtomicU64;
 use crate::daemon::worker::{Port, QueueStats, drop_stale};
 use crate::net::path::{LentQueue, Which};
 use crate::os::bell::Bell;
