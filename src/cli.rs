@@ -132,6 +132,10 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Signals: SIGTERM and SIGINT stop it, and what it has made goes, but for netdevs with `keep`.\n\
+    SIGUSR2 stops it and leaves all netdevs to its next start. SIGHUP has it read its config again."
+)]
 pub(crate) struct DaemonOptions {
     /// The config, such as /etc/boardlane/master.toml; `boardlane check` reads it without running
     #[arg(long, value_name = "FILE")]

@@ -88,18 +88,30 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn clean(files: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
-    let load = |file: &PathBuf| Config::load(file, Role::of_file(file)).map_err(Failure::Config);
     let usual: Vec<PathBuf> =
         ["agent", "master"].map(|r| format!("/etc/boardlane/{r}.toml").into()).into();
     let machine = files.is_empty();
     let there = usual.into_iter().filter(|file| file.exists());
     let files: Vec<_> = if machine { there.collect() } else { files.to_vec() };
-    let configs: Vec<_> = files.iter().map(load).collect::<Result<_, _>>()?;
+    let (mut configs, mut failure) = (Vec::new(), None);
+    for file in &files {
+        match Config::load(file, Role::of_file(file)) {
+            Ok(config) => configs.push(config),
+            // What belongs to no config, or to another one, goes all the same.
+            Err(error) if machine => {
+                let _ = writeln!(io::stderr(), "{error}");
+                tell(&format!("{}: what belongs to it is not looked for", file.display()));
+                failure = Some(Failure::ConfigTold);
+            }
+            Err(error) => return Err(Failure::Config(error)),
+        }
+    }
     let report = cli::in_runtime(async { Ok(daemon::clean::clean(&configs, machine, dry_run)) })?;
     let would = if dry_run { "would remove " } else { "" };
     put(&report.removed.iter().map(|what| format!("{would}{what}\n")).collect::<String>())?;
     report.problems.iter().for_each(|problem| tell(problem));
-    if report.problems.is_empty() { Ok(()) } else { Err(Failure::Told) }
+    let failed = failure.or((!report.problems.is_empty()).then_some(Failure::Told));
+    failed.map_or(Ok(()), Err)
 }
 
 fn check(file: &Path, expand: bool) -> Result<(), Failure> {

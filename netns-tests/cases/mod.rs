@@ -26,6 +26,7 @@ mod netdev_state;
 mod ports;
 mod probe_slot;
 mod reload;
+mod service;
 mod stock;
 pub(crate) mod vhost_net;
 
@@ -87,6 +88,8 @@ pub(crate) const ALL: &[Case] = &[
     case!(life::an_orderly_stop_is_told_at_once_and_removes_the_netdev),
     case!(life::two_daemons_never_share_a_netdev),
     case!(life::a_netdev_to_be_kept_stays_without_a_carrier),
+    case!(service::a_netdev_is_left_to_the_next_start_if_that_is_asked_for),
+    case!(service::the_service_manager_hears_how_a_daemon_is),
     case!(life::a_netdev_that_somebody_deletes_is_made_again),
     case!(life::a_netdev_that_the_operator_sets_down_stays_down_until_he_sets_it_up),
     case!(clean::what_killed_daemons_left_is_removed_and_nothing_else),

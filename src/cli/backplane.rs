@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use boardlane::daemon::Confine;
+use boardlane::daemon::{Confine, service};
 use boardlane::os::access::{self, Access, Owner};
 use boardlane::os::confine::{self, Part};
 use boardlane::os::fabric::backplane::{Backplane, BackplaneConfig};
+use boardlane::os::notify::Manager;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,16 +53,20 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         vectors: options.vectors,
         access: Access { mode: options.mode, owner: options.owner.unwrap_or_default() },
     };
+    let manager = Manager::of_process();
     in_runtime(async {
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate()).map_err(failed)?,
             signal(SignalKind::interrupt()).map_err(failed)?,
         );
+        let told = || format!("{} slots", config.slots);
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                () = service::attend(&manager, told, async || Ok(())) => {}
             }
+            manager.tell("STOPPING=1");
         };
         let backplane = Backplane::open(&config).map_err(|e| match e.is_config() {
             true => Failure::Usage(e.to_string()),
@@ -69,6 +74,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
         })?;
         let walls = Confine::without(&options.no_confine).walls;
         confine::process(Part::Backplane, Some(&config.dir), walls).log();
+        manager.tell("READY=1");
         backplane.serve(stop).await;
         Ok(())
     })

@@ -4,7 +4,7 @@
 //! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
 //! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed. [`probe`] says what stands in a window.
+//! that was killed. [`probe`] says what stands in a window, [`service`] to systemd that all is well.
 
 pub mod broker;
 pub mod clean;
@@ -20,6 +20,7 @@ pub mod link_task;
 pub mod netdev;
 pub mod probe;
 pub mod reload;
+pub mod service;
 pub mod status;
 pub mod supervisor;
 #[cfg(feature = "demo")]

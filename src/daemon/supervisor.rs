@@ -23,10 +23,12 @@ use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
+use super::service::attend;
 use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
+use crate::os::notify::Manager;
 use crate::os::terminal::Terminal;
 
 /// How long a reload may still take when the daemon is to stop: more than two answers of a broker may.
@@ -47,15 +49,16 @@ impl From<String> for Failure {
     }
 }
 
-/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, or a SIGHUP that says that
-/// its terminal is gone.
+/// Runs an agent or a master by the config in `file` until SIGTERM, SIGINT, SIGUSR2, which leaves the
+/// netdevs to the next start, or a SIGHUP that says that its terminal is gone.
 ///
 /// # Errors
 /// What ended it.
 pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
     // A link takes some fifteen descriptors, and whoever is on its slot takes of this end what it likes.
     raise_file_limit();
-    // First of all, while this is the only thread and nothing of it is given up.
+    let manager = Manager::of_process();
+    // Now, while this is the only thread and nothing of it is given up.
     let broker = Started::new(role, file, confine)
         .map_err(|e| format!("starting the broker: {e} (`--no-confine broker` does without)"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -63,18 +66,24 @@ pub fn run(role: Role, file: &Path, confine: Confine) -> Result<(), Failure> {
         .build()
         .map_err(|e| format!("starting: {e}"))?;
     let local = LocalSet::new();
-    let done = local.block_on(&runtime, supervise(role, broker, confine));
+    let done = local.block_on(&runtime, supervise(role, broker, confine, manager));
     // A thread that waits for something still must not hold the process.
     runtime.shutdown_background();
     done
 }
 
-async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), Failure> {
+async fn supervise(
+    role: Role,
+    broker: Started,
+    confine: Confine,
+    manager: Manager,
+) -> Result<(), Failure> {
     let terminal = Terminal::of_process();
     // Before what takes time: a signal to read the config again must not end a daemon that starts.
     let failed = |e| format!("signals: {e}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hand_over = signal(SignalKind::user_defined2()).map_err(failed)?;
     let hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let broker = broker.attend().map_err(|e| format!("the broker's socket: {e}"))?;
     let config = broker.config().await.map_err(Failure::Config)?;
@@ -84,7 +93,7 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         ControlSocket::bind(&config.control, &config.access).map_err(|e| e.to_string())?;
     let identity = Identity::of_machine();
     enclose(confine, &config.control);
-    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config));
+    let daemon = Rc::new(Daemon::new(role, broker.clone(), identity, &config, manager));
     daemon.begin(config).await;
     tracing::info!(
         "{role} {} with {} links, pid {}",
@@ -92,15 +101,24 @@ async fn supervise(role: Role, broker: Started, confine: Confine) -> Result<(), 
         daemon.links.borrow().len(),
         std::process::id()
     );
-    let mut done = Ok(());
+    daemon.manager.tell("READY=1");
+    let (mut done, mut keep_netdevs) = (Ok(()), false);
     tokio::select! {
+        // First: it comes with a SIGTERM close behind it.
+        biased;
+        _ = hand_over.recv() => {
+            tracing::info!("SIGUSR2: stopping, the next start takes over the netdevs");
+            keep_netdevs = true;
+        }
         () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         () = hang_ups(hangup, &terminal, &daemon) => tracing::info!("SIGHUP, the terminal is gone: stopping"),
+        () = attend(&daemon.manager, || daemon.summary(), || broker.answers()) => {}
     }
-    daemon.stop().await;
+    daemon.manager.tell("STOPPING=1");
+    daemon.stop(keep_netdevs).await;
     broker.close().await;
     Ok(done?)
 }
@@ -165,6 +183,7 @@ impl RunningLink {
 struct Daemon {
     role: Role,
     broker: Broker,
+    manager: Manager,
     control: PathBuf,
     identity: Identity,
     /// What all links count their heartbeats from.
@@ -180,11 +199,18 @@ struct Daemon {
 
 impl Daemon {
     /// Without links yet.
-    fn new(role: Role, broker: Broker, identity: Identity, config: &Config) -> Self {
+    fn new(
+        role: Role,
+        broker: Broker,
+        identity: Identity,
+        config: &Config,
+        manager: Manager,
+    ) -> Self {
         Self {
             role,
             functions: Functions::new(broker.clone()),
             broker,
+            manager,
             origin: Instant::now(),
             control: config.control.clone(),
             identity,
@@ -207,6 +233,14 @@ impl Daemon {
         }
     }
 
+    /// In a few words.
+    fn summary(&self) -> String {
+        let links = self.links.borrow();
+        let up = links.iter().filter(|link| link.view.borrow().is_up()).count();
+        let plural = if links.len() == 1 { "" } else { "s" };
+        format!("{} link{plural}, {up} up", links.len())
+    }
+
     /// What the link of this name says of its window and queues.
     fn probe(&self, name: &str) -> Option<LinkProbe> {
         let links = self.links.borrow();
@@ -218,7 +252,9 @@ impl Daemon {
     fn reload(self: &Rc<Self>) -> JoinHandle<Result<Report, ReloadError>> {
         let daemon = self.clone();
         spawn_local(async move {
+            daemon.manager.tell("RELOADING=1");
             let done = daemon.reread().await;
+            daemon.manager.tell("READY=1");
             match &done {
                 Ok(report) => tracing::info!("reload: {report}"),
                 Err(error) => tracing::error!("reload: nothing was changed: {error}"),
@@ -352,13 +388,15 @@ impl Daemon {
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.
-    async fn stop(&self) {
+    /// Their netdevs may be left to the next start.
+    async fn stop(&self, keep_netdevs: bool) {
         let wanted = timeout(RELOAD_LIMIT, self.wanted.lock()).await;
         if wanted.is_err() {
             tracing::warn!("a change of links hangs, and is given up");
         }
         self.stopping.set(true);
-        let tasks = self.links.take().iter_mut().filter_map(|link| link.stop(false)).collect();
+        let tasks =
+            self.links.take().iter_mut().filter_map(|link| link.stop(keep_netdevs)).collect();
         await_ends(tasks).await;
     }
 }

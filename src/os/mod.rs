@@ -18,6 +18,7 @@ pub mod lock;
 pub mod log;
 pub mod netlink;
 pub mod netns;
+pub mod notify;
 pub mod pace;
 pub mod poll;
 pub mod socket_file;

@@ -206,6 +206,10 @@ fn remove_path(path: &Path) -> io::Result<()> {
 
 fn explain(error: io::Error, what: &str) -> io::Error {
     let hint = match error.kind() {
+        // Without CAP_SYS_PTRACE processes may be out of sight or reach.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied if what.contains("(/proc/") => {
+            " (to a systemd unit processes are out of sight: `ip netns attach NAME PID` names it)"
+        }
         io::ErrorKind::PermissionDenied => " (it needs root, or CAP_SYS_ADMIN)",
         _ => "",
     };

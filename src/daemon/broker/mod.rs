@@ -275,6 +275,14 @@ impl Broker {
         one(self.ask(What::Uevents, "", &[]).await?)
     }
 
+    /// Whether it answers what it is asked.
+    ///
+    /// # Errors
+    /// Not in time, or it is gone.
+    pub async fn answers(&self) -> Result<(), String> {
+        self.ask(What::Alive, "", &[]).await.map(drop).map_err(|e| e.text)
+    }
+
     /// Waits until there is no broker any more.
     pub async fn lost(&self) {
         match &self.how {

@@ -47,10 +47,12 @@ pub(super) enum What {
     Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
+    /// Nothing but an answer.
+    Alive,
 }
 
 impl What {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -65,18 +67,26 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::Alive,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
-        !of_all.contains(&self)
+        !matches!(
+            self,
+            Self::Config
+                | Self::Adopt
+                | Self::Functions
+                | Self::Uevents
+                | Self::Close
+                | Self::Alive
+        )
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close => 0..=0,
+            Self::Adopt | Self::Release | Self::Close | Self::Alive => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -234,7 +244,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0e",
+            b"1234\x40",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

@@ -167,6 +167,7 @@ impl Server {
             What::Config => return self.config(),
             What::Adopt => return self.adopt(),
             What::Close => return Ok(self.close()),
+            What::Alive => return Ok(Granted::new(0, Vec::new())),
             What::Function => return self.function(&request.link),
             What::Release => return self.release(&request.link),
             What::Functions => return self.functions(),

@@ -68,6 +68,11 @@ impl View {
         }
     }
 
+    /// Whether frames flow.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
     /// The link has left its slot.
     pub(super) fn link_down(&mut self) {
         self.carrier = false;

@@ -20,7 +20,8 @@ impl Plugged {
         let broker = Broker::with_bus(Role::Master, &file, bus.tree());
         let config = broker.config().await.unwrap();
         broker.adopt().await.unwrap();
-        let daemon = Daemon::new(Role::Master, broker, Identity::of_machine(), &config);
+        let daemon =
+            Daemon::new(Role::Master, broker, Identity::of_machine(), &config, Manager::default());
         let daemon = Rc::new(daemon);
         daemon.begin(config).await;
         Self { bus, file, daemon }
@@ -90,7 +91,7 @@ fn links_of_a_pattern_come_and_go_with_their_functions() {
         at.look().await;
         at.expect(&["a", "blp3s0", "blp3s1"]).await;
         told.mark_unchanged();
-        at.daemon.stop().await;
+        at.daemon.stop(false).await;
         at.bus.unplug(A);
         at.look().await;
         assert_eq!(at.links(), [""; 0], "none begins any more");
@@ -113,7 +114,7 @@ fn a_reload_leaves_links_of_a_pattern_alone_that_it_does_not_change() {
         assert_eq!(report.to_string(), "restarted blp3s1; 1 unchanged");
         let report = at.reload(&[("y*", "pci:*\"")]).await;
         assert_eq!(report.to_string(), "added yp3s0 yp3s1; removed own blp3s1; 0 unchanged");
-        at.daemon.stop().await;
+        at.daemon.stop(false).await;
     });
 }
 
@@ -132,7 +133,7 @@ fn a_pattern_that_a_reload_brings_is_followed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         at.expect(&["blp3s0", "blp3s1"]).await;
-        at.daemon.stop().await;
+        at.daemon.stop(false).await;
     });
 }
 
@@ -158,6 +159,6 @@ fn an_entry_without_its_function_waits_for_it() {
         assert!(start.elapsed() < Duration::from_millis(300), "it tries at once");
         at.bus.unplug(A);
         until("0000:03:00.0 does not exist").await;
-        at.daemon.stop().await;
+        at.daemon.stop(false).await;
     });
 }
