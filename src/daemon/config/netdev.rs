@@ -1,6 +1,7 @@
 //! Reads and checks the keys that say what a link's netdev is to be: addresses, routes, VLANs, and
 //! what it is a part of.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
@@ -215,6 +216,12 @@ fn read_address(reader: &mut Reader<'_>, table: &DeTable<'_>, place: Place) -> O
         }
         return None;
     };
+    // The peer's length counts.
+    let alone = text.parse::<IpAddr>().ok().filter(|_| peer.is_some());
+    let text = match alone {
+        Some(alone) => &format!("{alone}/{}", if alone.is_ipv6() { 128 } else { 32 }),
+        None => text,
+    };
     let mut address = match ip::address(text) {
         Ok(prefix) => Address::from(prefix),
         Err(wrong) => return reader.wrong(place, wrong),
@@ -418,7 +425,8 @@ fn read_dev(
     };
     if !all.iter().any(|known| known == dev) {
         let what = format!("{} is no netdev of this link", quoted(dev));
-        reader.problem(place, what, format!("write {:?}, or take dev out", all.join(r#"" or ""#)));
+        let remedy = format!("write \"{}\", or take dev out", all.join("\" or \""));
+        reader.problem(place, what, remedy);
         return None;
     }
     Some(scene.vlans.iter().map(|v| v.0).find(|id| of_vlan(*id) == dev))

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod layout;
+mod netdevs;
 #[cfg(feature = "pci")]
 mod patterns;
 mod pump;
