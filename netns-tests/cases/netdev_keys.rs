@@ -118,7 +118,8 @@ fn addresses(world: &World, machine: &str) -> Vec<String> {
 /// Where routes of a table lead to.
 fn routes(world: &World, machine: &str, table: &str) -> Vec<String> {
     let all = world.ip(machine, &format!("route show table {table}"));
-    let ours = all.iter().filter(|route| route["protocol"] == "static" || route["protocol"] == "boot");
+    let ours =
+        all.iter().filter(|route| route["protocol"] == "static" || route["protocol"] == "boot");
     ours.map(|route| route["dst"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -179,7 +180,13 @@ pub(crate) fn peers_and_tables_are_healed_and_taken_back_also_after_a_crash() {
     ] {
         world.ip("master", breakage);
         thread::sleep(Duration::from_millis(20));
-        let all = [ours[0], "10.77.0.1/32 10.77.0.2 \"global\"", "10.77.0.1/32 10.77.0.9 \"global\"", "192.0.2.1/24 \"global\"", ours[2]];
+        let all = [
+            ours[0],
+            "10.77.0.1/32 10.77.0.2 \"global\"",
+            "10.77.0.1/32 10.77.0.9 \"global\"",
+            "192.0.2.1/24 \"global\"",
+            ours[2],
+        ];
         has(breakage, &all, || addresses(&world, "master"));
         has(breakage, &["10.80.0.0/24", "10.83.0.0/24"], || routes(&world, "master", "100"));
         has(breakage, &["10.81.0.0/24", "10.82.0.0/24"], || routes(&world, "master", "main"));
@@ -189,7 +196,8 @@ pub(crate) fn peers_and_tables_are_healed_and_taken_back_also_after_a_crash() {
     world.configure("master", &world.link("bl0", 0, 1, "address = [\"10.66.0.1/24\"]"));
     world.start("master");
     world.wait_up(0);
-    let left = ["10.66.0.1/24 \"global\"", "10.77.0.1/32 10.77.0.9 \"global\"", "192.0.2.1/24 \"global\""];
+    let left =
+        ["10.66.0.1/24 \"global\"", "10.77.0.1/32 10.77.0.9 \"global\"", "192.0.2.1/24 \"global\""];
     has("another config's addresses", &left, || addresses(&world, "master"));
     assert_eq!(routes(&world, "master", "100"), ["10.83.0.0/24"]);
     assert_eq!(routes(&world, "master", "101"), ["10.80.0.0/24"]);
@@ -221,10 +229,14 @@ pub(crate) fn packets_are_forwarded_between_boards_where_that_is_asked_for() {
     }
     (0..2).for_each(|slot| world.wait_up(slot));
     world.wait_ping("the other board", "board0", "10.77.1.2");
-    let by_netdev = world.run("master", &["test", "-e", "/proc/sys/net/ipv6/conf/bl0/force_forwarding"]);
+    let by_netdev =
+        world.run("master", &["test", "-e", "/proc/sys/net/ipv6/conf/bl0/force_forwarding"]);
     if by_netdev.status.success() {
         world.wait_ping("the other board by IPv6", "board0", "fd77:0:0:1::2");
-        world.run_well("master", &["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/bl0/force_forwarding"]);
+        world.run_well(
+            "master",
+            &["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/bl0/force_forwarding"],
+        );
         world.wait_ping("the other board by IPv6 again", "board0", "fd77:0:0:1::2");
     } else {
         let link = world.link_status("master", "bl0").unwrap();
@@ -265,14 +277,15 @@ pub(crate) fn what_is_not_to_be_reconciled_is_reported() {
     let told = world.log("master").matches(one).count();
     assert_eq!(told, 1, "once for a change of what differs: {}", world.log("master"));
     // A reload sets it up.
-    let links = world.link("bl0", 0, 1, "reconcile = false\nmtu = 1400\nheartbeat_ms = 250");
-    reload(&world, "master", &links.replace("heartbeat_ms = 250\n", "keep = false\n"));
+    let links = world.link("bl0", 0, 1, "reconcile = false\nmtu = 1400");
+    assert_eq!(reload(&world, "master", &links), "1 unchanged");
+    wait_reason(&world, "master", "bl0", None);
+    world.wait_ping("what a reload has set up", "master", "10.77.0.2");
     world.ip("master", "link set bl0 mtu 1300");
     wait_reason(&world, "master", "bl0", Some("differs: MTU is 1300, not 1400"));
     let links = world.link("bl0", 0, 1, "mtu = 1400");
     assert_eq!(reload(&world, "master", &links), "changed bl0; 0 unchanged");
     wait_reason(&world, "master", "bl0", None);
-    world.wait_ping("what a reload has set up", "master", "10.77.0.2");
     world.ip("master", "addr del 10.77.0.1/30 dev bl0");
     world.wait_ping("what is healed from now on", "master", "10.77.0.2");
 }

@@ -26,7 +26,7 @@ use crate::os::announce::Announcement;
 use crate::os::netlink::{LinkStats, Netlink, Watch};
 use crate::os::netns::Namespace;
 use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
-use crate::plan::{Action, Address, Desired, Mac, Observed, leftovers, plan, waits_for};
+use crate::plan::{Action, Address, Change, Desired, Mac, Observed, leftovers, plan, waits_for};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
@@ -107,7 +107,6 @@ impl Netdev {
             up: Some(true),
             ..Desired::default()
         };
-        let has_ipv6 = config.addresses.iter().any(Address::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             _owner: owner,
@@ -118,7 +117,7 @@ impl Netdev {
             desired,
             reconcile: true,
             owned: Owned::beside(control, &config.name),
-            mtu: Mtu::new(config.mtu, has_ipv6),
+            mtu: Mtu::new(config.mtu, config.addresses.iter().any(Address::is_ipv6)),
             up: true,
             mac: None,
             mac_in_config: config.mac.is_some(),
@@ -141,6 +140,8 @@ impl Netdev {
         self.desired.master.clone_from(&keys.master);
         self.desired.isolated = keys.isolated;
         self.desired.forward4 = keys.forward;
+        // An older kernel cannot do it, which is no matter where there is no IPv6.
+        self.desired.forward6 = keys.forward.filter(|_| config.has_ipv6());
         self.reconcile = keys.reconcile;
         self.mtu.configure(config.mtu);
     }
@@ -185,7 +186,7 @@ impl Netdev {
 
     /// Takes away what is no longer desired.
     async fn remove(&mut self, leftovers: &[Action]) {
-        for failure in self.carry_out(leftovers).await {
+        if let Err(failure) = self.carry_out(leftovers).await {
             tracing::warn!("{}: {failure}", self.desired.name);
         }
     }
@@ -335,12 +336,22 @@ impl Netdev {
         self.mac = Some(observed.mac);
     }
 
-    /// Does these actions, which are noted first; what could not be done.
-    async fn carry_out(&mut self, actions: &[Action]) -> Vec<String> {
-        if let Err(e) = self.owned.note(actions, self.mtu.borrowed()) {
-            return vec![format!("{}: {e}", self.desired.name)];
+    /// Does these actions, which are noted first; whether anything was done.
+    async fn carry_out(&mut self, actions: &[Action]) -> Result<bool, String> {
+        let name = &self.desired.name;
+        let noted = self.owned.note(actions, self.mtu.borrowed());
+        noted.map_err(|e| format!("{name}: {e}"))?;
+        let by_netlink = |action: &Action| !matches!(action, Action::SetForward6(_));
+        let (actions, sysctls): (Vec<_>, Vec<_>) = actions.iter().cloned().partition(by_netlink);
+        let mut applied = self.netlink.apply(name, &actions).await;
+        for action in sysctls {
+            let Action::SetForward6(Change { to, .. }) = action else { continue };
+            match self.broker.forward(name, to).await {
+                Ok(true) => applied.done.push(action),
+                Ok(false) => {}
+                Err(e) => self.remarks.push(format!("IPv6 is not forwarded: {e}")),
+            }
         }
-        let applied = self.netlink.apply(&self.desired.name, actions).await;
         self.owned.did(&applied.done);
         for action in &applied.done {
             match action {
@@ -349,7 +360,8 @@ impl Netdev {
                 _ => {}
             }
         }
-        applied.failed.iter().map(ToString::to_string).collect()
+        let failed: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();
+        if failed.is_empty() { Ok(!applied.done.is_empty()) } else { Err(failed.join("; ")) }
     }
 
     /// Brings the netdev to what is desired, as far as `which` says so of an action.
@@ -363,11 +375,7 @@ impl Netdev {
             let (actions, left): (Vec<_>, Vec<_>) = planned.into_iter().partition(&which);
             self.remarks = waits_for(&self.desired, &observed).into_iter().collect();
             self.remarks.extend(differences(&left));
-            let failed = self.carry_out(&actions).await;
-            if !failed.is_empty() {
-                return Err(failed.join("; "));
-            }
-            if actions.is_empty() {
+            if !self.carry_out(&actions).await? {
                 break;
             }
         }

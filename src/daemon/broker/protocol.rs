@@ -47,10 +47,15 @@ pub(super) enum What {
     Uevents,
     /// To remove the sockets that are listened on: the daemon stops.
     Close,
+    /// To have packets that come by the link's netdev and its VLANs forwarded by IPv6; with a word if
+    /// that took something.
+    ForwardOn,
+    /// The opposite.
+    ForwardOff,
 }
 
 impl What {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -65,6 +70,8 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::ForwardOn,
+        Self::ForwardOff,
     ];
 
     /// Whether it is for one link.
@@ -76,7 +83,7 @@ impl What {
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close => 0..=0,
+            Self::Adopt | Self::Release | Self::Close | Self::ForwardOn | Self::ForwardOff => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot

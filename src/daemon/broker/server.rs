@@ -20,6 +20,7 @@ use crate::os::close::{Closer, Kept};
 #[cfg(feature = "uio")]
 use crate::os::fabric::uio;
 use crate::os::fabric::{shm, vhost_user};
+use crate::os::forwarding;
 use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
 use crate::os::tap::Tap;
@@ -183,6 +184,8 @@ impl Server {
             What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
             What::Uio => link.uio(),
+            What::ForwardOn => link.forward(true),
+            What::ForwardOff => link.forward(false),
             _ => Err("it is not for this".into()),
         }
     }
@@ -391,6 +394,19 @@ impl Served {
             return Err("the config does not have this link pumped by vhost-net".into());
         }
         Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
+    }
+
+    fn forward(&self, on: bool) -> Result<Granted, Refused> {
+        let LinkConfig { name, netdev, .. } = &self.config;
+        let set = self.inside(|| {
+            for vlan in &netdev.vlans {
+                // One that has not been made yet comes with another request.
+                let _ = forwarding::set(&vlan.netdev(name), on);
+            }
+            forwarding::set(name, on)
+        })?;
+        let note = if set.map_err(|e| e.to_string())? { "set" } else { "" };
+        Ok(Granted { index: 0, note: note.to_owned(), fds: Vec::new() })
     }
 
     #[cfg(feature = "uio")]

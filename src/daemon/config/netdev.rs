@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::ip;
 use super::problem::quoted;
 use super::reader::{self, Place, Reader};
-use super::{MTU_MIN_IPV6, Route};
+use super::{LinkConfig, MTU_MIN_IPV6, Route};
 use crate::os::tap::NAME_MAX;
 use crate::plan::address::scope_of;
 use crate::plan::route::LOCAL_TABLE;
@@ -48,6 +48,23 @@ pub struct VlanConfig {
     pub addresses: Vec<Address>,
     /// Routes through the sub-interface.
     pub routes: Vec<Route>,
+}
+
+impl LinkConfig {
+    /// Whether it gives the netdev, or a VLAN, anything of IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        let vlans = &self.netdev.vlans;
+        let mut addresses = vlans.iter().flat_map(|vlan| &vlan.addresses).chain(&self.addresses);
+        let mut routes = vlans.iter().flat_map(|vlan| &vlan.routes).chain(&self.routes);
+        addresses.any(Address::is_ipv6) || routes.any(|route| route.to.is_ipv6())
+    }
+}
+
+impl VlanConfig {
+    /// The name of the sub-interface of `link`.
+    pub fn netdev(&self, link: &str) -> String {
+        format!("{link}.{}", self.id)
+    }
 }
 
 /// What is read of a link.
