@@ -10,8 +10,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::process::Command;
+use std::time::Duration;
 
-use boardlane::os::netlink::Netlink;
+use boardlane::os::netlink::{Netlink, Watch, watch_socket};
 use boardlane::plan::{Action, Address, Change, Desired, MAIN_TABLE, Observed, Route, plan, undo};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
@@ -35,6 +36,9 @@ fn main() {
         ("what_is_not_there_is_removed_already", || Box::pin(removing_nothing())),
         ("frames_are_counted", || Box::pin(frames_are_counted())),
         ("many_addresses_and_routes_are_all_seen", || Box::pin(many())),
+        ("only_what_matters_to_a_netdev_is_heard_of_where_that_is_asked_for", || {
+            Box::pin(only_what_matters_is_heard())
+        }),
         ("a_port_comes_into_its_bridge_isolated_and_comes_back", || Box::pin(keys::bridges())),
         ("a_bridge_that_is_not_there_is_waited_for", || Box::pin(keys::late_bridge())),
         ("addresses_with_peer_and_scope_are_their_own", || Box::pin(keys::peers())),
@@ -162,7 +166,7 @@ async fn observe(netlink: &Netlink) -> Observed {
 /// The same, and what there is of what it is to be.
 async fn observe_for(netlink: &Netlink, desired: &Desired) -> Observed {
     let desired = Desired { name: "bl0".to_owned(), ..desired.clone() };
-    netlink.observe_for(&desired).await.unwrap().expect("there is a link bl0")
+    netlink.observe_for("bl0".into(), &desired).await.unwrap().expect("there is a link bl0")
 }
 
 /// Makes the link what is wanted, all of it, and gives what was done.
@@ -423,4 +427,67 @@ async fn many() {
     assert_eq!(plan(&desired, &observe(&netlink).await), []);
     let change = Action::SetMtu(Change { was: 1500, to: 1400 });
     assert_eq!(netlink.apply("bl0", std::slice::from_ref(&change)).await.done, [change]);
+}
+
+async fn only_what_matters_is_heard() {
+    let (_bl0, _bl1) = (tap("bl0"), tap("bl1"));
+    for words in ["link set bl0 up", "link set bl1 up", "addr add 10.1.0.1/24 dev bl1"] {
+        ip(words);
+    }
+    let netlink = Netlink::new().unwrap();
+    let index = netlink.link_index("bl0").await.unwrap().unwrap();
+    let mut watch = Watch::over(watch_socket().unwrap()).unwrap();
+    // Up and link-local addresses come late.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let others = [
+        "link set bl1 mtu 1400",
+        "addr add 10.2.0.1/24 dev bl1",
+        "-6 addr add fd02::1/64 dev bl1 nodad",
+        "route add 10.3.0.0/24 via 10.1.0.2",
+        "route del 10.3.0.0/24",
+        "-6 route add fd03::/64 dev bl1",
+        "link add br0 type bridge",
+    ];
+    let own = [
+        "link set bl0 mtu 1400",
+        "link set bl0 alias own",
+        "addr add 10.4.0.1/24 dev bl0",
+        "addr del 10.4.0.1/24 dev bl0",
+        "-6 addr add fd04::1/64 dev bl0 nodad",
+        "-6 route add fd05::/64 dev bl0",
+        "route add 10.5.0.0/24 dev bl0",
+        // Which takes its place, and nobody is told that it went.
+        "route replace 10.5.0.0/24 dev bl1",
+        "-6 route replace fd05::/64 dev bl1",
+        "route add 10.6.0.0/24 dev bl0",
+        "route del 10.6.0.0/24",
+        "link set bl0 name bl2",
+    ];
+    for (kept, heard) in [(&[][..], true), (&[index, 99], false)] {
+        watch.keep_to(kept).unwrap();
+        while is_told(&mut watch).await {}
+        for words in others {
+            ip(words);
+            assert_eq!(is_told(&mut watch).await, heard, "{words}");
+        }
+        ip("link del br0");
+        ip("addr flush dev bl1");
+        ip("addr add 10.1.0.1/24 dev bl1");
+        ip("link set bl1 mtu 1500");
+        ip("-6 route flush dev bl1");
+    }
+    while is_told(&mut watch).await {}
+    for words in own {
+        ip(words);
+        assert!(is_told(&mut watch).await, "{words}");
+        while is_told(&mut watch).await {}
+    }
+    watch.keep_to(&[]).unwrap();
+    ip("link set bl1 mtu 1300");
+    assert!(is_told(&mut watch).await);
+}
+
+/// Whether there is a notice, or will be soon.
+async fn is_told(watch: &mut Watch) -> bool {
+    tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.is_ok()
 }

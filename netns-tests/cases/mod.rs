@@ -15,6 +15,7 @@ mod engine;
 mod features;
 mod flood;
 mod front_end;
+mod heal;
 pub(crate) mod hostile;
 mod idle;
 mod life;
@@ -128,6 +129,13 @@ pub(crate) const ALL: &[Case] = &[
     case!(netdev_state::a_tcp_connection_outlives_changes_of_the_mtu),
     case!(netdev_state::a_mac_set_with_ip_stays_and_is_seen_at_the_other_end),
     case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
+    case!(heal::each_thing_that_is_broken_is_set_again_and_others_stay),
+    case!(heal::who_keeps_setting_the_opposite_is_told_of_and_does_not_keep_the_daemon_busy),
+    case!(heal::places::a_name_that_is_taken_meanwhile_is_told_and_had_again_once_it_is_free),
+    case!(
+        heal::places::a_netdev_whose_name_is_taken_at_home_stays_where_it_was_moved_until_it_is_free
+    ),
+    case!(heal::places::a_namespace_that_vanishes_is_waited_for_and_no_other_link_notices),
     case!(reload::links_come_and_go_and_the_others_do_not_notice),
     case!(reload::addresses_routes_and_a_masters_mtu_change_while_the_link_runs),
     case!(reload::a_link_that_has_to_begin_anew_keeps_its_netdev_and_is_alone_in_it),

@@ -93,6 +93,8 @@ pub struct LinkConfig {
     pub mac: Option<[u8; 6]>,
     /// The netdev's MTU, in bytes, [`MTU_MIN`] to [`MTU_MAX`]; otherwise the operator's.
     pub mtu: Option<u16>,
+    /// Its admin state; without it the operator's, and up when it is made.
+    pub up: Option<bool>,
     /// Most queue pairs, 1 to [`QUEUES_MAX`].
     pub queues: u16,
     /// The network namespace that the netdev lives in; otherwise the daemon's.

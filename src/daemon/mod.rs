@@ -17,6 +17,7 @@ pub mod demo;
 pub mod functions;
 pub mod identity;
 pub mod link_task;
+pub mod namespaces;
 pub mod netdev;
 pub mod probe;
 pub mod reload;

@@ -70,6 +70,7 @@ fn fate(role: Role, old: &LinkConfig, new: &LinkConfig) -> Fate {
     changed.routes.clone_from(&new.routes);
     changed.netdev.clone_from(&new.netdev);
     changed.keep = new.keep;
+    changed.up = new.up;
     if role == Role::Master {
         // A board's is what its device offers, which is told but once.
         changed.mtu = new.mtu;

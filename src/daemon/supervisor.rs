@@ -21,6 +21,7 @@ use super::control::ControlSocket;
 use super::functions::Functions;
 use super::identity::Identity;
 use super::link_task::{LinkTask, Order, Shared, View};
+use super::namespaces::Namespaces;
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::status::Status;
@@ -170,6 +171,7 @@ struct Daemon {
     /// What all links count their heartbeats from.
     origin: Instant,
     functions: Functions,
+    namespaces: Namespaces,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// Whoever adds or ends links holds it for so long.
@@ -184,6 +186,7 @@ impl Daemon {
         Self {
             role,
             functions: Functions::new(broker.clone()),
+            namespaces: Namespaces::new(broker.clone()),
             broker,
             origin: Instant::now(),
             control: config.control.clone(),
@@ -336,6 +339,9 @@ impl Daemon {
 
     fn start_link(&self, place: usize, config: LinkConfig) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
+        if config.netns.is_some() {
+            self.namespaces.follow();
+        }
         let view = Rc::new(RefCell::new(View::new(&config)));
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
@@ -343,6 +349,7 @@ impl Daemon {
         let shared = Shared {
             broker,
             functions: self.functions.subscribe(),
+            strays: self.namespaces.subscribe(),
             origin: self.origin,
             view: view.clone(),
             orders: ordered,

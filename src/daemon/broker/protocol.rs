@@ -25,6 +25,12 @@ pub(super) enum What {
     /// A link's TAP, made or adopted, and two rtnetlink sockets in its network namespace: for requests,
     /// and for notices; mostly also the right to the netdev's name.
     Netdev,
+    /// To have the netdev of that TAP be in its network namespace again, by its name; its index there, or
+    /// 0 if the kernel does not tell where it is.
+    Home,
+    /// The links whose network namespace is not the one any more that their TAP was made in, as a text of
+    /// lines.
+    Strays,
     /// Another queue of that TAP.
     Queue,
     /// A connection to a link's slot.
@@ -55,7 +61,7 @@ pub(super) enum What {
 }
 
 impl What {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -70,20 +76,28 @@ impl What {
         Self::Functions,
         Self::Uevents,
         Self::Close,
+        Self::Home,
+        Self::Strays,
         Self::ForwardOn,
         Self::ForwardOff,
     ];
 
     /// Whether it is for one link.
     fn is_of_a_link(self) -> bool {
-        let of_all = [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close];
+        let of_all =
+            [Self::Config, Self::Adopt, Self::Functions, Self::Uevents, Self::Close, Self::Strays];
         !of_all.contains(&self)
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close | Self::ForwardOn | Self::ForwardOff => 0..=0,
+            Self::Adopt
+            | Self::Release
+            | Self::Close
+            | Self::Home
+            | Self::ForwardOn
+            | Self::ForwardOff => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -92,15 +106,16 @@ impl What {
             | Self::VhostNet
             | Self::Uio
             | Self::Functions
-            | Self::Uevents => 1..=1,
+            | Self::Uevents
+            | Self::Strays => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
     }
 
-    /// How many descriptors it comes with: of the TAP whose queue it is to be.
+    /// How many descriptors it comes with: of the TAP that it is about.
     pub(super) fn fds_given(self) -> usize {
-        usize::from(self == Self::Queue)
+        usize::from(matches!(self, Self::Queue | Self::Home))
     }
 }
 
@@ -241,7 +256,7 @@ mod tests {
             &b""[..],
             b"1234",
             // Nothing that there is, by a link's name or without.
-            b"1234\x0e",
+            b"1234\x10",
             b"1234\xffbl0",
             // A link that is missing, too many, too long, or no text.
             b"1234\x02",

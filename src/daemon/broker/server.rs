@@ -1,5 +1,7 @@
 //! The broker's end: does what the config says, for links that it names, and nothing else.
 
+mod netdev;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{Seek, Write};
@@ -13,17 +15,12 @@ use super::functions::Functions;
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
 use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
-use crate::daemon::netdev::{open_namespace, open_tap};
-use crate::os::announce;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::close::{Closer, Kept};
 #[cfg(feature = "uio")]
 use crate::os::fabric::uio;
 use crate::os::fabric::{shm, vhost_user};
-use crate::os::forwarding;
-use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
-use crate::os::tap::Tap;
 use crate::os::vhost_net;
 
 /// What a request brought.
@@ -70,8 +67,8 @@ pub(super) struct Server {
 #[derive(Debug)]
 struct Served {
     config: LinkConfig,
-    /// The index of its TAP, once that has been opened.
-    index: Option<u32>,
+    /// Its TAP, once that has been opened.
+    netdev: Option<netdev::Opened>,
     listening: Option<Listening>,
 }
 
@@ -171,6 +168,7 @@ impl Server {
             What::Function => return self.function(&request.link),
             What::Release => return self.release(&request.link),
             What::Functions => return self.functions(),
+            What::Strays => return self.strays(),
             What::Uevents => return self.uevents(),
             _ => {}
         }
@@ -178,6 +176,7 @@ impl Server {
         let link = self.links.get_mut(&request.link).ok_or("it has no link")?;
         match request.what {
             What::Netdev => link.netdev(),
+            What::Home => link.home(fds.pop().ok_or("no TAP has come with it")?),
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
@@ -252,6 +251,12 @@ impl Server {
         Ok(copy(list.as_bytes()).map_err(|e| e.to_string())?.into())
     }
 
+    fn strays(&self) -> Result<Granted, Refused> {
+        let strays = self.links.iter().filter(|(_, link)| link.is_stray());
+        let list: String = strays.map(|(name, _)| format!("{name}\n")).collect();
+        Ok(copy(list.as_bytes()).map_err(|e| e.to_string())?.into())
+    }
+
     fn uevents(&self) -> Result<Granted, Refused> {
         let config = self.config.as_ref().filter(|config| config.has_functions());
         config.ok_or("the config has to do with no PCI function")?;
@@ -313,35 +318,12 @@ fn lies_in(file: &Path, dir: Option<&Path>) -> bool {
 impl Served {
     /// The link by a new config: a TAP that stays where it is stays open, and so does a socket.
     fn after(before: Option<Self>, config: LinkConfig) -> Self {
-        let Some(Self { config: was, index, listening }) = before else {
-            return Self { config, index: None, listening: None };
+        let Some(Self { config: was, netdev, listening }) = before else {
+            return Self { config, netdev: None, listening: None };
         };
-        let index = index.filter(|_| was.netns == config.netns);
+        let netdev = netdev.filter(|_| was.netns == config.netns);
         let same = was.transport == config.transport && was.socket == config.socket;
-        Self { config, index, listening: listening.filter(|_| same) }
-    }
-
-    fn netdev(&mut self) -> Result<Granted, Refused> {
-        let name = self.config.name.clone();
-        let opened = self.inside(|| -> Result<_, String> {
-            let (owner, tap) = open_tap(&name).map_err(|e| e.to_string())?;
-            let sockets = route_socket().and_then(|route| Ok((route, watch_socket()?)));
-            let (route, watch) = sockets.map_err(|e| format!("netlink socket: {e}"))?;
-            Ok((owner, tap, route, watch))
-        })?;
-        let (owner, tap, route, watch) = opened?;
-        let index = tap.index();
-        self.index = Some(index);
-        let mut fds = vec![tap.into_fd(), route, watch];
-        fds.extend(owner.into_fd());
-        Ok(Granted::new(index, fds))
-    }
-
-    fn queue(&self, tap: OwnedFd) -> Result<Granted, Refused> {
-        let index = self.index.ok_or("the link has no netdev yet")?;
-        let tap = Tap::from_parts(tap, &self.config.name, index);
-        let queue = self.inside(|| tap.another_queue())?.map_err(|e| e.to_string())?;
-        Ok(Granted::new(index, vec![queue.into_fd()]))
+        Self { config, netdev, listening: listening.filter(|_| same) }
     }
 
     fn slot(&self) -> Result<Granted, Refused> {
@@ -384,29 +366,11 @@ impl Served {
         }
     }
 
-    fn announcer(&self) -> Result<Granted, Refused> {
-        let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
-        Ok(OwnedFd::from(socket).into())
-    }
-
     fn vhost_net(&self) -> Result<Granted, Refused> {
         if self.config.pump != Pump::VhostNet {
             return Err("the config does not have this link pumped by vhost-net".into());
         }
         Ok(vhost_net::open().map_err(|e| e.to_string())?.into())
-    }
-
-    fn forward(&self, on: bool) -> Result<Granted, Refused> {
-        let LinkConfig { name, netdev, .. } = &self.config;
-        let set = self.inside(|| {
-            for vlan in &netdev.vlans {
-                // One that has not been made yet comes with another request.
-                let _ = forwarding::set(&vlan.netdev(name), on);
-            }
-            forwarding::set(name, on)
-        })?;
-        let note = if set.map_err(|e| e.to_string())? { "set" } else { "" };
-        Ok(Granted { index: 0, note: note.to_owned(), fds: Vec::new() })
     }
 
     #[cfg(feature = "uio")]
@@ -425,14 +389,5 @@ impl Served {
     #[cfg(not(feature = "uio"))]
     fn uio(&self) -> Result<Granted, Refused> {
         Err("this program is built without UIO".into())
-    }
-
-    /// Does something in the link's network namespace, which is looked up each time.
-    fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, String> {
-        let failed = |e| format!("network namespace of {}: {e}", self.config.name);
-        match &self.config.netns {
-            None => Ok(f()),
-            Some(netns) => open_namespace(netns).map_err(failed)?.run(f).map_err(|e| e.to_string()),
-        }
     }
 }

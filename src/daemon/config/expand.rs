@@ -94,6 +94,10 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
         Some(mtu) => line("mtu", mtu.to_string()),
         None => line("# mtu", "1500 until the operator changes it".into()),
     }
+    match link.up {
+        Some(up) => line("up", up.to_string()),
+        None => line("# up", "true until the operator changes it".into()),
+    }
     line("queues", link.queues.to_string());
     match &link.netns {
         Some(super::Netns::Pid(pid)) => line("netns", pid.to_string()),

@@ -31,6 +31,7 @@ pub(super) const OF_NETDEV: &[&str] = &[
     "route",
     "mac",
     "mtu",
+    "up",
     "netns",
     "bridge",
     "isolated",
@@ -83,6 +84,7 @@ pub(super) fn read(
     let engine = read_engine(reader, table, dma);
     let (layout, dialect) = layout::read(reader, table);
     let mac = read_mac(reader, table);
+    let up = reader.boolean(table, "up");
     let features_off = read_features(reader, table);
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let cpu = cpu::read(reader, table);
@@ -102,6 +104,7 @@ pub(super) fn read(
         slot,
         mac,
         mtu,
+        up,
         queues: u16::try_from(queues).unwrap_or(1),
         netns,
         port,

@@ -32,6 +32,7 @@ pub(super) const LINK: Keys = &[
     ("slot", "slot = 0"),
     ("mac", r#"mac = "02:00:00:00:00:01""#),
     ("mtu", "mtu = 1500"),
+    ("up", "up = true"),
     ("queues", "queues = 1"),
     ("netns", r#"netns = "board0""#),
     ("bridge", r#"bridge = "br0""#),

@@ -31,6 +31,7 @@ route = [
 slot = 3
 mac = "02:00:00:00:00:AB"
 mtu = 9000
+up = true
 queues = 4
 netns = "board0"
 dma = "engine"
@@ -97,6 +98,7 @@ fn a_full_config_means_what_it_says() {
         slot: Some(3),
         mac: Some([2, 0, 0, 0, 0, 0xab]),
         mtu: Some(9000),
+        up: Some(true),
         queues: 4,
         netns: Some(Netns::Name("board0".into())),
         port: Port::Tap,

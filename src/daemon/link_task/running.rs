@@ -261,10 +261,7 @@ impl<'a> Running<'a> {
                 self.tell_netdev();
             }
             workers::Input::Netdev => match self.workers.heal_netdev(self.link.peer_link()).await {
-                Healed::Gone => {
-                    self.task.log.warn("the netdev has been deleted");
-                    return Some(Ended::NetdevLost);
-                }
+                Healed::Gone => return Some(Ended::NetdevLost),
                 Healed::Here => self.tell_netdev(),
                 Healed::Moved => {
                     self.tell_netdev();

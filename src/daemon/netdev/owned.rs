@@ -12,6 +12,7 @@
 //! forward4 1 0
 //! forward6 1 0
 //! mtu 1400 9000
+//! vlan 100
 //! ```
 //!
 //! `mtu` stands there while the MTU is the other end's: it, and what the operator has set. Notes of
@@ -26,7 +27,7 @@ use crate::plan::{Action, Change, Desired, MAIN_TABLE, Master, MasterKind, Route
 /// What a note's file name ends with; before it are the control socket's, a dot, and the netdev's.
 pub const NOTE_END: &str = ".owned";
 
-/// The note of one netdev.
+/// The note of one netdev. VLANs have notes of their own; that they were made stands here.
 #[derive(Debug)]
 pub(super) struct Owned {
     file: PathBuf,
@@ -35,6 +36,8 @@ pub(super) struct Owned {
     /// What was done, each thing once.
     done: Vec<Action>,
     borrowed: Option<Borrowed>,
+    /// The ids of the VLANs that were made.
+    vlans: Vec<u16>,
 }
 
 impl Owned {
@@ -46,7 +49,9 @@ impl Owned {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let done = text.lines().filter_map(read).collect();
         let borrowed = text.lines().find_map(read_borrowed);
-        Self { file, text, done, borrowed }
+        let vlans = text.lines().filter_map(|line| line.strip_prefix("vlan ")?.parse().ok());
+        let vlans = vlans.collect();
+        Self { file, text, done, borrowed, vlans }
     }
 
     /// What was done to the netdev, by this start or an earlier one.
@@ -70,18 +75,38 @@ impl Owned {
         // What is going to be taken back may still be there after a crash.
         let back = self.done.iter().filter(|done| !all.contains(done));
         let mut text: String = back.chain(&all).filter_map(write).collect();
+        self.borrowed = borrowed;
         if let Some((mtu, operator)) = borrowed {
             let operator = operator.map_or("-".to_owned(), |mtu| mtu.to_string());
             text.push_str(&format!("mtu {mtu} {operator}\n"));
         }
+        self.vlans.iter().for_each(|id| text.push_str(&format!("vlan {id}\n")));
         if text == self.text {
             return Ok(());
         }
         let new = self.file.with_extension("new");
         std::fs::write(&new, &text)?;
         std::fs::rename(&new, &self.file)?;
-        (self.text, self.borrowed) = (text, borrowed);
+        self.text = text;
         Ok(())
+    }
+
+    /// The ids of the VLANs that were made, by this start or an earlier one.
+    pub(super) fn vlans(&self) -> &[u16] {
+        &self.vlans
+    }
+
+    /// Notes that a VLAN is going to be made.
+    pub(super) fn make_vlan(&mut self, id: u16) -> io::Result<()> {
+        if !self.vlans.contains(&id) {
+            self.vlans.push(id);
+        }
+        self.note(&[], self.borrowed)
+    }
+
+    /// A VLAN was removed; the next note says so.
+    pub(super) fn forget_vlan(&mut self, id: u16) {
+        self.vlans.retain(|vlan| *vlan != id);
     }
 
     /// This was done.

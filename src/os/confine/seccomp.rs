@@ -159,8 +159,8 @@ mod older {
 /// TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETCARRIER.
 const TAP_REQUESTS: [u32; 7] =
     [0x4004_54cb, 0x4004_54d0, 0x8004_54d2, 0x8004_54d7, 0x4004_54d8, 0x4004_54dc, 0x4004_54e2];
-/// To make or attach to one: TUNSETIFF, TUNSETOWNER.
-const TAP_MAKING: [u32; 2] = [0x4004_54ca, 0x4004_54cc];
+/// To make or attach to one, and to find where it is: TUNSETIFF, TUNSETOWNER, TUNGETDEVNETNS.
+const TAP_MAKING: [u32; 3] = [0x4004_54ca, 0x4004_54cc, 0x54e3];
 /// NS_GET_NSTYPE (linux/nsfs.h).
 const NS_GET_NSTYPE: u32 = 0xb703;
 /// Descriptors that do not block, and whether one is a terminal.

@@ -24,7 +24,7 @@ use rtnetlink::LinkUnspec;
 use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 
 use super::observe::{name, observe_address, observe_route, out_link};
-use super::{Failure, Netlink, NetlinkError};
+use super::{At, Failure, Netlink, NetlinkError};
 use crate::plan::{Action, Address, MAIN_TABLE, Master, Route};
 
 /// `IFLA_IFALIAS` of `linux/if_link.h`. An alias of no bytes clears it; the typed attribute adds a
@@ -46,13 +46,14 @@ pub struct Applied {
 }
 
 impl Netlink {
-    /// Does the actions to the link `name`, as many as can be done.
-    pub async fn apply(&self, name: &str, actions: &[Action]) -> Applied {
+    /// Does the actions to a link, as many as can be done.
+    pub async fn apply(&self, at: impl Into<At<'_>>, actions: &[Action]) -> Applied {
+        let at = at.into();
         let mut applied = Applied::default();
         if actions.is_empty() {
             return applied;
         }
-        let index = match self.need_index(name).await {
+        let index = match self.need_index(at).await {
             Ok(index) => index,
             Err(e) => {
                 // With the link, its addresses and routes are gone too.
@@ -61,7 +62,7 @@ impl Netlink {
             }
         };
         for action in actions {
-            match self.act(name, index, action).await {
+            match self.act(at.name, index, action).await {
                 Ok(true) => applied.done.push(action.clone()),
                 Ok(false) => {}
                 Err(e) => applied.failed.push(e),

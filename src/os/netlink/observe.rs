@@ -16,7 +16,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::LinkUnspec;
 
-use super::{Failure, Netlink, NetlinkError};
+use super::{At, Failure, Netlink, NetlinkError};
 use crate::plan::route::LOCAL_TABLE;
 use crate::plan::{
     Address, Desired, IpPrefix, MAIN_TABLE, Master, MasterKind, Observed, Route, Scope,
@@ -47,30 +47,35 @@ pub struct LinkStats {
 }
 
 impl Netlink {
-    /// What the link `name` is, `None` if there is none.
-    pub async fn observe(&self, name: &str) -> Result<Option<Observed>, NetlinkError> {
-        let Some(link) = self.link(name).await? else { return Ok(None) };
+    /// What a link is, `None` if there is none.
+    pub async fn observe(&self, at: impl Into<At<'_>>) -> Result<Option<Observed>, NetlinkError> {
+        let at = at.into();
+        let Some(link) = self.link(at).await? else { return Ok(None) };
         let mut observed = observe_link(&link);
         match self.observe_around(&link, &mut observed).await {
             // A dump filtered by a link fails where the link is gone.
             Err(e) if e.is(&[libc::ENODEV]) => Ok(None),
-            Err(e) => Err(NetlinkError::failed(format!("addresses and routes of {name}"), e)),
+            Err(e) => Err(NetlinkError::failed(format!("addresses and routes of {}", at.name), e)),
             Ok(()) => Ok(Some(observed)),
         }
     }
 
     /// What the link is that is to become `desired`, and what there is of what that asks for.
-    pub async fn observe_for(&self, desired: &Desired) -> Result<Option<Observed>, NetlinkError> {
-        let Some(mut observed) = self.observe(&desired.name).await? else { return Ok(None) };
+    pub async fn observe_for(
+        &self,
+        at: At<'_>,
+        desired: &Desired,
+    ) -> Result<Option<Observed>, NetlinkError> {
+        let Some(mut observed) = self.observe(at).await? else { return Ok(None) };
         if let Some(master) = &desired.master {
             observed.wanted_master = self.link(&master.name).await?.map(|link| kind(&link));
         }
         Ok(Some(observed))
     }
 
-    /// What `ip -s link` counts of the link `name`, `None` if there is none.
-    pub async fn stats(&self, name: &str) -> Result<Option<LinkStats>, NetlinkError> {
-        let Some(link) = self.link(name).await? else { return Ok(None) };
+    /// What `ip -s link` counts of a link, `None` if there is none.
+    pub async fn stats(&self, at: impl Into<At<'_>>) -> Result<Option<LinkStats>, NetlinkError> {
+        let Some(link) = self.link(at).await? else { return Ok(None) };
         Ok(link.attributes.iter().find_map(|a| match a {
             LinkAttribute::Stats64(s) => Some(stats(s)),
             _ => None,

@@ -54,7 +54,8 @@ impl Workers<'_> {
         let Some(netdev) = &mut self.netdev else { return Healed::Here };
         let mac = netdev.state().mac;
         let look = netdev.heal().await;
-        if look == Look::Gone {
+        if let Look::Gone(why) = &look {
+            self.task.log.warn(why);
             return Healed::Gone;
         }
         let moved = netdev.state().mac != mac;
