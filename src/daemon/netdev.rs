@@ -298,7 +298,8 @@ impl Netdev {
     pub async fn follow(&mut self, peer: Option<u16>) -> Look {
         self.mtu.peer(peer);
         let reconcile = self.reconcile;
-        self.settle(reconcile, |a| matches!(a, Action::SetMtu(_))).await
+        let look = self.settle(reconcile, |a| matches!(a, Action::SetMtu(_))).await;
+        self.or_contended(look)
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.

@@ -90,7 +90,7 @@ impl Machines {
             }
             # Hundredths of a second since the start.
             now() { read up rest </proc/uptime; echo ${up%.*}${up#*.}; }
-            within() { n=0; until eval \"$1\"; do n=$((n+1)); [ $n -lt 1000 ] || return 1; usleep 10000; done; }",
+            healed_by() { n=0; until eval \"$1\"; do n=$((n+1)); [ $n -lt 1000 ] || return 1; usleep 10000; done; }",
         );
         Self { world, guest }
     }
@@ -154,7 +154,7 @@ pub(super) fn vlans_and_vrfs_are_made_healed_and_gone_again() {
     for (what, broken_by, healed) in BROKEN {
         std::thread::sleep(Duration::from_millis(300));
         let text = machines.guest.run_well(&format!(
-            "t=$(now); /bin/ip {broken_by}; within '/bin/ip {healed} 2>/dev/null' && echo $(( ($(now) - t) * 10 ))"
+            "t=$(now); /bin/ip {broken_by}; healed_by '/bin/ip {healed} 2>/dev/null' && echo $(( ($(now) - t) * 10 ))"
         ));
         let ms: u32 = text.trim().lines().last().unwrap().parse().expect(&text);
         eprintln!("{what:20} {ms:8}");

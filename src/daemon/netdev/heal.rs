@@ -31,16 +31,19 @@ impl Netdev {
         if let Err(e) = self.watch.keep_to(&indices) {
             tracing::debug!("{name}: {e}");
         }
+        if self.pace.contended().is_none() && !was_contended && !healed.is_empty() {
+            tracing::info!("{name}: set again: {}", healed.join(", "));
+        }
+        self.or_contended(look)
+    }
+
+    /// A good look, unless somebody else keeps undoing what is set here.
+    pub(super) fn or_contended(&self, look: Look) -> Look {
         match self.pace.contended() {
             Some(what) if look == Look::Good => {
                 Look::Failed(format!("somebody else keeps undoing what is set here: {what}"))
             }
-            _ => {
-                if !was_contended && !healed.is_empty() {
-                    tracing::info!("{name}: set again: {}", healed.join(", "));
-                }
-                look
-            }
+            _ => look,
         }
     }
 
@@ -51,7 +54,14 @@ impl Netdev {
             let name = &vlan.subject.desired.name;
             all.extend(vlan.subject.healed.drain(..).map(|what| format!("{what} on {name}")));
         }
-        all
+        // It may take two passes.
+        let mut once = Vec::new();
+        all.into_iter().for_each(|what| {
+            if !once.contains(&what) {
+                once.push(what);
+            }
+        });
+        once
     }
 
     /// Looks at the netdev, and sets what is missing: all, or which of it `also` says.
