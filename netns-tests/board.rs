@@ -244,6 +244,16 @@ impl Board {
         done
     }
 
+    /// Sends a frame, header included, if there is room.
+    pub(crate) fn send(&mut self, frame: &[u8]) {
+        let Some(path) = &mut self.path else { return };
+        if path.room(&self.mem).is_ok_and(|room| room.fill(&self.mem, frame)) {
+            let _ = path.sent(&self.mem, frame.len());
+        }
+        path.flush(&self.mem);
+        self.ring(1);
+    }
+
     fn frames(&mut self) -> u64 {
         let Some(path) = &mut self.path else { return 0 };
         let mut sent = 0;

@@ -58,10 +58,21 @@ pub(crate) fn missing() -> Option<String> {
     })
 }
 
-/// Whether there is a program of this name.
+/// Whether there is a program of this name, and behind a blank, the module of Python.
 pub(crate) fn there(tool: &str) -> bool {
+    if let Some(module) = tool.strip_prefix("python3 ") {
+        let ran = python(&format!("import {module}")).stderr(Stdio::null()).status();
+        return ran.is_ok_and(|status| status.success());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(tool).is_file())
+}
+
+/// Python with a script, which finds the modules of Debian's packages whosever Python it is.
+pub(crate) fn python(script: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).env("PYTHONPATH", "/usr/lib/python3/dist-packages");
+    command
 }
 
 /// Runs a case in a process, with this variable in its environment, shows what it says, and removes

@@ -17,6 +17,7 @@ mod case;
 mod cases;
 mod checker;
 mod packets;
+mod pcapng;
 mod probe;
 mod relay;
 mod stock;

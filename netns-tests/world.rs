@@ -163,10 +163,21 @@ impl World {
 
     /// Makes a network namespace whose loopback is up.
     pub(crate) fn add_machine(&mut self, name: &str) {
-        let namespace = Namespace::create(&self.namespace(name)).unwrap();
-        self.machines.insert(name.to_owned(), namespace);
         fs::create_dir(self.directory(name)).unwrap();
-        self.ip(name, "link set lo up");
+        self.make_namespace(name);
+    }
+
+    /// Makes a machine's namespace again that was [removed](World::remove_namespace).
+    pub(crate) fn make_namespace(&mut self, machine: &str) {
+        let namespace = Namespace::create(&self.namespace(machine)).unwrap();
+        self.machines.insert(machine.to_owned(), namespace);
+        self.ip(machine, "link set lo up");
+    }
+
+    /// Takes away the name of a machine's namespace, and with it the namespace unless somebody else uses it.
+    pub(crate) fn remove_namespace(&mut self, machine: &str) {
+        self.machines.remove(machine);
+        Namespace::remove(&self.namespace(machine)).unwrap();
     }
 
     /// The name of a machine's namespace.

@@ -2,16 +2,20 @@
 
 #[cfg(feature = "backplane")]
 pub(crate) mod backplane;
+pub(crate) mod capture;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
+#[cfg(feature = "doctor")]
+pub(crate) mod doctor;
+pub(crate) mod log;
 #[cfg(test)]
 mod man;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 
 use boardlane::daemon::{self, Confine, Role, broker};
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
 
@@ -53,6 +57,10 @@ pub(crate) enum Command {
         options: DaemonOptions,
     },
     /// Show what the daemons of this machine do
+    ///
+    /// A line for each link: its state and for how long; bits and frames a second as its netdev receives and
+    /// sends them, over a quarter of a second; bytes so far; how often it has ceased to be up; frames
+    /// dropped, with the most frequent reason; why it is not up, or what is odd about it.
     #[command(after_help = "Exit status: 1 if a daemon does not answer within 2 s, or none runs.")]
     Status {
         /// Socket of the daemon to ask; otherwise all in /run/boardlane are asked
@@ -61,7 +69,7 @@ pub(crate) enum Command {
         /// Print JSON: an object with --control, otherwise an array of them
         #[arg(long)]
         json: bool,
-        /// Show it again each second, until Ctrl-C
+        /// Show it again each second, until Ctrl-C, with rates over that second
         #[arg(long)]
         watch: bool,
     },
@@ -86,6 +94,21 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look whether this machine has what links need, and say what to do; nothing is changed
+    #[cfg(feature = "doctor")]
+    Doctor(doctor::Options),
+    /// Write the frames of a link as they pass, as pcapng, which tshark and Wireshark read meanwhile
+    ///
+    /// Each frame comes with its direction as the netdev sees it, its queue pair, and, if it was dropped, the
+    /// reason as a comment. Another comment says which offloads it carries: such a frame may be larger than
+    /// the MTU, or have a checksum that is not finished. What the reader is too slow for is lost by the
+    /// capture, which counts it; the link does not wait. A capture goes on while its link is restarted.
+    #[command(after_help = "Example: boardlane capture --link bl0 | tshark -r -\n\
+        boardlane capture --link bl0 --drops -w drops.pcapng\n\
+        It ends at Ctrl-C, after --count frames, or with its reader. Frames are shown to root, the daemon's\n\
+        user and the owner of its control socket.\n\
+        Exit status: 1 if it cannot begin, or the daemon ends first; the file is good then, too.")]
+    Capture(capture::Options),
     /// Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes
     #[command(
         after_help = "What is alive is not touched, nor what is not boardlane's. A netdev that a \
@@ -165,7 +188,7 @@ pub(crate) fn broker(role: &str, options: &DaemonOptions) -> Result<(), Failure>
         .map_err(|e| Failure::Run(format!("standard input is no daemon's socket: {e}")))
 }
 
-fn failed(e: std::io::Error) -> Failure {
+pub(crate) fn failed(e: std::io::Error) -> Failure {
     Failure::Run(format!("starting: {e}"))
 }
 
@@ -174,30 +197,6 @@ pub(crate) fn in_runtime<T>(task: impl Future<Output = Result<T, Failure>>) -> R
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(task)
-}
-
-/// The level that `--log`, the environment or nobody asks for.
-pub(crate) fn log_level(option: Option<String>) -> Result<LevelFilter, Failure> {
-    const VARIABLE: &str = "BOARDLANE_LOG";
-    let (source, text) = match option {
-        Some(text) => ("--log", text),
-        None => match std::env::var_os(VARIABLE) {
-            Some(text) => (VARIABLE, text.to_string_lossy().into_owned()),
-            None => return Ok(LevelFilter::INFO),
-        },
-    };
-    Ok(match text.as_str() {
-        "off" => LevelFilter::OFF,
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "info" => LevelFilter::INFO,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => {
-            let levels = "off, error, warn, info, debug or trace";
-            return Err(Failure::Usage(format!("{source} {text:?} is no level, write {levels}")));
-        }
-    })
 }
 
 /// What clap says in several lines, without the usage that follows.

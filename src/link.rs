@@ -59,6 +59,7 @@ use again::QUARANTINE;
 use dead::Untaken;
 use ends::{Ends, Pipe};
 pub use event::{Event, Start, StartPair};
+pub use messages::REFUSED;
 use messages::next_keepalive;
 use netdev_state::NetdevStates;
 pub use netdev_state::PeerLink;

@@ -9,10 +9,10 @@ mod cli;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use boardlane::daemon::config::{Config, ConfigError};
-use boardlane::daemon::control::client::{self, ClientError, StatusOptions};
+use boardlane::daemon::control::client::{self, ClientError};
+use boardlane::daemon::control::report::{Reporter, StatusOptions};
 use boardlane::daemon::{self, Role, probe};
 use clap::Parser;
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match cli::log_level(cli.log).map(start_log).and_then(|()| run(cli.command)) {
+    match cli::log::level(cli.log).map(cli::log::start).and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             // The reader has seen enough.
@@ -76,11 +76,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Master(options) => cli::daemon(Role::Master, &options),
         Command::Broker { role, options } => cli::broker(&role, &options),
         Command::Status { control, json, watch } => {
-            show_status(&StatusOptions { control, json }, watch)
+            show_status(StatusOptions { control, json }, watch)
         }
         Command::Probe { targets, control, json } => {
             show_probe(&probe::Options { targets, control, json })
         }
+        Command::Capture(options) => cli::capture::capture(options),
+        #[cfg(feature = "doctor")]
+        Command::Doctor(options) => cli::doctor::doctor(options),
         Command::Clean { dry_run, config } => clean(&config, dry_run),
         Command::Reload { control } => reload(control),
         Command::Check { file, expand } => check(&file, expand),
@@ -129,19 +132,22 @@ fn check(file: &Path, expand: bool) -> Result<(), Failure> {
     put(&format!("{}: ok, {}\n", file.display(), all.join(" and ")))
 }
 
-fn show_status(options: &StatusOptions, watch: bool) -> Result<(), Failure> {
-    let clear = watch && !options.json && io::stdout().is_terminal();
-    loop {
-        let report = client::report(options);
-        put(&format!("{}{}", if clear { "\x1b[H\x1b[2J" } else { "" }, report.shown))?;
-        for failure in &report.failures {
-            tell(failure);
-        }
+fn show_status(options: StatusOptions, watch: bool) -> Result<(), Failure> {
+    if watch && !options.json && io::stdout().is_terminal() {
+        return cli::watch::watch(Reporter::new(options));
+    }
+    let blank = if options.json { "" } else { "\n" };
+    let mut reporter = Reporter::new(options);
+    for n in 0_u64.. {
+        let report = reporter.look();
+        put(&format!("{}{}", if n == 0 { "" } else { blank }, report.shown))?;
+        report.failures.iter().for_each(|failure| tell(failure));
         if !watch {
             return if report.failures.is_empty() { Ok(()) } else { Err(Failure::Told) };
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(cli::watch::INTERVAL);
     }
+    Ok(())
 }
 
 fn show_probe(options: &probe::Options) -> Result<(), Failure> {
@@ -182,12 +188,14 @@ fn put(text: &str) -> Result<(), Failure> {
 
 /// Writes one line to standard error, where there is nobody to tell if that fails.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "boardlane: {text}");
+    let _ = writeln!(io::stderr(), "{}boardlane: {text}", cli::log::error_mark());
 }
 
 fn tell_config(error: &ConfigError) {
     let ConfigError::Invalid { file, .. } = error else { return tell(&error.to_string()) };
-    let _ = writeln!(io::stderr(), "{error}");
+    for line in error.to_string().lines() {
+        let _ = writeln!(io::stderr(), "{}{line}", cli::log::error_mark());
+    }
     let n = error.count();
     tell(&format!("{file}: {n} error{}, nothing was changed", if n == 1 { "" } else { "s" }));
 }
@@ -207,15 +215,4 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     tell(&cli::one_line(&error.to_string()));
     ExitCode::from(2)
-}
-
-fn start_log(level: tracing_subscriber::filter::LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        // Its complaint about a closed standard error would go there, and panic.
-        .log_internal_errors(false)
-        .init();
 }

@@ -10,21 +10,26 @@
 //! * MAC address before up: the kernel derives the IPv6 link-local address when the link goes up;
 //! * MTU before addresses: an MTU below 1280 deletes them (RFC 8200 §5 asks for 1280);
 //! * up or down before addresses: down deletes IPv6 addresses and all routes;
+//! * bridge and VRF before up: a port forwards nothing before it is isolated, and a netdev that comes
+//!   into a VRF, or leaves it, is set down by the kernel and up again;
 //! * addresses before routes: a next hop must be reachable through one of them.
 //!
 //! IPv6 link-local addresses and routes that the kernel makes by itself are nobody's: they are
 //! neither wanted, nor undone, nor do they keep a link up.
 
+pub mod action;
+pub mod address;
 pub mod prefix;
+pub mod route;
 #[cfg(test)]
 mod tests;
 mod undo;
 
-use std::fmt;
-use std::net::IpAddr;
-
+pub use action::{Action, Change};
+pub use address::{Address, Scope};
 pub use prefix::{IpPrefix, PrefixError};
-pub use undo::undo;
+pub use route::{MAIN_TABLE, Route, RouteError};
+pub use undo::{leftovers, undo};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -47,8 +52,17 @@ pub struct Desired {
     pub up: Option<bool>,
     /// The largest GSO packet that the stack may hand to the link, in bytes.
     pub gso_max_size: Option<u32>,
+    /// The bridge that it is to be a port of, or the VRF that it is to be in. It is somebody else's,
+    /// and waited for.
+    pub master: Option<Master>,
+    /// Whether the bridge keeps it from other isolated ports.
+    pub isolated: Option<bool>,
+    /// Whether what comes by it is forwarded, by IPv4.
+    pub forward4: Option<bool>,
+    /// The same by IPv6.
+    pub forward6: Option<bool>,
     /// Addresses that must be there, others may.
-    pub addresses: Vec<IpPrefix>,
+    pub addresses: Vec<Address>,
     /// Routes through this link that must be there, others may.
     pub routes: Vec<Route>,
 }
@@ -68,14 +82,55 @@ pub struct Observed {
     pub up: bool,
     /// The largest GSO packet in bytes.
     pub gso_max_size: u32,
-    /// All addresses without a peer, the kernel's own included.
-    pub addresses: Vec<IpPrefix>,
-    /// This end of each address with a peer. They are never ours.
-    pub peer_addresses: Vec<IpPrefix>,
-    /// Unicast routes of the main table through this link that somebody set.
+    /// What it is a port of, or in.
+    pub master: Option<Master>,
+    /// What the link is that the wanted master's name stands for, if there is one.
+    pub wanted_master: Option<MasterKind>,
+    /// Whether its bridge keeps it from other isolated ports.
+    pub isolated: bool,
+    /// Whether what comes by it is forwarded, by IPv4.
+    pub forward4: bool,
+    /// The same by IPv6, which the kernel has a switch for since Linux 6.17.
+    pub forward6: bool,
+    /// The table of its own routes: main, or that of its VRF.
+    pub table: u32,
+    /// All addresses, the kernel's own included.
+    pub addresses: Vec<Address>,
+    /// Unicast routes through this link that somebody set, with their tables.
     pub routes: Vec<Route>,
     /// Those that the kernel derived from addresses.
     pub kernel_routes: Vec<Route>,
+}
+
+/// What a netdev is a port of, or in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: MasterKind,
+}
+
+/// What a link is to those in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MasterKind {
+    /// It passes frames from port to port.
+    Bridge,
+    /// It is a routing domain of its own (`Documentation/networking/vrf.rst`).
+    Vrf,
+    /// Something else.
+    Other,
+}
+
+impl MasterKind {
+    /// As config and `ip` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Vrf => "VRF",
+            Self::Other => "master",
+        }
+    }
 }
 
 impl Observed {
@@ -84,225 +139,73 @@ impl Observed {
     }
 }
 
-/// A unicast route of the main table through the link that a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Route {
-    /// The network it leads to, without host bits.
-    pub to: IpPrefix,
-    /// The next hop; `None` where the network is on the link itself.
-    pub via: Option<IpAddr>,
-    /// The metric; `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
-    pub metric: Option<u32>,
-}
-
-impl Route {
-    /// A route as people write it: `to` is a network, or `default` where `via` tells the family.
-    pub fn parse(to: &str, via: Option<IpAddr>, metric: Option<u32>) -> Result<Self, RouteError> {
-        let to = match (to, via) {
-            ("default", Some(via)) => IpPrefix::everything(via),
-            ("default", None) => return Err(RouteError::DefaultOfNoFamily),
-            _ => to.parse().map_err(RouteError::Destination)?,
-        };
-        to.check_network().map_err(RouteError::Destination)?;
-        if to.addr().is_multicast() {
-            return Err(RouteError::Multicast { to });
-        }
-        if let Some(via) = via {
-            if via.is_ipv4() == to.is_ipv6() {
-                return Err(RouteError::Family { to, via });
-            }
-            if via.is_unspecified() || via.is_multicast() || via.is_loopback() {
-                return Err(RouteError::Via { via });
-            }
-        }
-        Ok(Self { to, via, metric })
-    }
-
-    /// The metric that the kernel uses: IPv6 knows no 0.
-    pub fn effective_metric(&self) -> u32 {
-        match (self.to.is_ipv6(), self.metric.unwrap_or(0)) {
-            (true, 0) => 1024,
-            (_, metric) => metric,
-        }
-    }
-
-    /// Whether both would be one and the same to the kernel.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.rivals(other) && self.via == other.via
-    }
-
-    /// Whether the kernel has room for only one of the two: same network and metric.
-    pub fn rivals(&self, other: &Self) -> bool {
-        self.to.network() == other.to.network()
-            && self.effective_metric() == other.effective_metric()
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.to)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
-        }
-        if let Some(metric) = self.metric {
-            write!(f, " metric {metric}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Why a route cannot be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouteError {
-    /// The destination is no network.
-    Destination(PrefixError),
-    /// `default` without a next hop is of no family.
-    DefaultOfNoFamily,
-    /// A multicast network.
-    Multicast {
-        /// The destination.
-        to: IpPrefix,
-    },
-    /// Destination and next hop are of different families.
-    Family {
-        /// The destination.
-        to: IpPrefix,
-        /// The next hop.
-        via: IpAddr,
-    },
-    /// The next hop is no host.
-    Via {
-        /// The next hop.
-        via: IpAddr,
-    },
-}
-
-impl fmt::Display for RouteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Destination(e) => write!(f, "{e}"),
-            Self::DefaultOfNoFamily => {
-                write!(f, "a default route needs `via`, or write 0.0.0.0/0 or ::/0")
-            }
-            Self::Multicast { to } => write!(f, "{to} is a multicast network: give a unicast one"),
-            Self::Family { to, via } => {
-                write!(f, "the route to {to} cannot go via {via}: both must be IPv4, or both IPv6")
-            }
-            Self::Via { via } => write!(f, "{via} cannot be a next hop: give a host's address"),
-        }
-    }
-}
-
-impl std::error::Error for RouteError {}
-
-/// A value before and after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change<T> {
-    /// The value that was observed.
-    pub was: T,
-    /// The value to set.
-    pub to: T,
-}
-
-/// One change of one netdev. Each knows enough to be taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Set the Ethernet address.
-    SetMac(Change<Mac>),
-    /// Set the alias; `None` clears it.
-    SetAlias(Change<Option<String>>),
-    /// Set the largest GSO packet, in bytes.
-    SetGsoMaxSize(Change<u32>),
-    /// Set the MTU, in bytes.
-    SetMtu(Change<u32>),
-    /// Set the admin state.
-    SetUp(bool),
-    /// Add an address.
-    AddAddress(IpPrefix),
-    /// Remove an address.
-    DelAddress(IpPrefix),
-    /// Add a route through the link.
-    AddRoute(Route),
-    /// Remove a route through the link.
-    DelRoute(Route),
-}
-
-impl Action {
-    /// What is changed, as `ip` names it: `address 10.77.0.1/30`.
-    pub fn object(&self) -> String {
-        match self {
-            Self::SetMac(c) => format!("MAC address {}", show_mac(&c.to)),
-            Self::SetAlias(c) => format!("alias \"{}\"", c.to.as_deref().unwrap_or_default()),
-            Self::SetGsoMaxSize(c) => format!("gso_max_size {}", c.to),
-            Self::SetMtu(c) => format!("MTU {}", c.to),
-            Self::SetUp(up) => format!("state {}", if *up { "up" } else { "down" }),
-            Self::AddAddress(a) | Self::DelAddress(a) => format!("address {a}"),
-            Self::AddRoute(r) | Self::DelRoute(r) => format!("route {r}"),
-        }
-    }
-
-    /// What is done with the object.
-    pub fn verb(&self) -> &'static str {
-        match self {
-            Self::AddAddress(_) | Self::AddRoute(_) => "add",
-            Self::DelAddress(_) | Self::DelRoute(_) => "remove",
-            _ => "set",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.verb(), self.object())
-    }
-}
-
-/// A MAC address as people write it.
-fn show_mac(mac: &Mac) -> String {
-    mac.map(|b| format!("{b:02x}")).join(":")
-}
-
 /// The actions that make `observed` into `desired`, in order. Empty where nothing is missing.
 ///
-/// Routes are left out while the link is or will be down, since the kernel takes none then: plan
-/// again when it is up.
+/// Routes are left out while the link is or will be down, since the kernel takes none then, and
+/// where the VRF changes, since they are of its table then: plan again when it is done.
 pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut actions = Vec::new();
-    if let Some(c) = change(desired.mac.as_ref(), &observed.mac) {
-        actions.push(Action::SetMac(c));
-    }
+    actions.extend(Change::between(desired.mac.as_ref(), &observed.mac).map(Action::SetMac));
     if let Some(alias) = &desired.alias {
         let to = Some(alias.clone()).filter(|a| !a.is_empty());
-        actions.extend(change(Some(&to), &observed.alias).map(Action::SetAlias));
+        actions.extend(Change::between(Some(&to), &observed.alias).map(Action::SetAlias));
     }
-    if let Some(c) = change(desired.gso_max_size.as_ref(), &observed.gso_max_size) {
-        actions.push(Action::SetGsoMaxSize(c));
-    }
-    if let Some(c) = change(desired.mtu.as_ref(), &observed.mtu) {
-        actions.push(Action::SetMtu(c));
-    }
+    let gso = Change::between(desired.gso_max_size.as_ref(), &observed.gso_max_size);
+    actions.extend(gso.map(Action::SetGsoMaxSize));
+    actions.extend(Change::between(desired.mtu.as_ref(), &observed.mtu).map(Action::SetMtu));
+    let moves = plan_master(desired, observed, &mut actions);
+    let forward4 = Change::between(desired.forward4.as_ref(), &observed.forward4);
+    actions.extend(forward4.map(Action::SetForward4));
+    let forward6 = Change::between(desired.forward6.as_ref(), &observed.forward6);
+    actions.extend(forward6.map(Action::SetForward6));
     let up = desired.up.unwrap_or(observed.up);
     if up != observed.up {
         actions.push(Action::SetUp(up));
     }
-    let goes_down = observed.up && !up;
+    let goes_down = observed.up && (!up || moves);
     for (i, address) in desired.addresses.iter().enumerate() {
         let stays = observed.addresses.contains(address) && !(goes_down && address.is_ipv6());
         if !stays && !desired.addresses[..i].contains(address) {
             actions.push(Action::AddAddress(*address));
         }
     }
-    for (i, route) in desired.routes.iter().enumerate() {
-        let twice = desired.routes[..i].iter().any(|r| r.same_as(route));
-        if up && !twice && !observed.has_route(route) {
+    let routes: Vec<_> = desired.routes.iter().map(|r| r.in_table(observed.table)).collect();
+    for (i, route) in routes.iter().enumerate() {
+        let twice = routes[..i].iter().any(|r| r.same_as(route));
+        if up && !moves && !twice && !observed.has_route(route) {
             actions.push(Action::AddRoute(*route));
         }
     }
     actions
 }
 
-/// The change from `was` to what is wanted, if that is something else.
-fn change<T: Clone + PartialEq>(wanted: Option<&T>, was: &T) -> Option<Change<T>> {
-    let to = wanted.filter(|to| *to != was)?;
-    Some(Change { was: was.clone(), to: to.clone() })
+/// What is missing of bridge or VRF; says whether the netdev leaves a VRF or comes into one. The
+/// kernel then sets it down and up again.
+fn plan_master(desired: &Desired, observed: &Observed, actions: &mut Vec<Action>) -> bool {
+    let wanted = desired.master.as_ref();
+    // Another one of this name is not what is wanted; none at all is waited for.
+    let there = wanted.filter(|wanted| observed.wanted_master == Some(wanted.kind)).cloned();
+    let change = there.and_then(|to| Change::between(Some(&Some(to)), &observed.master));
+    let is = |master: &Option<Master>, kind| master.as_ref().is_some_and(|m| m.kind == kind);
+    let stays = change.is_none();
+    let master = change.as_ref().map_or(&observed.master, |change| &change.to);
+    let of_vrf = |master| is(master, MasterKind::Vrf);
+    let moves = !stays && (of_vrf(master) || of_vrf(&observed.master));
+    let isolated =
+        desired.isolated.filter(|_| is(master, MasterKind::Bridge) && wanted == master.as_ref());
+    // A port is new without it.
+    let isolated = Change::between(isolated.as_ref(), &(observed.isolated && stays));
+    actions.extend(change.map(Action::SetMaster));
+    actions.extend(isolated.map(Action::SetIsolated));
+    moves
+}
+
+/// Why the wanted master cannot be had yet, if so.
+pub fn waits_for(desired: &Desired, observed: &Observed) -> Option<String> {
+    let Master { name, kind } = desired.master.as_ref()?;
+    match observed.wanted_master {
+        None => Some(format!("{} {name} does not exist yet", kind.name())),
+        Some(found) if found != *kind => Some(format!("{name} is no {}", kind.name())),
+        Some(_) => None,
+    }
 }

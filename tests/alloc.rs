@@ -258,6 +258,155 @@ fn what_the_other_end_may_send_is_judged_and_counted_without_an_allocation() {
     assert_eq!(sources.check(&frame), Err(FrameDrop::ForeignMac));
 }
 
+#[cfg(feature = "cli")]
+mod captured {
+    use std::fmt;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use boardlane::daemon::capture::ring::RX;
+    use boardlane::daemon::capture::{Captures, Eye, Seen, Session, Wanted};
+    use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
+    use boardlane::net::path::{PathError, Room};
+    use boardlane::os::dma::EngineModel;
+
+    use super::*;
+
+    /// Captures of a link with one queue pair; nobody reads them.
+    fn captures(snaplens: &[u32]) -> (Arc<Captures>, Vec<Session>) {
+        let captures = Arc::<Captures>::default();
+        let begin = |drops, snaplen| {
+            let wanted = Wanted { link: "bl0".to_owned(), snaplen, drops };
+            captures.begin(&wanted, 1).expect("there is memory")
+        };
+        let sessions =
+            snaplens.iter().flat_map(|len| [false, true].map(|drops| begin(drops, *len)));
+        let sessions = sessions.collect();
+        (captures, sessions)
+    }
+
+    #[test]
+    fn what_is_captured_is_copied_without_an_allocation_and_so_is_what_finds_no_room() {
+        let (captures, _sessions) = captures(&[64, 262_144]);
+        let mem = memory(Kind::Cached);
+        let rest =
+            [mem.resolve(0, 4096).expect("mapped"), mem.resolve(8192, 65_536).expect("mapped")];
+        let mut eye = captures.eye(0);
+        assert!(eye.look());
+        let mut run = |times| {
+            for _ in 0..times {
+                for (len, start) in LENGTHS.into_iter().zip([&[0; 12][..], &[0; 26], &[], &[], &[]])
+                {
+                    assert!(eye.look());
+                    eye.see(RX, Seen { start, rest: &rest, mem: &mem, len });
+                    eye.settle((len == LENGTHS[1]).then_some(FrameDrop::ForeignMac));
+                }
+                eye.reject(RX, &[], 0, FrameDrop::Stale);
+            }
+        };
+        assert_eq!(allocations(|| run(1000)), 0);
+    }
+
+    /// There is always a frame more, and room for it, until all have come. It knows its worker's thread.
+    struct Flood {
+        frame: Vec<u8>,
+        buffer: Vec<u8>,
+        received: u64,
+        /// After the first frames.
+        before: u64,
+        /// Frames, and how often the thread has allocated since.
+        said: Arc<[AtomicU64; 2]>,
+    }
+
+    impl fmt::Debug for Flood {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Flood")
+        }
+    }
+
+    const FRAMES: u64 = 100_000;
+
+    impl Path for Flood {
+        fn room(&mut self, _: &BusMemory) -> Result<Room<'_>, PathError> {
+            Ok(Room::Private(&mut self.buffer))
+        }
+        fn sent(&mut self, _: &BusMemory, _: usize) -> Result<Option<FrameDrop>, PathError> {
+            Ok(None)
+        }
+        fn flush(&mut self, _: &BusMemory) -> bool {
+            false
+        }
+        fn receive(&mut self, _: &BusMemory) -> Result<Inward<'_>, PathError> {
+            let allocations = ALLOCATIONS.get();
+            match self.received {
+                FRAMES => return Ok(Inward::Empty),
+                ..1000 => self.before = allocations,
+                _ => {
+                    self.said[1].store(allocations - self.before, Ordering::Relaxed);
+                    self.said[0].store(self.received, Ordering::Relaxed);
+                }
+            }
+            Ok(match self.received % 3 {
+                0 => Inward::Dropped(FrameDrop::BadFlags),
+                _ => Inward::Frame { prefix: &self.frame, tail: &[], len: 60 },
+            })
+        }
+        fn received(&mut self, _: &BusMemory) -> Result<(), PathError> {
+            self.received += 1;
+            Ok(())
+        }
+        fn release(&mut self, _: &BusMemory) -> bool {
+            false
+        }
+        fn arm(&mut self, _: &BusMemory, _: bool) -> Result<bool, PathError> {
+            Ok(false)
+        }
+        fn arm_for_room(&mut self, _: &BusMemory) -> Result<bool, PathError> {
+            Ok(false)
+        }
+        fn disarm(&mut self, _: &BusMemory) {}
+    }
+
+    fn worker(port: Port, eye: Eye) {
+        let said = Arc::new([const { AtomicU64::new(0) }; 2]);
+        let (frame, buffer) = (vec![0; 72], vec![0; 2048]);
+        let path = Flood { frame, buffer, received: 0, before: 0, said: said.clone() };
+        let mem = Arc::new(BusMemory::default());
+        let job = Job {
+            path: Box::new(path),
+            mem: mem.clone(),
+            engine_mem: mem,
+            port,
+            doorbells: Vec::new(),
+            peers: [None, None],
+            stats: Arc::<QueueStats>::default(),
+            heartbeat: Duration::from_millis(250),
+            busy_poll: Duration::ZERO,
+            engine: EngineModel::default(),
+            settings: None,
+            limits: Limits::default(),
+            eye,
+            cpu: None,
+        };
+        let worker = Worker::start("bl-worker", job, |why, _| panic!("{why}")).expect("a thread");
+        let since = Instant::now();
+        while said[0].load(Ordering::Relaxed) < FRAMES - 1 {
+            assert!(since.elapsed() < Duration::from_secs(10), "frames are slow");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(worker.stop().is_some());
+        assert_eq!(said[1].load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_worker_does_not_allocate_whether_it_is_captured_or_not() {
+        for port in [|| Port::Discard, || Port::Echo(Echo::new(Offloads::default()))] {
+            worker(port(), Eye::default());
+            let (captures, _sessions) = captures(&[64, 262_144]);
+            worker(port(), captures.eye(0));
+        }
+    }
+}
+
 /// A driver that posts small buffers and sends in several pieces.
 struct Stock {
     rx: DriverQueue,

@@ -243,6 +243,8 @@ fn help_names_every_command_and_option() {
         ("status", &["--control", "--json", "--watch"]),
         ("reload", &["--control"]),
         ("check", &["--expand"]),
+        #[cfg(feature = "doctor")]
+        ("doctor", &["[FILE]...", "--json"]),
     ] {
         let (status, out, _) = run(&[command, "--help"]);
         assert_eq!(status, 0);
@@ -301,7 +303,11 @@ fn status_shows_what_the_daemon_says() {
     assert_eq!(shown, (0, answer.to_owned(), String::new()));
     let (status, table, _) = run(&["status", "--control", socket]);
     assert_eq!(status, 0);
-    assert!(table.starts_with("master, pid 7, version 9.9.9\nLINK  STATE "), "{table}");
+    assert_eq!(
+        table,
+        "master, pid 7, version 9.9.9; 0 of 0 up\n\
+         LINK  STATE  AGE  RX/S  F/S  TX/S  F/S  RX  TX  FLAPS  DROPS  REASON\n"
+    );
 }
 
 #[test]
@@ -413,4 +419,75 @@ fn reload_tells_what_was_done_or_why_nothing_was() {
         fake_daemon(&path, "reload", answer);
         assert_eq!(run(&["reload", "--control", socket]), expected);
     }
+}
+
+/// A backplane's log, with its standard error told to be the journal's stream or not.
+#[cfg(feature = "backplane")]
+fn log_of_a_backplane(dir: &Dir, told: impl Fn(&std::fs::File) -> String) -> String {
+    let path = dir.0.join("log");
+    let log = std::fs::File::create(&path).unwrap();
+    let mut backplane = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(["--log", "debug", "backplane", "--slots", "1", "--dir"])
+        .arg(dir.0.join("slots"))
+        .env("JOURNAL_STREAM", told(&log))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let start = std::time::Instant::now();
+    let mut said = String::new();
+    while !said.ends_with('\n') && start.elapsed().as_secs() < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        said = std::fs::read_to_string(&path).unwrap();
+    }
+    let _ = backplane.kill();
+    let _ = backplane.wait();
+    said
+}
+
+#[cfg(feature = "backplane")]
+#[test]
+fn a_log_that_is_the_journals_has_priorities_and_no_times() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = Dir::new("journal");
+    let stream = |log: &std::fs::File, more: u64| {
+        let file = log.metadata().unwrap();
+        format!("{}:{}", file.dev(), file.ino() + more)
+    };
+    let said = log_of_a_backplane(&dir, |log| stream(log, 0));
+    assert!(said.contains("<6>backplane is ready "), "{said}");
+    assert!(said.lines().all(|line| line.starts_with('<') && line.as_bytes()[2] == b'>'), "{said}");
+    // It was told so, but has been led elsewhere since.
+    let said = log_of_a_backplane(&dir, |log| stream(log, 1));
+    assert!(said.starts_with("20") && said.contains(" INFO "), "{said}");
+
+    let output = Command::new(env!("CARGO_BIN_EXE_boardlane"))
+        .args(["check", "/nonexistent/x.toml"])
+        .env("JOURNAL_STREAM", "0:0")
+        .output()
+        .unwrap();
+    assert!(output.stderr.starts_with(b"boardlane: "));
+}
+
+#[cfg(feature = "doctor")]
+#[test]
+fn the_doctor_says_a_line_for_each_check_or_what_is_wrong_in_a_config() {
+    let (_, out, err) = run(&["doctor"]);
+    assert!(err.is_empty(), "{err}");
+    for line in out.lines() {
+        let [verdict, check] = [line.get(..4), line.get(6..16)].map(Option::unwrap);
+        assert!(["ok  ", "warn", "FAIL"].contains(&verdict) && !check.trim().is_empty(), "{out}");
+    }
+    assert!(out.contains("  kernel      Linux "), "{out}");
+    let (status, out, _) = run(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["ok"], status == 0);
+    let first = &json["findings"][0];
+    assert_eq!((&first["check"], &first["verdict"]), (&"kernel".into(), &"ok".into()), "{out}");
+
+    let dir = Dir::new("doctor");
+    let file = dir.file("bad.toml", &format!("{GOOD}mtu = 1\n"));
+    let (status, out, err) = run(&["doctor", &file]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(err.starts_with(&format!("{file}:4:7: mtu 1 is out of range\n")), "{err}");
+    assert_eq!(run(&["doctor", "/nonexistent/x.toml"]).0, 2);
 }

@@ -7,9 +7,10 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::process::Command;
+use std::time::Duration;
 
-use boardlane::os::netlink::Netlink;
-use boardlane::plan::{Action, Change, Desired, IpPrefix, Observed, Route, plan, undo};
+use boardlane::os::netlink::{Netlink, Watch, watch_socket};
+use boardlane::plan::{Action, Address, Change, Desired, MAIN_TABLE, Observed, Route, plan, undo};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
 use tun_tap::{Iface, Mode};
@@ -32,6 +33,9 @@ fn main() {
         ("what_is_not_there_is_removed_already", || Box::pin(removing_nothing())),
         ("frames_are_counted", || Box::pin(frames_are_counted())),
         ("many_addresses_and_routes_are_all_seen", || Box::pin(many())),
+        ("only_what_matters_to_a_netdev_is_heard_of_where_that_is_asked_for", || {
+            Box::pin(only_what_matters_is_heard())
+        }),
     ];
     let missing = what_is_missing();
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
@@ -113,7 +117,7 @@ fn ip_addresses(link: &str) -> Vec<String> {
     found
 }
 
-fn prefix(text: &str) -> IpPrefix {
+fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
@@ -129,7 +133,7 @@ fn wanted() -> Desired {
         mtu: Some(9000),
         up: Some(true),
         gso_max_size: Some(32768),
-        addresses: vec![prefix("10.77.0.1/24"), prefix("fd77::1/64")],
+        addresses: vec![address("10.77.0.1/24"), address("fd77::1/64")],
         routes: vec![
             route("10.80.0.0/24", Some("10.77.0.2"), Some(100)),
             route("fd80::/64", Some("fd77::2"), None),
@@ -137,6 +141,7 @@ fn wanted() -> Desired {
             route("default", Some("fd77::2"), Some(50)),
             route("default", Some("10.77.0.2"), None),
         ],
+        ..Desired::default()
     }
 }
 
@@ -225,8 +230,9 @@ async fn operators_addresses_survive() {
     take_back(&netlink, &done).await;
     assert_eq!(ip_addresses("bl0"), ["10.77.0.9/24", "192.0.2.1/32", "2001:db8::1/64"]);
     let now = observe(&netlink).await;
-    assert_eq!(now.routes, [route("198.51.100.0/24", Some("10.77.0.3"), None)]);
-    assert_eq!(now.peer_addresses, [prefix("192.0.2.1/32")]);
+    let theirs = route("198.51.100.0/24", Some("10.77.0.3"), None).in_table(MAIN_TABLE);
+    assert_eq!(now.routes, [theirs]);
+    assert!(now.addresses.contains(&address("192.0.2.1/32 peer 192.0.2.2")));
     assert!(now.up, "going down would delete the operator's IPv6 address and route");
 }
 
@@ -359,8 +365,8 @@ async fn removing_nothing() {
     let gone = [
         Action::DelRoute(route("10.80.0.0/24", None, None)),
         Action::DelRoute(route("fd80::/64", None, None)),
-        Action::DelAddress(prefix("10.77.0.1/24")),
-        Action::DelAddress(prefix("fd77::1/64")),
+        Action::DelAddress(address("10.77.0.1/24")),
+        Action::DelAddress(address("fd77::1/64")),
     ];
     let applied = netlink.apply("bl0", &gone).await;
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
@@ -392,8 +398,8 @@ async fn many() {
     let netlink = Netlink::new().unwrap();
     let mut desired = Desired { up: Some(true), ..Desired::default() };
     for n in 0..=255_u8 {
-        desired.addresses.push(prefix(&format!("10.77.{n}.1/24")));
-        desired.addresses.push(prefix(&format!("fd77:{n:x}::1/64")));
+        desired.addresses.push(address(&format!("10.77.{n}.1/24")));
+        desired.addresses.push(address(&format!("fd77:{n:x}::1/64")));
         desired.routes.push(route(&format!("10.80.{n}.0/24"), Some("10.77.0.2"), None));
         desired.routes.push(route(&format!("fd80:{n:x}::/64"), Some("fd77::2"), None));
     }
@@ -401,4 +407,67 @@ async fn many() {
     assert_eq!(plan(&desired, &observe(&netlink).await), []);
     let change = Action::SetMtu(Change { was: 1500, to: 1400 });
     assert_eq!(netlink.apply("bl0", std::slice::from_ref(&change)).await.done, [change]);
+}
+
+async fn only_what_matters_is_heard() {
+    let (_bl0, _bl1) = (tap("bl0"), tap("bl1"));
+    for words in ["link set bl0 up", "link set bl1 up", "addr add 10.1.0.1/24 dev bl1"] {
+        ip(words);
+    }
+    let netlink = Netlink::new().unwrap();
+    let index = netlink.link_index("bl0").await.unwrap().unwrap();
+    let mut watch = Watch::over(watch_socket().unwrap()).unwrap();
+    // Up and link-local addresses come late.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let others = [
+        "link set bl1 mtu 1400",
+        "addr add 10.2.0.1/24 dev bl1",
+        "-6 addr add fd02::1/64 dev bl1 nodad",
+        "route add 10.3.0.0/24 via 10.1.0.2",
+        "route del 10.3.0.0/24",
+        "-6 route add fd03::/64 dev bl1",
+        "link add br0 type bridge",
+    ];
+    let own = [
+        "link set bl0 mtu 1400",
+        "link set bl0 alias own",
+        "addr add 10.4.0.1/24 dev bl0",
+        "addr del 10.4.0.1/24 dev bl0",
+        "-6 addr add fd04::1/64 dev bl0 nodad",
+        "-6 route add fd05::/64 dev bl0",
+        "route add 10.5.0.0/24 dev bl0",
+        // Which takes its place, and nobody is told that it went.
+        "route replace 10.5.0.0/24 dev bl1",
+        "-6 route replace fd05::/64 dev bl1",
+        "route add 10.6.0.0/24 dev bl0",
+        "route del 10.6.0.0/24",
+        "link set bl0 name bl2",
+    ];
+    for (kept, heard) in [(&[][..], true), (&[index, 99], false)] {
+        watch.keep_to(kept).unwrap();
+        while is_told(&mut watch).await {}
+        for words in others {
+            ip(words);
+            assert_eq!(is_told(&mut watch).await, heard, "{words}");
+        }
+        ip("link del br0");
+        ip("addr flush dev bl1");
+        ip("addr add 10.1.0.1/24 dev bl1");
+        ip("link set bl1 mtu 1500");
+        ip("-6 route flush dev bl1");
+    }
+    while is_told(&mut watch).await {}
+    for words in own {
+        ip(words);
+        assert!(is_told(&mut watch).await, "{words}");
+        while is_told(&mut watch).await {}
+    }
+    watch.keep_to(&[]).unwrap();
+    ip("link set bl1 mtu 1300");
+    assert!(is_told(&mut watch).await);
+}
+
+/// Whether there is a notice, or will be soon.
+async fn is_told(watch: &mut Watch) -> bool {
+    tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.is_ok()
 }

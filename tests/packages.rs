@@ -122,7 +122,7 @@ fn the_copyright_file_names_every_crate_that_the_program_is_built_from() {
             assert!(texts.iter().any(there), "{name}: add the text of {one} to {FILE}");
         }
         let mut part = format!("Files: vendor/{name}/*\nCopyright:");
-        holders(&package).iter().for_each(|holder| write!(part, " {holder}\n").unwrap());
+        holders(&package).iter().for_each(|holder| writeln!(part, " {holder}").unwrap());
         parts.push(part + "License: " + &licence);
     }
     let expected = [parts, texts].concat().join("\n\n") + "\n";

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let directory = std::env::temp_dir().join(format!("boardlane-user-{}", std::process::id()));
     let missing = missing();
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let cases: [(&'static str, Case); 10] = [
+    let cases: [(&'static str, Case); 11] = [
         ("without_root_the_demo_is_ok_and_leaves_nothing", ok),
         ("the_commands_of_a_kept_demo_enter_its_machines", enter),
         ("a_killed_demo_leaves_no_process_and_no_namespace", killed),
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         ("a_kernel_or_container_without_tun_is_told", no_tun),
         ("a_read_only_proc_sys_is_told_and_nothing_is_left", read_only_settings),
         ("a_tun_of_roots_own_is_told_with_its_usual_mode", closed_tun),
+        ("the_doctor_tries_in_a_user_namespace_and_says_what_it_does_not_see", doctor),
     ];
     let trials = cases.map(|(name, case)| {
         let directory = directory.join(name);
@@ -317,5 +318,18 @@ fn closed_tun(site: &Site) -> Completion {
     }
     let output = as_user("600", &[&site.program, "demo"]).output().unwrap();
     assert_refused(&output, &["/dev/net/tun: Permission denied", "`chmod 666 /dev/net/tun`"]);
+    Completion::Completed
+}
+
+fn doctor(site: &Site) -> Completion {
+    let look = |tun| as_user(tun, &[&site.program, "doctor"]).output().unwrap();
+    let output = look("666");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("ok    tun         TAPs can be made"), "{text}");
+    assert!(text.contains("warn  rights      not root: "), "{text}");
+    if geteuid().is_root() {
+        let text = String::from_utf8(look("600").stdout).unwrap();
+        assert!(text.contains("FAIL  tun         /dev/net/tun: "), "{text}");
+    }
     Completion::Completed
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use boardlane::daemon::capture::Eye;
 use boardlane::daemon::worker::{IN, Job, Limits, OUT, Port, QueueStats, Worker};
 use boardlane::memory::{BusMemory, Region, Side, Span};
 use boardlane::net::echo::Echo;
@@ -124,6 +125,7 @@ impl Bench {
             engine: EngineModel::default(),
             settings: Some(settings.clone()),
             limits: Limits::default(),
+            eye: Eye::default(),
             cpu: None,
         };
         let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
@@ -298,6 +300,7 @@ fn a_flood_is_held_to_the_rate_and_what_is_over_it_stays_in_the_ring() {
             sources: Sources::new(&[OWN], &[]).map(Arc::new),
             rate: Some(Arc::new(Rate::new(start, None, Some(RATE)))),
         },
+        eye: Eye::default(),
         cpu: None,
     };
     let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
@@ -394,6 +397,7 @@ fn an_echo_that_rests_publishes_what_is_finished_meanwhile() {
             sources: None,
             rate: Some(Arc::new(Rate::new(Instant::now(), None, Some(1)))),
         },
+        eye: Eye::default(),
         cpu: None,
     };
     let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
@@ -474,6 +478,7 @@ fn without_a_doorbell_frames_are_looked_for() {
         engine: EngineModel::default(),
         settings: None,
         limits: Limits::default(),
+        eye: Eye::default(),
         cpu: None,
     };
     let worker = Worker::start("bl-worker", job, |why, _| eprintln!("{why}")).unwrap();
@@ -555,6 +560,7 @@ fn memory_that_the_other_end_takes_away_ends_the_worker_and_not_the_netdev() {
         engine: EngineModel::default(),
         settings: None,
         limits: Limits::default(),
+        eye: Eye::default(),
         cpu: None,
     };
     let (tell, told) = std::sync::mpsc::channel();

@@ -3,8 +3,10 @@
 //! Each line has one answer at most, of one line; a client that comes afterwards is answered.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use boardlane::daemon::capture::{Captures, Wanted};
 use boardlane::daemon::control::{ControlSocket, REQUEST_MAX};
 use boardlane::daemon::probe::window::LinkProbe;
 use boardlane::daemon::reload::{ReloadError, Report};
@@ -24,9 +26,13 @@ pub fn run(data: &[u8]) {
     run_closed(async {
         let socket =
             ControlSocket::bind(&path, &Access::default()).expect("nobody else has the path");
-        let status =
-            || Status { role: "agent".into(), pid: 1, version: "0".into(), links: Vec::new() };
+        let status = || Status { role: "agent".into(), pid: 1, ..Status::default() };
         let probe = |link: &str| (link == "bl0").then(LinkProbe::default);
+        let capture = |wanted: &Wanted| {
+            let session = Arc::<Captures>::default().begin(wanted, 1)?;
+            let begun = session.begun("agent".into());
+            Ok((session, begun))
+        };
         let reload = || tokio::spawn(async { Ok::<_, ReloadError>(Report::default()) });
         let clients = async {
             talk(&path, &mut Octets(data)).await;
@@ -34,7 +40,7 @@ pub fn run(data: &[u8]) {
             assert!(answer.starts_with("{\"role\":\"agent\""), "{answer}");
         };
         tokio::select! {
-            () = socket.serve(status, probe, reload) => unreachable!("it serves until it is dropped"),
+            () = socket.serve(status, probe, capture, reload) => unreachable!("it serves until it is dropped"),
             () = clients => {}
         }
     });

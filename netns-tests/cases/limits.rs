@@ -14,11 +14,11 @@ use crate::checker::frame::{Frame, IPV4, IPV6, NEEDS_CSUM, UDP, VLAN, Vnet};
 use crate::checker::socket::{Receiver, Sender};
 use crate::world::{World, check, wait};
 
-const BOARD: [u8; 6] = [2, 0, 0, 0, 0x77, 2];
+pub(crate) const BOARD: [u8; 6] = [2, 0, 0, 0, 0x77, 2];
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0x77, 3];
 /// Where all of the cases' frames go; nobody has it.
 const TO: [u8; 6] = [2, 0, 0, 0, 0xee, 0xee];
-const OWN_V4: [u8; 4] = [10, 77, 0, 2];
+pub(crate) const OWN_V4: [u8; 4] = [10, 77, 0, 2];
 const OTHER_V4: [u8; 4] = [10, 77, 1, 2];
 /// `fd77::2`, and that of the next board.
 const OWN_V6: [u8; 16] = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
@@ -37,7 +37,7 @@ fn keys(machine: &str, slot: u8) -> String {
 }
 
 /// A world of one link whose kernels say nothing of their own.
-fn quiet_world() -> World {
+pub(crate) fn quiet_world() -> World {
     let keys = |machine: &str, slot| format!("address = []\n{}", keys(machine, slot));
     let mut world = World::new(1, keys);
     for machine in ["master", "board0"] {
@@ -51,7 +51,7 @@ fn quiet_world() -> World {
     world
 }
 
-fn frame(from: [u8; 6], types: &[u16], packet: &[u8]) -> Frame {
+pub(crate) fn frame(from: [u8; 6], types: &[u16], packet: &[u8]) -> Frame {
     let mut bytes = [TO, from].concat();
     for (i, kind) in types.iter().enumerate() {
         bytes.extend(kind.to_be_bytes());
@@ -63,7 +63,7 @@ fn frame(from: [u8; 6], types: &[u16], packet: &[u8]) -> Frame {
     Frame { vnet: Vnet::default(), bytes }
 }
 
-fn ipv4(from: [u8; 4]) -> Vec<u8> {
+pub(crate) fn ipv4(from: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 48, 0, 0, 0x40, 0, 64, UDP, 0, 0];
     packet.extend([from, [192, 0, 2, 1]].concat());
     packet.resize(48, 0x5a);

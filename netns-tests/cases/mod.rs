@@ -5,6 +5,7 @@ mod amp;
 mod announce;
 mod basics;
 mod bridge;
+mod capture;
 mod clean;
 mod config;
 mod confine;
@@ -12,21 +13,26 @@ mod crate_of_boards;
 pub(crate) mod cycles;
 mod dead;
 mod demo;
+#[cfg(feature = "doctor")]
+mod doctor;
 mod engine;
 mod features;
 mod flood;
 mod front_end;
+mod heal;
 pub(crate) mod hostile;
 mod idle;
 mod life;
 mod limits;
 pub(crate) mod matrix;
+mod metrics;
 mod moves;
 mod netdev_state;
 mod ports;
 mod probe_slot;
 mod reload;
 mod service;
+mod status_table;
 mod stock;
 pub(crate) mod vhost_net;
 
@@ -59,6 +65,11 @@ pub(crate) const ALL: &[Case] = &[
     ),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
+    #[cfg(feature = "doctor")]
+    case!(doctor::a_machine_at_work_is_well_and_what_goes_wrong_is_told),
+    #[cfg(feature = "doctor")]
+    case!(doctor::two_daemons_with_one_control_socket_are_told),
+    case!(status_table::a_row_shows_state_age_rates_and_flaps),
     case!(basics::an_mtu_of_68_carries_v4, "ping"),
     case!(basics::an_mtu_of_9000_carries_frames_of_that_size, "ping"),
     case!(basics::an_mtu_of_65000_carries_frames_of_that_size, "ping"),
@@ -130,6 +141,13 @@ pub(crate) const ALL: &[Case] = &[
     case!(netdev_state::a_tcp_connection_outlives_changes_of_the_mtu),
     case!(netdev_state::a_mac_set_with_ip_stays_and_is_seen_at_the_other_end),
     case!(netdev_state::changes_without_a_pause_end_in_the_last_one),
+    case!(heal::each_thing_that_is_broken_is_set_again_and_others_stay),
+    case!(heal::who_keeps_setting_the_opposite_is_told_of_and_does_not_keep_the_daemon_busy),
+    case!(heal::places::a_name_that_is_taken_meanwhile_is_told_and_had_again_once_it_is_free),
+    case!(
+        heal::places::a_netdev_whose_name_is_taken_at_home_stays_where_it_was_moved_until_it_is_free
+    ),
+    case!(heal::places::a_namespace_that_vanishes_is_waited_for_and_no_other_link_notices),
     case!(reload::links_come_and_go_and_the_others_do_not_notice),
     case!(reload::addresses_routes_and_a_masters_mtu_change_while_the_link_runs),
     case!(reload::a_link_that_has_to_begin_anew_keeps_its_netdev_and_is_alone_in_it),
@@ -162,6 +180,14 @@ pub(crate) const ALL: &[Case] = &[
     case!(limits::a_source_that_the_board_changes_while_it_is_received_never_comes_out),
     case!(limits::a_flood_is_held_to_the_rate_and_a_second_board_has_its_share),
     case!(limits::a_tcp_stream_is_held_to_the_rate_without_a_drop),
+    case!(
+        metrics::an_independent_parser_takes_them_and_they_agree_with_the_kernel,
+        "python3 prometheus_client"
+    ),
+    case!(metrics::counters_go_on_through_restarts_of_the_other_end_and_reloads),
+    case!(metrics::a_port_in_use_is_said_once_and_had_when_it_is_free),
+    case!(metrics::a_reload_moves_them_and_takes_them_away),
+    case!(metrics::clients_that_are_slow_or_many_or_mad_hold_up_nobody),
     case!(ports::frames_come_back_from_a_board_that_echoes_unaltered_and_in_order),
     case!(ports::frames_come_back_from_a_board_that_echoes_by_engine),
     case!(ports::frames_come_back_from_a_master_that_echoes),
@@ -197,6 +223,17 @@ pub(crate) const ALL: &[Case] = &[
         stock::queues::a_queue_reset_a_hundred_times_by_vhost_net_disturbs_no_other,
         "/dev/vhost-net"
     ),
+    case!(capture::tshark_shows_both_directions_of_a_ping_while_it_reads, "tshark"),
+    case!(capture::each_end_shows_its_frames_whole_in_order_and_soon),
+    case!(capture::every_kind_of_rings_and_path_is_seen),
+    case!(capture::frames_of_each_queue_pair_bear_its_number),
+    case!(capture::a_port_that_echoes_or_discards_shows_what_comes_and_goes),
+    case!(capture::dropped_frames_are_shown_with_their_reason_and_alone_if_that_is_wanted),
+    case!(capture::a_frame_that_the_other_end_spoils_is_shown_with_its_start),
+    case!(capture::a_tcp_stream_s_large_frames_say_what_they_are),
+    case!(capture::a_reader_that_is_stopped_loses_frames_and_costs_the_link_nothing),
+    case!(capture::a_capture_that_is_killed_is_over_and_only_a_few_are_taken_at_once),
+    case!(capture::a_capture_outlives_restarts_of_its_link_and_ends_with_it_or_its_daemon),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),
     case!(hostile::a_slot_claimed_by_a_stranger_is_waited_for_until_it_goes),

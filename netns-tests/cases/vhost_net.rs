@@ -15,7 +15,7 @@ use crate::stock::frames::{BROADCAST, numbered};
 use crate::stock::rings::LINUX;
 use crate::stock::{Driver, SPLIT};
 use crate::traffic::exchange;
-use crate::world::{World, check, wait};
+use crate::world::{PROGRAM, World, check, wait};
 
 /// What a case needs that is not for machines without it.
 pub(crate) const VHOST_NET: &str = "/dev/vhost-net";
@@ -91,6 +91,11 @@ pub(crate) fn the_kernel_carries_v4_and_v6_both_ways_and_its_frames_are_counted(
         assert_eq!(link.features.iter().any(|has| has == name), on, "{:?}", link.features);
     }
     carries_all(&world, 0);
+    let control = world.directory("board0").join("control.sock").display().to_string();
+    let capture = [PROGRAM, "capture", "--link", "bl0", "--control", &control];
+    let refused = world.run("board0", &capture);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("with tcpdump"), "{said}");
     wait("netdev and daemon have counted the same", || {
         let stats = &world.netdev("board0", "bl0").unwrap()["stats64"];
         let queue = &world.link_status("board0", "bl0")?.queues[0];

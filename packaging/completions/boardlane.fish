@@ -33,6 +33,8 @@ complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "agent" -d 'Run 
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "master" -d 'Run the PCI master\'s end of its links'
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "status" -d 'Show what the daemons of this machine do'
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "probe" -d 'Say what stands in the window of a board or slot; without a target, what there is to look at'
+complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "doctor" -d 'Look whether this machine has what links need, and say what to do; nothing is changed'
+complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "capture" -d 'Write the frames of a link as they pass, as pcapng, which tshark and Wireshark read meanwhile'
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "clean" -d 'Remove what daemons, a backplane or a demo left when they were killed: netdevs, sockets, notes'
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "reload" -d 'Have the daemons of this machine read their configs again, and do what is different in them'
 complete -c boardlane -n "__fish_boardlane_needs_command" -f -a "check" -d 'Read a config and say what is wrong in it, with line and column; nothing is changed'
@@ -72,12 +74,23 @@ complete -c boardlane -n "__fish_boardlane_using_subcommand master" -s h -l help
 complete -c boardlane -n "__fish_boardlane_using_subcommand status" -l control -d 'Socket of the daemon to ask; otherwise all in /run/boardlane are asked' -r -F
 complete -c boardlane -n "__fish_boardlane_using_subcommand status" -l log -d 'How much is logged on standard error: off, error, warn, info, debug or trace [default: what the variable BOARDLANE_LOG says, or info]' -r
 complete -c boardlane -n "__fish_boardlane_using_subcommand status" -l json -d 'Print JSON: an object with --control, otherwise an array of them'
-complete -c boardlane -n "__fish_boardlane_using_subcommand status" -l watch -d 'Show it again each second, until Ctrl-C'
-complete -c boardlane -n "__fish_boardlane_using_subcommand status" -s h -l help -d 'Print help'
+complete -c boardlane -n "__fish_boardlane_using_subcommand status" -l watch -d 'Show it again each second, until Ctrl-C, with rates over that second'
+complete -c boardlane -n "__fish_boardlane_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c boardlane -n "__fish_boardlane_using_subcommand probe" -l control -d 'Socket of the daemon to ask; otherwise all in /run/boardlane are asked' -r -F
 complete -c boardlane -n "__fish_boardlane_using_subcommand probe" -l log -d 'How much is logged on standard error: off, error, warn, info, debug or trace [default: what the variable BOARDLANE_LOG says, or info]' -r
 complete -c boardlane -n "__fish_boardlane_using_subcommand probe" -l json -d 'Print JSON: an array of objects, one for each target; without a target one object'
 complete -c boardlane -n "__fish_boardlane_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c boardlane -n "__fish_boardlane_using_subcommand doctor" -l log -d 'How much is logged on standard error: off, error, warn, info, debug or trace [default: what the variable BOARDLANE_LOG says, or info]' -r
+complete -c boardlane -n "__fish_boardlane_using_subcommand doctor" -l json -d 'Print JSON: an object with `ok` and `findings`'
+complete -c boardlane -n "__fish_boardlane_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -l link -d 'The name of the link' -r
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -s w -l write -d 'The file to write; - is standard output' -r -F
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -s c -l count -d 'End after so many frames' -r
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -s s -l snaplen -d 'Capture at most so many bytes of each frame' -r
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -l control -d 'Socket of the daemon; otherwise the one in /run/boardlane that has the link' -r -F
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -l log -d 'How much is logged on standard error: off, error, warn, info, debug or trace [default: what the variable BOARDLANE_LOG says, or info]' -r
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -l drops -d 'Capture only frames that are dropped'
+complete -c boardlane -n "__fish_boardlane_using_subcommand capture" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c boardlane -n "__fish_boardlane_using_subcommand clean" -l config -d 'Clean up after the daemon with this config, and nothing else; may be given several times' -r -F
 complete -c boardlane -n "__fish_boardlane_using_subcommand clean" -l log -d 'How much is logged on standard error: off, error, warn, info, debug or trace [default: what the variable BOARDLANE_LOG says, or info]' -r
 complete -c boardlane -n "__fish_boardlane_using_subcommand clean" -l dry-run -d 'Only say what would be removed'

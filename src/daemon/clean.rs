@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::config::{Config, LinkConfig, Pattern, RUN_DIR, SocketSide, Transport};
+use super::config::{Config, LinkConfig, Metrics, Pattern, RUN_DIR, SocketSide, Transport};
 use super::control::{ControlError, ControlSocket};
 use super::netdev::{self, NOTE_END};
 use crate::os::access::Access;
@@ -121,6 +121,10 @@ impl Cleaning {
     fn controls(&mut self, configs: &[Config], machine: bool) {
         let mut all: BTreeSet<PathBuf> = configs.iter().map(|c| c.control.clone()).collect();
         all.extend(configs.iter().flat_map(|config| &config.links).filter_map(listens_at));
+        all.extend(configs.iter().filter_map(|config| match &config.metrics {
+            Some(Metrics::Unix(path)) => Some(path.clone()),
+            _ => None,
+        }));
         if machine {
             match names_in(Path::new(RUN_DIR)) {
                 Ok(names) => all.extend(names.iter().filter_map(|name| control_in_run_dir(name))),

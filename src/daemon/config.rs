@@ -15,6 +15,8 @@ mod ip;
 mod layout;
 mod limits;
 mod link;
+mod metrics;
+mod netdev;
 #[cfg_attr(not(feature = "pci"), path = "config/pattern/none.rs")]
 mod pattern;
 mod pool;
@@ -39,6 +41,8 @@ use crate::os::access::{Access, Owner};
 pub use crate::plan::{IpPrefix, Route};
 use crate::tunnel::message::Dialect;
 use crate::tunnel::part::Layout;
+pub use metrics::{Metrics, SOCKET_END as METRICS_END};
+pub use netdev::{NetdevKeys, VlanConfig};
 pub use pattern::{Address, Pattern};
 pub use problem::{ConfigError, Problem};
 use reader::Reader;
@@ -66,6 +70,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Who may connect to it.
     pub access: Access,
+    /// Where the daemon's metrics are to be had, if anywhere.
+    pub metrics: Option<Metrics>,
     /// The links with an entry of their own, in the file's order.
     pub links: Vec<LinkConfig>,
     /// Entries that stand for many links; with the links, at least one.
@@ -82,15 +88,19 @@ pub struct LinkConfig {
     /// Who may connect to the socket that the transport has this end make.
     pub socket: Access,
     /// The netdev's addresses; unique within a network namespace.
-    pub addresses: Vec<IpPrefix>,
+    pub addresses: Vec<crate::plan::Address>,
     /// Routes through the netdev.
     pub routes: Vec<Route>,
+    /// What else the netdev is to be.
+    pub netdev: NetdevKeys,
     /// Number of the slot; otherwise the transport gives it.
     pub slot: Option<u32>,
     /// The netdev's MAC address; otherwise it is derived.
     pub mac: Option<[u8; 6]>,
     /// The netdev's MTU, in bytes, [`MTU_MIN`] to [`MTU_MAX`]; otherwise the operator's.
     pub mtu: Option<u16>,
+    /// Its admin state; without it the operator's, and up when it is made.
+    pub up: Option<bool>,
     /// Most queue pairs, 1 to [`QUEUES_MAX`].
     pub queues: u16,
     /// The network namespace that the netdev lives in; otherwise the daemon's.
@@ -414,11 +424,12 @@ impl Config {
             reader.socket_path(&path, &span).then_some(path)
         });
         let access = transport::read_access(&mut reader, root, "control_mode", "control_owner");
+        let control = control.unwrap_or_else(|| role.default_control());
+        let metrics = metrics::read(&mut reader, root, &control);
         let (links, patterns) = slots::read_links(&mut reader, root, role);
         if reader.problems() > 0 {
             return Err(reader.into_error(file));
         }
-        let control = control.unwrap_or_else(|| role.default_control());
-        Ok(Self { control, access, links, patterns })
+        Ok(Self { control, access, metrics, links, patterns })
     }
 }

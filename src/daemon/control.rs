@@ -3,18 +3,23 @@
 //! A request is one line of JSON, `{"request":"status"}`, `{"request":"probe","link":NAME}` or
 //! `{"request":"reload"}`, at most 4 KiB; the answer is one line of JSON, `{"error": ..}` for a request
 //! that is not understood or not followed. A connection may carry several requests, one after the other.
+//! `{"request":"capture","link":NAME,"snaplen":N,"drops":BOOL}` is the last one of its connection: with the
+//! answer comes the descriptor of the memory that frames are put into, and the capture goes on until
+//! either end closes the connection, before which a line `{"error": ..}` may say why.
 //! Whoever is slow to ask or to read is cut off, and only so many are served at once, so no client holds
 //! up the daemon or another client for long.
 //!
 //! Owner and mode of the file are the config's before anybody can connect, and say who may ask. What
-//! changes something is done for root, the daemon's user and the file's owner only: who is in the
+//! changes something, or shows frames, is done for root, the daemon's user and the file's owner only: who is in the
 //! file's group may look, and has places of his own, so that he keeps nobody else out. A lock file beside
 //! it lets only one of two daemons win, and tells that the socket which a dead one left may be replaced.
 
 pub mod client;
+pub mod report;
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,15 +29,17 @@ use futures::{FutureExt, StreamExt};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 
+use super::capture::{Begun, Session, Wanted};
 use super::probe::window::LinkProbe;
 use super::reload::{ReloadError, Report};
 use super::status::Status;
 use crate::os::access::Access;
+use crate::os::broker;
 use crate::os::log::Log;
 use crate::os::socket_file::{SocketError, SocketFile};
 
@@ -46,6 +53,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MAY_NOT_CHANGE: &str =
     "only root, the user of the daemon and the owner of its socket may change something";
+const MAY_NOT_CAPTURE: &str =
+    "only root, the user of the daemon and the owner of its socket may see frames";
 
 /// Why there is no control socket.
 #[derive(Debug)]
@@ -117,15 +126,16 @@ impl ControlSocket {
     }
 
     /// Answers clients until the future is dropped: with what `status` says, with what `probe` says of a
-    /// link, and, for those who may, with what came of a `reload`. One that has begun goes on without its
-    /// client.
+    /// link, and, for those who may, with a `capture` and with what came of a `reload`. One that has begun
+    /// goes on without its client.
     pub async fn serve<R: Future<Output = Reload>>(
         &self,
         status: impl Fn() -> Status,
         probe: impl Fn(&str) -> Option<LinkProbe>,
+        capture: impl Fn(&Wanted) -> Capture,
         reload: impl Fn() -> R,
     ) {
-        self.serve_within(CLIENT_TIMEOUT, status, probe, reload).await;
+        self.serve_within(CLIENT_TIMEOUT, status, probe, capture, reload).await;
     }
 
     async fn serve_within<R: Future<Output = Reload>>(
@@ -133,6 +143,7 @@ impl ControlSocket {
         limit: Duration,
         status: impl Fn() -> Status,
         probe: impl Fn(&str) -> Option<LinkProbe>,
+        capture: impl Fn(&Wanted) -> Capture,
         reload: impl Fn() -> R,
     ) {
         let (log, mut clients) = (Log::new("control socket"), FuturesUnordered::new());
@@ -147,7 +158,8 @@ impl ControlSocket {
                         // Those who may only look cannot keep the others waiting.
                         if *served < CLIENTS_MAX {
                             *served += 1;
-                            let talk = talk(stream, limit, may_change, &status, &probe, &reload);
+                            let says = (&status, &probe, &capture, &reload);
+                            let talk = talk(stream, limit, may_change, says);
                             clients.push(talk.map(move |()| may_change));
                         }
                     }
@@ -171,6 +183,9 @@ impl ControlSocket {
     }
 }
 
+/// What comes of the wish to capture.
+type Capture = Result<(Session, Begun), String>;
+
 /// What comes of the task that reloads.
 type Reload = Result<Result<Report, ReloadError>, JoinError>;
 
@@ -180,6 +195,7 @@ type Reload = Result<Result<Report, ReloadError>, JoinError>;
 enum Request {
     Status {},
     Probe { link: String },
+    Capture(Wanted),
     Reload {},
 }
 
@@ -188,9 +204,12 @@ async fn talk<R: Future<Output = Reload>>(
     mut stream: UnixStream,
     limit: Duration,
     may_change: bool,
-    status: impl Fn() -> Status,
-    probe: impl Fn(&str) -> Option<LinkProbe>,
-    reload: impl Fn() -> R,
+    (status, probe, capture, reload): (
+        impl Fn() -> Status,
+        impl Fn(&str) -> Option<LinkProbe>,
+        impl Fn(&Wanted) -> Capture,
+        impl Fn() -> R,
+    ),
 ) {
     let mut buffer = Vec::with_capacity(REQUEST_MAX);
     while let Ok(Ok(Some(line))) = timeout(limit, read_line(&mut stream, &mut buffer)).await {
@@ -201,6 +220,11 @@ async fn talk<R: Future<Output = Reload>>(
                     Some(said) => json(&said),
                     None => error("there is no such link"),
                 }),
+                Ok(Request::Capture(_)) if !may_change => Ok(error(MAY_NOT_CAPTURE)),
+                Ok(Request::Capture(wanted)) => match capture(&wanted) {
+                    Ok((session, begun)) => return show(stream, limit, session, &begun).await,
+                    Err(why) => Ok(error(&why)),
+                },
                 Ok(Request::Reload {}) if !may_change => Ok(error(MAY_NOT_CHANGE)),
                 Ok(Request::Reload {}) => Ok(reloaded(reload().await)),
                 Err(failure) => Err(format!("request not understood: {failure}")),
@@ -211,6 +235,26 @@ async fn talk<R: Future<Output = Reload>>(
         let sent = timeout(limit, stream.write_all(text.as_bytes())).await;
         if answer.is_err() || !matches!(sent, Ok(Ok(()))) {
             return;
+        }
+    }
+}
+
+/// Lets a client have its capture until it goes, or is told why it ends.
+async fn show(mut stream: UnixStream, limit: Duration, mut session: Session, begun: &Begun) {
+    let line = json(begun) + "\n";
+    let send = || broker::send(&stream, line.as_bytes(), &[session.file.as_fd()]);
+    let sent = stream.async_io(Interest::WRITABLE, send);
+    if !matches!(timeout(limit, sent).await, Ok(Ok(()))) {
+        return;
+    }
+    let mut octet = [0];
+    tokio::select! {
+        // It has nothing more to say.
+        _ = stream.read(&mut octet) => {}
+        why = session.ended() => {
+            let line = error(why) + "\n";
+            // Who does not take it sees that the connection is closed.
+            let _ = timeout(limit, stream.write_all(line.as_bytes())).await;
         }
     }
 }

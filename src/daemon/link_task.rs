@@ -26,6 +26,7 @@ mod attachment;
 mod back_end;
 mod front_end;
 mod in_band;
+mod minding;
 mod probed;
 mod pump;
 mod running;
@@ -42,8 +43,10 @@ use tokio::sync::watch;
 
 use super::Role;
 use super::broker::{Broker, Refused};
+use super::capture::Captures;
 use super::config::{Address, LinkConfig, Port, Transport};
 use super::identity::Identity;
+use super::namespaces::Strays;
 use super::netdev::{Look, Netdev};
 use super::worker::{Cpu, Limits};
 use crate::link::State;
@@ -58,11 +61,16 @@ use crate::os::fabric::uio::UioLink;
 use crate::os::log::Log;
 use crate::tunnel::part::Role as End;
 use attachment::Attachment;
+use minding::Minded;
 use running::{Ended, Running};
-pub use view::View;
+pub use view::{View, milliseconds};
 
 /// Between tries of what may heal.
 const RETRY: Duration = Duration::from_millis(500);
+/// A netdev that lasted so long is made again at once when it is lost; for one that does not, pauses grow.
+const LASTING: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between looks for a backplane that is not there: one that is restarted is not to be missed for long.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -96,6 +104,7 @@ pub struct LinkTask {
     features_off: Features,
     broker: Broker,
     functions: watch::Receiver<Vec<Address>>,
+    strays: Strays,
     /// What all links of the daemon count their heartbeats from.
     origin: Instant,
     log: Log,
@@ -104,6 +113,7 @@ pub struct LinkTask {
     /// What the kernel's vhost-net can do, where it is to move the frames of this connection.
     vhost: Cell<Option<Features>>,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Receiver<Order>,
     /// The number of the last order that was carried out; closed when the task has ended.
     done: watch::Sender<u64>,
@@ -116,10 +126,14 @@ pub struct Shared {
     pub broker: Broker,
     /// The PCI functions that are there.
     pub functions: watch::Receiver<Vec<Address>>,
+    /// The links that have lost their network namespaces.
+    pub strays: Strays,
     /// What all links of the daemon count their heartbeats from.
     pub origin: Instant,
     /// What is known of the link.
     pub view: Rc<RefCell<View>>,
+    /// Who captures its frames.
+    pub captures: Arc<Captures>,
     /// What it is to do.
     pub orders: watch::Receiver<Order>,
     /// The number of the last order that it has carried out.
@@ -129,7 +143,7 @@ pub struct Shared {
 impl LinkTask {
     /// The link in this slot, with what is `shared`, of the daemon with this control socket.
     pub fn new(role: Role, slot: u32, control: PathBuf, id: &Identity, shared: Shared) -> Self {
-        let Shared { broker, functions, origin, view, orders, done } = shared;
+        let Shared { broker, functions, strays, origin, view, captures, orders, done } = shared;
         let config = orders.borrow().config.clone();
         let own = end_of(role);
         let mac = config.mac.unwrap_or_else(|| id.mac(slot, own));
@@ -150,10 +164,12 @@ impl LinkTask {
             log,
             broker,
             functions,
+            strays,
             origin,
             limits,
             vhost: Cell::new(None),
             view,
+            captures,
             orders,
             done,
         }
@@ -161,6 +177,7 @@ impl LinkTask {
 
     /// Runs until it is ordered to stop.
     pub async fn run(mut self) {
+        let mut pause = Duration::ZERO;
         loop {
             let mut netdev = None;
             if self.config.port == Port::Tap {
@@ -170,6 +187,7 @@ impl LinkTask {
                 }
                 self.view.borrow_mut().mac = Some(self.mac);
             }
+            let since = Instant::now();
             let stops = match (&self.config.transport, self.role) {
                 (Transport::VhostUser { .. }, Role::Agent) => self.served(netdev.as_mut()).await,
                 (Transport::VhostUser { .. }, Role::Master) => self.drives(netdev.as_mut()).await,
@@ -183,7 +201,13 @@ impl LinkTask {
                 }
                 return;
             }
-            self.pause(RETRY).await;
+            drop(netdev);
+            pause = if since.elapsed() >= LASTING {
+                Duration::ZERO
+            } else {
+                (2 * pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+            };
+            self.pause(pause).await;
         }
     }
 
@@ -225,7 +249,9 @@ impl LinkTask {
     /// Waits until the netdev can be had; `None` if the link is to stop first.
     async fn netdev(&mut self) -> Option<Netdev> {
         while !self.obey(None).await {
-            match Netdev::set_up(&self.config, self.mac, &self.control, &self.broker).await {
+            let strays = self.strays.clone();
+            let made = Netdev::set_up(&self.config, self.mac, &self.control, &self.broker, strays);
+            match made.await {
                 Ok(netdev) => return Some(netdev),
                 Err(e) => self.wait_because(e),
             }
@@ -241,19 +267,27 @@ impl LinkTask {
         while !self.obey(netdev.as_deref_mut()).await {
             let transport = match next.take() {
                 Some(transport) => Ok(*transport),
-                None => tokio::select! {
-                    () = self.ordered() => continue,
-                    transport = self.connect() => transport,
+                None => match self.minding(netdev.as_deref_mut(), self.connect()).await {
+                    Minded::Done(transport) => transport,
+                    Minded::Order => continue,
+                    Minded::NetdevLost => return false,
                 },
             };
-            match transport {
+            let (why, pause) = match transport {
                 Ok(transport) => match self.connected(transport, netdev.as_deref_mut()).await {
                     Ended::Stopping => return true,
                     Ended::NetdevLost => return false,
-                    Ended::Moved(found) => next = found,
-                    Ended::Gone(why) => self.wait_unplugged(why, RETRY).await,
+                    Ended::Moved(found) => {
+                        next = found;
+                        continue;
+                    }
+                    Ended::Gone(why) => (why, RETRY),
                 },
-                Err(e) => self.wait_unplugged(e.why, e.pause).await,
+                Err(e) => (e.why, e.pause),
+            };
+            let wait = self.wait_unplugged(why, pause);
+            if let Minded::NetdevLost = self.minding(netdev.as_deref_mut(), wait).await {
+                return false;
             }
         }
         true
@@ -326,12 +360,10 @@ impl LinkTask {
     }
 
     fn wait_because(&self, reason: String) {
-        let mut view = self.view.borrow_mut();
-        if view.reason != reason {
+        let [_, is_new] = self.view.borrow_mut().enter(State::Waiting, reason.clone());
+        if is_new {
             self.log.info(format_args!("waiting: {reason}"));
         }
-        view.state = State::Waiting;
-        view.reason = reason;
     }
 
     /// Waits before the next try, or until there is an order.
@@ -342,13 +374,13 @@ impl LinkTask {
         }
     }
 
-    /// Says why, and waits as [`pause`](Self::pause) does, or until PCI functions have come or gone.
+    /// Says why, and waits before the next try, or until PCI functions have come or gone.
     async fn wait_unplugged(&self, why: String, time: Duration) {
         self.wait_because(why);
         let mut functions = self.functions.clone();
         functions.mark_unchanged();
         tokio::select! {
-            () = self.pause(time) => {}
+            () = tokio::time::sleep(time) => {}
             _ = functions.changed() => {}
         }
     }

@@ -4,19 +4,28 @@
 //! wanted, [`functions`] what is there of it, [`reload`] what another config changes, [`control`] tells what
 //! is, in the words of [`status`].
 //! [`demo`] shows it all on one machine, with [`traffic`] of its own. [`clean`] removes what any of it left
-//! that was killed. [`probe`] says what stands in a window, [`service`] to systemd that all is well.
+//! that was killed. [`probe`] says what stands in a window, [`capture`] shows what passes, [`doctor`] says what
+//! a machine lacks, [`service`] to systemd that all is well.
 
 pub mod broker;
+pub mod capture;
 pub mod clean;
 mod columns;
 pub mod config;
 pub mod control;
+pub mod counts;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "doctor")]
+pub mod doctor;
 #[cfg_attr(not(feature = "pci"), path = "functions/none.rs")]
 pub mod functions;
 pub mod identity;
+mod interrupt;
 pub mod link_task;
+#[cfg_attr(not(feature = "metrics"), path = "metrics/none.rs")]
+pub mod metrics;
+pub mod namespaces;
 pub mod netdev;
 pub mod probe;
 pub mod reload;

@@ -6,40 +6,46 @@
 //! says `keep`. What the config says is set again when somebody takes it away; what it does not say
 //! is the operator's: a MAC address, an MTU (unless the other end has a smaller one), admin state.
 
+mod heal;
 mod mtu;
+mod open;
 mod owned;
+mod pace;
+mod place;
+mod subject;
+mod vlan;
 
-use std::io;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 use super::broker::{Broker, Opened};
-use super::config::{LinkConfig, Netns};
+use super::config::LinkConfig;
+use super::namespaces::Strays;
 use crate::net::announce;
 use crate::net::features::Features;
 use crate::net::frame::Offloads;
 use crate::os::announce::Announcement;
-use crate::os::netlink::{LinkStats, Netlink, Watch};
-use crate::os::netns::Namespace;
-use crate::os::tap::{Existing, Offload, Owner, Tap, TapError};
-use crate::plan::{Action, Desired, IpPrefix, Mac, Observed, plan};
+use crate::os::netlink::{At, LinkStats, Watch};
+use crate::os::tap::{Offload, Owner, Tap, TapError};
+use crate::plan::{Action, Address, Desired, Mac};
 use crate::spec::net;
 use crate::tunnel::message::NetdevState;
 use mtu::Mtu;
+pub(super) use open::open_tap;
+pub use open::{open_namespace, remove_dead};
 pub use owned::NOTE_END;
-use owned::{Owned, leftovers};
+use owned::Owned;
+use pace::Pace;
+use subject::Subject;
+use vlan::Vlan;
 
 /// What needs a TAP that takes and gives UDP segmentation packets.
 const USO: Features = Features::of(&[net::F_HOST_USO, net::F_GUEST_USO4, net::F_GUEST_USO6]);
 /// The alias that marks a netdev as ours.
 const ALIAS: &str = "boardlane";
-/// Changes come in bursts; they are looked at together.
-const BURST: Duration = Duration::from_millis(100);
-
 /// A netdev of ours, for as long as this lives and, unless removed, longer.
 #[derive(Debug)]
 pub struct Netdev {
@@ -49,19 +55,29 @@ pub struct Netdev {
     /// What this kernel's TAPs cannot do.
     unfit: Features,
     broker: Broker,
-    netlink: Rc<Netlink>,
+    control: PathBuf,
     watch: Watch,
-    desired: Desired,
-    owned: Owned,
+    pace: Pace,
+    strays: Strays,
+    /// Its network namespace has vanished.
+    homeless: bool,
+    /// Itself, in its network namespace.
+    subject: Subject,
+    /// In the order of the config.
+    vlans: Vec<Vlan>,
+    /// What somebody else changes is set again.
+    reconcile: bool,
     mtu: Mtu,
     up: bool,
+    /// What the config says of that.
+    config_up: Option<bool>,
     /// The MAC address that it was last seen with, or given.
     mac: Option<Mac>,
     /// Whose address that is: the config says one, or somebody has set one since the start.
     mac_in_config: bool,
     mac_of_operator: bool,
-    /// When a change was noticed that has not been told yet.
-    changed_at: Option<Instant>,
+    /// What was set again, and could not be, since somebody asked.
+    applied: [u64; 2],
 }
 
 /// What a look at the netdev found.
@@ -69,10 +85,17 @@ pub struct Netdev {
 pub enum Look {
     /// All is as it should be, or is so again.
     Good,
-    /// Somebody has deleted it.
-    Gone,
+    /// It cannot be reached any more: why.
+    Gone(String),
     /// Something cannot be set.
     Failed(String),
+}
+
+impl Look {
+    /// Nothing was set, or all that was to be.
+    fn check(self) -> Result<(), String> {
+        if self == Self::Good { Ok(()) } else { Err(self.to_string()) }
+    }
 }
 
 impl Netdev {
@@ -86,7 +109,10 @@ impl Netdev {
         mac: [u8; 6],
         control: &Path,
         broker: &Broker,
+        mut strays: Strays,
     ) -> Result<Self, String> {
+        // What was found before is not of this one.
+        strays.mark_unchanged();
         let Opened { owner, tap, netlink, watch } = broker.netdev(&config.name).await?;
         let uso = tap.probe_offload().map_err(|e| e.to_string())?.uso;
         let unfit = if uso { Features::NONE } else { USO };
@@ -94,76 +120,99 @@ impl Netdev {
             name: config.name.clone(),
             alias: Some(ALIAS.to_owned()),
             mac: Some(mac),
-            mtu: None,
-            up: Some(true),
-            gso_max_size: None,
-            addresses: config.addresses.clone(),
-            routes: config.routes.clone(),
+            ..Desired::default()
         };
-        let has_ipv6 = config.addresses.iter().any(IpPrefix::is_ipv6);
+        let owned = Owned::beside(control, &config.name);
+        let subject = Subject::new(Rc::new(netlink), tap.index(), desired, owned);
+        let has_ipv6 = config.addresses.iter().any(Address::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
             _owner: owner,
             unfit,
             broker: broker.clone(),
-            netlink: Rc::new(netlink),
+            control: control.to_owned(),
             watch,
-            desired,
-            owned: Owned::beside(control, &config.name),
+            pace: Pace::default(),
+            strays,
+            homeless: false,
+            subject,
+            vlans: Vec::new(),
+            reconcile: true,
             mtu: Mtu::new(config.mtu, has_ipv6),
             up: true,
+            config_up: None,
             mac: None,
             mac_in_config: config.mac.is_some(),
             mac_of_operator: false,
-            changed_at: None,
+            applied: [0; 2],
         };
+        netdev.configure(config);
         netdev.begin().await?;
         // Only now: a crash before this leaves nothing that the next start could not tell as ours.
         netdev.tap.set_persistent(true).map_err(|e| e.to_string())?;
+        if let Err(e) = netdev.change_vlans(&config.netdev).await {
+            tracing::warn!("{}: {e}", config.name);
+        }
+        // Whatever has come of it, and changed meanwhile.
+        netdev.pace.changed(Instant::now());
         Ok(netdev)
+    }
+
+    /// Takes from a config what may change while the link runs.
+    fn configure(&mut self, config: &LinkConfig) {
+        let (keys, desired) = (&config.netdev, &mut self.subject.desired);
+        desired.addresses.clone_from(&config.addresses);
+        desired.routes.clone_from(&config.routes);
+        desired.master.clone_from(&keys.master);
+        desired.isolated = keys.isolated;
+        desired.forward4 = keys.forward;
+        desired.up = config.up;
+        self.config_up = config.up;
+        self.reconcile = keys.reconcile;
+        self.mtu.configure(config.mtu);
     }
 
     /// Sets all that is desired for the first time, and takes away what an earlier start has left.
     async fn begin(&mut self) -> Result<(), String> {
-        let observed = self.observe().await?.ok_or("the netdev has gone away")?;
-        let leftovers = self.owned.leftovers(&self.desired, &observed);
-        self.mtu.begin(short(observed.mtu), self.owned.borrowed());
-        self.note()?;
-        self.remove(&leftovers).await;
-        let done = self.apply().await;
-        // The operator's from now on: an interface that is set down stays down.
-        self.desired.up = None;
-        done
+        let observed = self.subject.observe().await.map_err(|look| look.to_string())?;
+        let subject = &mut self.subject;
+        self.mtu.begin(short(observed.mtu), subject.owned.borrowed());
+        let borrowed = self.mtu.borrowed();
+        let (addresses, others) = subject.leftovers(&observed);
+        subject.remove(&[others, addresses].concat(), borrowed).await;
+        subject.owned.let_go(&subject.desired, observed.table);
+        // From then on the operator's, unless the config says it: an interface that is set down stays down.
+        subject.desired.up = Some(self.config_up.unwrap_or(true));
+        let done = self.apply(|_| true).await;
+        self.subject.desired.up = self.config_up;
+        self.subject.healed.clear();
+        done.map_err(|look| look.to_string())
     }
 
-    /// Takes addresses, routes and MTU from another config of the same netdev. What stays is not
-    /// touched, and what comes is there before an address goes: with its last one, the kernel would
-    /// take away all routes, the operator's too.
+    /// Goes over to another config of the same netdev. What stays is not touched.
     pub async fn change(&mut self, config: &LinkConfig) -> Look {
-        let addresses = std::mem::replace(&mut self.desired.addresses, config.addresses.clone());
-        let routes = std::mem::replace(&mut self.desired.routes, config.routes.clone());
-        self.mtu.configure(config.mtu);
-        let leftovers = match self.observe().await {
-            Ok(None) => return Look::Gone,
-            Ok(Some(observed)) => leftovers(&addresses, &routes, &self.desired, &observed),
-            Err(e) => return Look::Failed(e),
-        };
-        // A route goes first, since the kernel has no room for two to one network.
-        let is_route = |action: &Action| matches!(action, Action::DelRoute(_));
-        let (routes, addresses): (Vec<_>, Vec<_>) = leftovers.into_iter().partition(is_route);
-        self.remove(&routes).await;
-        let look = self.heal().await;
-        if addresses.is_empty() {
+        self.configure(config);
+        // Without its name it goes on, and is healed later.
+        if let Err(look) = self.find(true).await {
             return look;
         }
-        self.remove(&addresses).await;
-        self.heal().await
-    }
-
-    /// Takes away what is no longer desired.
-    async fn remove(&self, leftovers: &[Action]) {
-        for failure in self.netlink.apply(&self.desired.name, leftovers).await.failed {
-            tracing::warn!("{}: {failure}", self.desired.name);
+        let observed = match self.subject.observe().await {
+            Ok(observed) => observed,
+            Err(look) => return look,
+        };
+        let borrowed = self.mtu.borrowed();
+        let (addresses, others) = self.subject.leftovers(&observed);
+        self.subject.remove(&others, borrowed).await;
+        let mut look = self.settle(true, |_| true).await;
+        if !addresses.is_empty() {
+            self.subject.remove(&addresses, borrowed).await;
+            look = self.settle(true, |_| true).await;
+        }
+        let subject = &mut self.subject;
+        subject.owned.let_go(&subject.desired, observed.table);
+        match (look, self.change_vlans(&config.netdev).await) {
+            (Look::Good, Err(e)) => Look::Failed(e),
+            (look, _) => look,
         }
     }
 
@@ -179,11 +228,10 @@ impl Netdev {
 
     /// Begins to tell the netdev's network where its addresses are.
     pub async fn announce(&self) -> Result<Announcement, String> {
-        let observed = self.observe().await?.ok_or("the netdev has gone away")?;
-        let addresses = observed.addresses.iter().chain(&observed.peer_addresses);
-        let addresses: Vec<_> = addresses.map(IpPrefix::addr).collect();
+        let observed = self.subject.observe().await.map_err(|look| look.to_string())?;
+        let addresses: Vec<_> = observed.addresses.iter().map(Address::addr).collect();
         let frames = announce::frames(observed.mac, &addresses);
-        let name = self.desired.name.clone();
+        let name = self.subject.desired.name.clone();
         let socket = self.broker.announcer(&name).await?;
         let failed = move |e| tracing::warn!("{name}: announcing the address: {e}");
         Announcement::begin(socket, observed.index, frames, failed).map_err(|e| e.to_string())
@@ -191,13 +239,14 @@ impl Netdev {
 
     /// Asks for what the kernel counts of it, also after this is gone; `None` if it cannot be asked.
     pub fn counters(&self) -> impl AsyncFn() -> Option<LinkStats> + use<> {
-        let (netlink, name) = (self.netlink.clone(), self.desired.name.clone());
-        async move || netlink.stats(&name).await.ok().flatten()
+        let Subject { netlink, index, desired, .. } = &self.subject;
+        let (netlink, index, name) = (netlink.clone(), *index, desired.name.clone());
+        async move || netlink.stats(At::index(index, &name)).await.ok().flatten()
     }
 
     /// Opens another queue of the TAP.
     pub async fn another_queue(&self) -> Result<Tap, String> {
-        self.broker.queue(&self.desired.name, &self.tap).await
+        self.broker.queue(&self.subject.desired.name, &self.tap).await
     }
 
     /// Whether its admin state is up, as last seen.
@@ -210,14 +259,17 @@ impl Netdev {
         self.mtu.last()
     }
 
-    /// What people are to know of an MTU that is the `other` end's.
-    pub fn mtu_note(&self, other: &str) -> Option<String> {
-        self.mtu.note(other)
+    /// What people are to know of it; `other` is what they call the other end.
+    pub fn note(&self, other: &str) -> Option<String> {
+        let vlans = self.vlans.iter().flat_map(|vlan| &vlan.subject.remarks);
+        let all = self.subject.remarks.iter().chain(vlans).cloned();
+        let all: Vec<_> = all.chain(self.mtu.note(other)).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// What the other end is to be told.
     pub fn state(&self) -> NetdevState {
-        let mac = self.mac.or(self.desired.mac).unwrap_or_default();
+        let mac = self.mac.or(self.subject.desired.mac).unwrap_or_default();
         NetdevState { mtu: self.mtu.own(), up: self.up, mac }
     }
 
@@ -226,8 +278,9 @@ impl Netdev {
         if self.mac_in_config || self.mac_of_operator {
             return Ok(());
         }
-        self.desired.mac = Some(mac);
-        self.apply().await
+        self.subject.desired.mac = Some(mac);
+        let reconcile = self.reconcile;
+        self.settle(reconcile, |a| matches!(a, Action::SetMac(_))).await.check()
     }
 
     /// A link comes up: the greatest MTU that its device takes, and what the other end wants.
@@ -239,7 +292,8 @@ impl Netdev {
     /// The other end wants this MTU, or has not said which.
     pub async fn follow(&mut self, peer: Option<u16>) -> Look {
         self.mtu.peer(peer);
-        self.heal().await
+        let reconcile = self.reconcile;
+        self.settle(reconcile, |a| matches!(a, Action::SetMtu(_))).await
     }
 
     /// Says what the kernel may leave unfinished in frames that it gives us.
@@ -248,31 +302,9 @@ impl Netdev {
         self.tap.set_offload(Offload { csum, tso4, tso6, ecn, uso })
     }
 
-    /// Waits until somebody has changed something in the netdev's namespace; a burst is one change.
-    /// Nothing is lost if it is dropped early.
-    pub async fn changed(&mut self) {
-        let since = match self.changed_at {
-            Some(since) => since,
-            None => {
-                self.watch.changed().await;
-                *self.changed_at.insert(Instant::now())
-            }
-        };
-        tokio::time::sleep_until(since + BURST).await;
-        self.changed_at = None;
-    }
-
-    /// Looks at the netdev, and sets again what is missing.
-    pub async fn heal(&mut self) -> Look {
-        match self.observe().await {
-            Ok(None) => return Look::Gone,
-            Ok(Some(_)) => {}
-            Err(e) => return Look::Failed(e),
-        }
-        match self.apply().await {
-            Ok(()) => Look::Good,
-            Err(e) => Look::Failed(e),
-        }
+    /// How much was set again, and could not be, since this was last asked.
+    pub fn take_applied(&mut self) -> [u64; 2] {
+        std::mem::take(&mut self.applied)
     }
 
     /// Removes the netdev, or with `keep` leaves it, without carrier.
@@ -280,117 +312,22 @@ impl Netdev {
         if keep {
             return self.tap.set_carrier(false);
         }
-        self.owned.forget();
+        self.subject.owned.forget();
+        self.vlans.iter().for_each(|vlan| vlan.subject.owned.forget());
         self.tap.set_persistent(false)
     }
+}
 
-    async fn observe(&self) -> Result<Option<Observed>, String> {
-        self.netlink.observe(&self.desired.name).await.map_err(|e| e.to_string())
-    }
-
-    /// What the operator has changed since the last look becomes what is desired, where the config
-    /// does not speak of it.
-    fn notice(&mut self, observed: &Observed) {
-        self.up = observed.up;
-        let ipv6 = |a: &IpPrefix| a.is_ipv6() && !a.is_ipv6_link_local();
-        let lists = [&self.desired.addresses, &observed.addresses, &observed.peer_addresses];
-        let has_ipv6 = lists.into_iter().flatten().any(ipv6);
-        self.mtu.seen(short(observed.mtu), has_ipv6);
-        self.desired.mtu = Some(self.mtu.in_force().into());
-        if self.mac.is_some_and(|last| last != observed.mac) && !self.mac_in_config {
-            self.mac_of_operator = true;
-            self.desired.mac = Some(observed.mac);
+impl fmt::Display for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good => Ok(()),
+            Self::Gone(why) | Self::Failed(why) => f.write_str(why),
         }
-        self.mac = Some(observed.mac);
-    }
-
-    fn note(&mut self) -> Result<(), String> {
-        let noted = self.owned.note(&self.desired, self.mtu.borrowed());
-        noted.map_err(|e| format!("{}: {e}", self.desired.name))
-    }
-
-    /// Brings the netdev to what is desired. Routes come when it is up, which is a second pass.
-    async fn apply(&mut self) -> Result<(), String> {
-        for _ in 0..2 {
-            let observed = self.observe().await?;
-            let observed = observed
-                .ok_or_else(|| format!("{}: the netdev has gone away", self.desired.name))?;
-            self.notice(&observed);
-            self.note()?;
-            let actions = plan(&self.desired, &observed);
-            if actions.is_empty() {
-                break;
-            }
-            let applied = self.netlink.apply(&self.desired.name, &actions).await;
-            for action in &applied.done {
-                match action {
-                    Action::SetMtu(change) => self.mtu.set(short(change.to)),
-                    Action::SetMac(change) => self.mac = Some(change.to),
-                    _ => {}
-                }
-            }
-            if !applied.failed.is_empty() {
-                let all: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();
-                return Err(all.join("; "));
-            }
-        }
-        Ok(())
     }
 }
 
 /// An MTU as virtio has it; a TAP's is no greater.
 fn short(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
-}
-
-/// The network namespace that a config means.
-///
-/// # Errors
-/// There is none; or it may not be opened.
-pub fn open_namespace(netns: &Netns) -> io::Result<Namespace> {
-    match netns {
-        Netns::Name(name) => Namespace::open(name),
-        Netns::Path(path) => Namespace::open(&path.to_string_lossy()),
-        Netns::Pid(pid) => Namespace::open(&pid.to_string()),
-    }
-}
-
-/// Removes the netdev `name` of the calling thread's network namespace, if a daemon has left it; with
-/// `dry_run`, only looks. Whether it was one.
-///
-/// # Errors
-/// It is one, and the kernel does not let it be removed.
-pub fn remove_dead(name: &str, dry_run: bool) -> Result<bool, TapError> {
-    let is_left = Existing::of(name)?.is_some_and(|found| {
-        let is_free = found.tun.is_some_and(|tun| tun.persistent && tun.queues == 0);
-        is_free && found.alias.as_deref() == Some(ALIAS)
-    });
-    if !is_left {
-        return Ok(false);
-    }
-    let done = Owner::of(name).and_then(|owner| match dry_run {
-        true => Ok(owner),
-        false => Tap::adopt(name, Some(ALIAS))?.set_persistent(false).map(|()| owner),
-    });
-    match done {
-        Ok(_) => Ok(true),
-        // Somebody was faster, or makes it his just now, or it is like none of ours.
-        Err(
-            TapError::Owned { .. }
-            | TapError::Busy { .. }
-            | TapError::Missing { .. }
-            | TapError::Foreign { .. },
-        ) => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Makes or adopts the TAP, as its owner, in the calling thread's network namespace.
-pub(super) fn open_tap(name: &str) -> Result<(Owner, Tap), TapError> {
-    let owner = Owner::of(name)?;
-    let tap = match Tap::adopt(name, Some(ALIAS)) {
-        Err(TapError::Missing { .. }) => Tap::create(name, false),
-        done => done,
-    };
-    Ok((owner, tap?))
 }

@@ -2,7 +2,7 @@
 //! which the supervisor then carries out.
 //!
 //! A link is known by its name. One of which both configs say the same is left alone; one that differs
-//! in nothing but addresses, routes, `keep` and, at the master, the MTU is changed as it runs. Any
+//! in nothing but what netlink sets, `keep` and, at the master, the MTU is changed as it runs. Any
 //! other difference is in what the two ends agree on when a link comes up, so that link begins anew.
 
 use std::fmt;
@@ -68,7 +68,9 @@ fn fate(role: Role, old: &LinkConfig, new: &LinkConfig) -> Fate {
     let mut changed = old.clone();
     changed.addresses.clone_from(&new.addresses);
     changed.routes.clone_from(&new.routes);
+    changed.netdev.clone_from(&new.netdev);
     changed.keep = new.keep;
+    changed.up = new.up;
     if role == Role::Master {
         // A board's is what its device offers, which is told but once.
         changed.mtu = new.mtu;
@@ -251,6 +253,30 @@ mod tests {
         let (a, b) = (("a", "/slot0.sock", ""), ("b", "/y", "slot = 7"));
         let unchanged = [Unchanged, Unchanged];
         assert_eq!(fates(Role::Master, &config(&[a, b]), &config(&[b, a])), unchanged);
+    }
+
+    #[test]
+    fn of_many_links_of_one_entry_those_that_differ_are_changed() {
+        let crate_of = |slots: &str, more: &str| {
+            let text = format!(
+                "pool = {{ v4 = \"10.77.0.0/16\" }}\n[[link]]\nslots = \"{slots}\"\n\
+                 name = \"bl{{slot}}\"\ntransport = \"shm:/slot{{slot}}.sock\"\n{more}"
+            );
+            Config::parse("f.toml", &text, Role::Master).unwrap()
+        };
+        let old = crate_of("0-63", "");
+        for (slots, more, report) in [
+            ("0-63", "", "64 unchanged"),
+            ("0-63", "[[link]]\nslot = 5\nmtu = 1400", "changed bl5; 63 unchanged"),
+            ("0-63", "[[link]]\nname = \"bl5\"\nqueues = 2", "restarted bl5; 63 unchanged"),
+            ("0-4,6-63", "", "removed bl5; 63 unchanged"),
+            ("0-64", "", "added bl64; 64 unchanged"),
+            ("5-63,0-4", "", "64 unchanged"),
+        ] {
+            let new = crate_of(slots, more);
+            let fates = diff(Role::Master, &old.links, &new.links);
+            assert_eq!(Report::of(fates).to_string(), report, "{slots} {more}");
+        }
     }
 
     #[test]

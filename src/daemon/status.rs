@@ -1,14 +1,18 @@
-//! What a daemon says about itself and its links, as JSON and as a table for people.
+//! What a daemon says about itself and its links, as JSON; for people it is a [`table`].
 //!
 //! The JSON is a contract: names and types stay, later versions only add.
 
+pub mod table;
+mod units;
+
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::{DaemonCounts, LinkCounts};
+
 /// A daemon and its links.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// "master" or "agent".
     pub role: String,
@@ -16,8 +20,26 @@ pub struct Status {
     pub pid: u32,
     /// The daemon's version.
     pub version: String,
+    /// How long it had been running when it said this, in milliseconds; 0 if it did not say.
+    #[serde(default)]
+    pub uptime_ms: u64,
     /// The links, in the config's order.
     pub links: Vec<LinkStatus>,
+    /// Where metrics are to be had, if the config says.
+    #[serde(default)]
+    pub metrics: Option<MetricsStatus>,
+    /// What has happened to the daemon.
+    #[serde(default)]
+    pub counts: DaemonCounts,
+}
+
+/// The socket at which metrics are to be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsStatus {
+    /// As the config has it.
+    pub address: String,
+    /// Why nobody listens there; it is tried again.
+    pub error: Option<String>,
 }
 
 /// The state of a link.
@@ -37,6 +59,10 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Waiting, Self::Negotiating, Self::Up, Self::Down, Self::Quarantined];
+
     /// The state's name, as JSON has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,6 +86,9 @@ pub struct LinkStatus {
     pub slot: Option<u32>,
     /// The state.
     pub state: LinkState,
+    /// How long it has been in this state, in milliseconds.
+    #[serde(default)]
+    pub age_ms: u64,
     /// Why the link is not up.
     pub reason: Option<String>,
     /// Whether the netdev has a carrier.
@@ -86,6 +115,9 @@ pub struct LinkStatus {
     /// Why this end looks for the other one's work by itself, where no doorbell tells it.
     #[serde(default)]
     pub polls: Option<String>,
+    /// What has happened to it.
+    #[serde(default)]
+    pub counts: LinkCounts,
 }
 
 /// One queue pair, seen from the netdev.
@@ -108,9 +140,33 @@ pub struct QueueStatus {
     /// kernel or an engine did. 0 for a link with an engine.
     #[serde(default)]
     pub copied: u64,
+    /// Sleeps of its thread that have ended.
+    #[serde(default)]
+    pub wakeups: u64,
+    /// How full its queues are.
+    #[serde(default)]
+    pub filled: FilledStatus,
     /// Where its thread runs, if the config has it run somewhere.
     #[serde(default)]
     pub cpu: Option<CpuStatus>,
+}
+
+/// How full a pair's queues are: the one by which the netdev's frames come, and the one by which they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilledStatus {
+    /// For what the netdev receives.
+    pub rx: Filled,
+    /// For what it sends.
+    pub tx: Filled,
+}
+
+/// How full a queue is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// Descriptors that are available to the device and not used, as far as this end has seen.
+    pub out: u64,
+    /// Descriptors that there are; 0 without a thread of this program.
+    pub size: u64,
 }
 
 /// The CPU that a thread is to run on.
@@ -142,6 +198,9 @@ pub struct DmaStatus {
     pub transfers: u64,
     /// Bytes copied by it.
     pub bytes: u64,
+    /// Copies that are under way.
+    #[serde(default)]
+    pub under_way: u64,
     /// Most copies that one queue pair had under way at once.
     #[serde(default)]
     pub most_under_way: u64,
@@ -162,161 +221,48 @@ impl Default for PumpStatus {
     }
 }
 
-/// Columns of the table that hold numbers, and so are set to the right.
-const NUMBERS: std::ops::Range<usize> = 2..8;
-
-/// The daemons as tables.
-pub fn table(daemons: &[Status]) -> String {
-    let mut text = String::new();
-    for (i, daemon) in daemons.iter().enumerate() {
-        let blank = if i == 0 { "" } else { "\n" };
-        let Status { role, pid, version, links } = daemon;
-        let (role, version) = (visible(role), visible(version));
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{blank}{role}, pid {pid}, version {version}");
-        let mut rows = vec![
-            [
-                "LINK",
-                "STATE",
-                "RX FRAMES",
-                "BYTES",
-                "DROPS",
-                "TX FRAMES",
-                "BYTES",
-                "DROPS",
-                "FEATURES",
-                "REASON",
-            ]
-            .map(String::from),
-        ];
-        rows.extend(links.iter().map(row));
-        write_rows(&rows, &mut text);
-    }
-    text
-}
-
-fn row(link: &LinkStatus) -> [String; 10] {
-    let [rx, tx] = [|queue: &QueueStatus| queue.rx.clone(), |queue: &QueueStatus| queue.tx.clone()]
-        .map(|way| sum(link.queues.iter().map(way)));
-    [
-        visible(&link.name),
-        link.state.name().into(),
-        rx[0].to_string(),
-        rx[1].to_string(),
-        rx[2].to_string(),
-        tx[0].to_string(),
-        tx[1].to_string(),
-        tx[2].to_string(),
-        short_features(&link.features),
-        visible(&remark(link)),
-    ]
-}
-
-/// Why the link is not up; of its pump what is not the default, why it polls, and what CPUs it does not have.
-fn remark(link: &LinkStatus) -> String {
-    let PumpStatus { mode, reason } = &link.pump;
-    let pump = match reason {
-        Some(reason) => Some(format!("pump: {mode}, as {reason}")),
-        None => (*link.pump.mode != *PumpStatus::default().mode).then(|| format!("pump: {mode}")),
-    };
-    let cpus = link.queues.iter().filter_map(|queue| {
-        let CpuStatus { number, reason } = queue.cpu.as_ref()?;
-        Some(format!("CPU {number}: {}", reason.as_ref()?))
-    });
-    let polls = link.polls.as_ref().map(|why| format!("polls: {why}"));
-    let all = link.reason.clone().into_iter().chain(pump).chain(polls).chain(cpus);
-    let all: Vec<String> = all.collect();
-    all.join("; ")
-}
-
-/// Frames, bytes and drops of all queues.
-fn sum(ways: impl Iterator<Item = Traffic>) -> [u64; 3] {
-    ways.fold([0; 3], |[frames, bytes, drops], way| {
-        let dropped = way.drops.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
-        [
-            frames.saturating_add(way.frames),
-            bytes.saturating_add(way.bytes),
-            drops.saturating_add(dropped),
-        ]
-    })
-}
-
-fn write_rows<const N: usize>(rows: &[[String; N]], text: &mut String) {
-    let widths: [usize; N] =
-        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
-    for row in rows {
-        let mut line = String::new();
-        for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let gap = if i == 0 { "" } else { "  " };
-            let _ = if NUMBERS.contains(&i) {
-                write!(line, "{gap}{cell:>width$}")
-            } else {
-                write!(line, "{gap}{cell:<width$}")
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-}
-
-/// Features that a link is expected to have, under one short word each.
-const GROUPS: &[(&str, &[&str])] = &[
-    ("csum", &["CSUM", "GUEST_CSUM"]),
-    ("tso", &["HOST_TSO4", "HOST_TSO6", "GUEST_TSO4", "GUEST_TSO6"]),
-    ("uso", &["HOST_USO", "GUEST_USO4", "GUEST_USO6"]),
-    ("mrg", &["MRG_RXBUF"]),
-    ("event", &["EVENT_IDX"]),
-    ("indirect", &["INDIRECT_DESC"]),
-    ("packed", &["RING_PACKED"]),
-    ("mq", &["MQ"]),
-];
-
-/// What a reader looks for in the features; a group of which some are missing ends in `-`.
-fn short_features(features: &[String]) -> String {
-    let words = GROUPS.iter().filter_map(|(word, group)| {
-        let there = group.iter().filter(|name| features.iter().any(|has| has == *name)).count();
-        match there {
-            0 => None,
-            _ if there == group.len() => Some((*word).to_owned()),
-            _ => Some(format!("{word}-")),
-        }
-    });
-    let words: Vec<String> = words.collect();
-    if words.is_empty() { "-".into() } else { words.join(",") }
-}
-
 /// Keeps what a peer said from writing control sequences to the reader's terminal.
 pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Written by hand from the contract, with every field.
-    const FIXTURE: &str = r#"{"role":"master","pid":812,"version":"0.1.0","links":[{"name":"bl0",
-        "transport":"shm:/run/boardlane/slot0.sock","slot":0,"state":"up","reason":null,
+    const FIXTURE: &str = r#"{"role":"master","pid":812,"version":"0.1.0","uptime_ms":90000,
+        "links":[{"name":"bl0",
+        "transport":"shm:/run/boardlane/slot0.sock","slot":0,"state":"up","age_ms":61000,"reason":null,
         "carrier":true,"epoch":3735928559,"peer_epoch":7,"peer_version":"0.1.0",
         "mac":"02:00:00:00:00:01","mtu":1500,"features":["MRG_RXBUF","CSUM"],
         "queues":[{"rx":{"frames":10,"bytes":1500,"drops":{"ring_full":2}},
         "tx":{"frames":11,"bytes":1600,"drops":{}},"notifications_sent":3,
         "notifications_received":4,"rescues":1,"throttled":5,"copied":268,
-        "cpu":{"number":3,"reason":null}}],
-        "dma":{"mode":"direct","transfers":21,"bytes":3100,"most_under_way":3},
-        "pump":{"mode":"vhost-net","reason":null},"polls":null},
+        "cpu":{"number":3,"reason":null},"wakeups":6,
+        "filled":{"rx":{"out":120,"size":256},"tx":{"out":1,"size":256}}}],
+        "dma":{"mode":"direct","transfers":21,"bytes":3100,"under_way":2,"most_under_way":3},
+        "pump":{"mode":"vhost-net","reason":null},"polls":null,
+        "counts":{"flaps":1,"negotiation_failures":2,"quarantines":3,"heals":4,"heal_failures":5,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}},
         {"name":"bl1","transport":"shm:/run/boardlane/slot1.sock","slot":null,
-        "state":"quarantined","reason":"descriptor chain loops","carrier":false,"epoch":null,
+        "state":"quarantined","age_ms":5,"reason":"descriptor chain loops","carrier":false,"epoch":null,
         "peer_epoch":null,"peer_version":null,"mac":null,"mtu":null,"features":[],"queues":[],
-        "dma":{"mode":"direct","transfers":0,"bytes":0,"most_under_way":0},
-        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt"}]}"#;
+        "dma":{"mode":"direct","transfers":0,"bytes":0,"under_way":0,"most_under_way":0},
+        "pump":{"mode":"builtin","reason":"/dev/vhost-net: no"},"polls":"no interrupt",
+        "counts":{"flaps":0,"negotiation_failures":0,"quarantines":0,"heals":0,"heal_failures":0,
+        "round_trips":{"within":[0,0,0,0,0,0,0,0,0,0,0,0,0,0],"count":0,"sum_ns":0}}}],
+        "metrics":{"address":"127.0.0.1:9477","error":"in use"},
+        "counts":{"started_unix_ms":1790000000000,"reloads":1,"reload_failures":2,
+        "log_lines_left_out":3}}"#;
 
-    fn sample() -> Status {
+    pub(in crate::daemon) fn sample() -> Status {
         let up = LinkStatus {
             name: "bl0".into(),
             transport: "shm:/run/boardlane/slot0.sock".into(),
             slot: Some(0),
             state: LinkState::Up,
+            age_ms: 61_000,
             reason: None,
             carrier: true,
             epoch: Some(0xdead_beef),
@@ -333,17 +279,37 @@ mod tests {
                 rescues: 1,
                 throttled: 5,
                 copied: 268,
+                wakeups: 6,
+                filled: FilledStatus {
+                    rx: Filled { out: 120, size: 256 },
+                    tx: Filled { out: 1, size: 256 },
+                },
                 cpu: Some(CpuStatus { number: 3, reason: None }),
             }],
-            dma: DmaStatus { mode: "direct".into(), transfers: 21, bytes: 3100, most_under_way: 3 },
+            dma: DmaStatus {
+                mode: "direct".into(),
+                transfers: 21,
+                bytes: 3100,
+                under_way: 2,
+                most_under_way: 3,
+            },
             pump: PumpStatus { mode: "vhost-net".into(), reason: None },
             polls: None,
+            counts: LinkCounts {
+                flaps: 1,
+                negotiation_failures: 2,
+                quarantines: 3,
+                heals: 4,
+                heal_failures: 5,
+                ..LinkCounts::default()
+            },
         };
         let quarantined = LinkStatus {
             name: "bl1".into(),
             transport: "shm:/run/boardlane/slot1.sock".into(),
             slot: None,
             state: LinkState::Quarantined,
+            age_ms: 5,
             reason: Some("descriptor chain loops".into()),
             carrier: false,
             epoch: None,
@@ -356,9 +322,19 @@ mod tests {
             dma: DmaStatus { mode: "direct".into(), ..DmaStatus::default() },
             pump: PumpStatus { reason: Some("/dev/vhost-net: no".into()), ..PumpStatus::default() },
             polls: Some("no interrupt".into()),
+            counts: LinkCounts::default(),
         };
         let (role, version) = ("master".into(), "0.1.0".into());
-        Status { role, pid: 812, version, links: vec![up, quarantined] }
+        let metrics =
+            Some(MetricsStatus { address: "127.0.0.1:9477".into(), error: Some("in use".into()) });
+        let counts = DaemonCounts {
+            started_unix_ms: 1_790_000_000_000,
+            reloads: 1,
+            reload_failures: 2,
+            log_lines_left_out: 3,
+        };
+        let links = vec![up, quarantined];
+        Status { role, pid: 812, version, uptime_ms: 90_000, links, metrics, counts }
     }
 
     #[test]
@@ -370,38 +346,8 @@ mod tests {
 
     #[test]
     fn each_state_has_one_name() {
-        use LinkState::*;
-        for state in [Waiting, Negotiating, Up, Down, Quarantined] {
+        for state in LinkState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-    }
-
-    #[test]
-    fn the_table_adds_up_queues_and_shows_the_reason() {
-        let mut status = sample();
-        let queue = status.links[0].queues[0].clone();
-        status.links[0].queues.push(queue);
-        let table = super::table(&[status.clone()]);
-        let lines: Vec<Vec<&str>> =
-            table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[0], ["master,", "pid", "812,", "version", "0.1.0"]);
-        let first = ["bl0", "up", "20", "3000", "4", "22", "3200", "0", "csum-,mrg"];
-        assert!(lines[2].starts_with(&first), "{table}");
-        assert_eq!(lines[2][first.len()..], ["pump:", "vhost-net"]);
-        let remark =
-            "- descriptor chain loops; pump: builtin, as /dev/vhost-net: no; polls: no interrupt";
-        assert!(lines[3].join(" ").ends_with(remark), "{table}");
-        status.links[0].pump = PumpStatus::default();
-        status.links[0].queues[1].cpu = Some(CpuStatus { number: 9, reason: Some("no".into()) });
-        assert!(super::table(&[status.clone()]).contains("  CPU 9: no\n"));
-        status.links[0].queues[1].cpu = None;
-        assert!(super::table(&[status]).contains("csum-,mrg\n"), "the default is no remark");
-    }
-
-    #[test]
-    fn a_reason_cannot_write_to_the_terminal() {
-        let mut status = sample();
-        status.links[1].reason = Some("\x1b[2J\n".into());
-        assert!(!table(&[status]).contains('\x1b'));
     }
 }

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,11 +17,15 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::broker::{Broker, Started};
+use super::capture::{self, Begun, Captures, Session, Wanted as WantedCapture};
 use super::config::{Config, ConfigError, LinkConfig};
 use super::control::ControlSocket;
+use super::counts::DaemonCounts;
 use super::functions::Functions;
 use super::identity::Identity;
-use super::link_task::{LinkTask, Order, Shared, View};
+use super::link_task::{LinkTask, Order, Shared, View, milliseconds};
+use super::metrics::Metrics;
+use super::namespaces::Namespaces;
 use super::probe::window::LinkProbe;
 use super::reload::{Fate, ReloadError, Report, check, diff};
 use super::service::attend;
@@ -28,6 +33,7 @@ use super::status::Status;
 use super::{Confine, Role};
 use crate::os::confine::{Part, process, workers};
 use crate::os::limits::raise_file_limit;
+use crate::os::log::left_out;
 use crate::os::notify::Manager;
 use crate::os::terminal::Terminal;
 
@@ -110,7 +116,13 @@ async fn supervise(
             tracing::info!("SIGUSR2: stopping, the next start takes over the netdevs");
             keep_netdevs = true;
         }
-        () = control.serve(|| daemon.status(), |link| daemon.probe(link), || daemon.reload()) => {}
+        () = control.serve(
+            || daemon.status(),
+            |link| daemon.probe(link),
+            |wanted| daemon.capture(wanted),
+            || daemon.reload(),
+        ) => {}
+        () = daemon.metrics.serve(|| daemon.status()) => {}
         () = broker.lost() => done = Err("the broker has ended, so this daemon stops".to_owned()),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -146,6 +158,7 @@ struct Wanted {
 struct RunningLink {
     name: String,
     view: Rc<RefCell<View>>,
+    captures: Arc<Captures>,
     orders: watch::Sender<Order>,
     /// The number of the last order that it has carried out.
     done: watch::Receiver<u64>,
@@ -189,6 +202,9 @@ struct Daemon {
     /// What all links count their heartbeats from.
     origin: Instant,
     functions: Functions,
+    metrics: Metrics,
+    counts: RefCell<DaemonCounts>,
+    namespaces: Namespaces,
     /// In the order of the config. Nobody awaits anything while he looks at them.
     links: RefCell<Vec<RunningLink>>,
     /// Whoever adds or ends links holds it for so long.
@@ -209,6 +225,9 @@ impl Daemon {
         Self {
             role,
             functions: Functions::new(broker.clone()),
+            metrics: Metrics::new(broker.clone()),
+            counts: RefCell::new(DaemonCounts::begin()),
+            namespaces: Namespaces::new(broker.clone()),
             broker,
             manager,
             origin: Instant::now(),
@@ -229,7 +248,10 @@ impl Daemon {
             role: self.role.to_string(),
             pid: std::process::id(),
             version: super::VERSION.to_owned(),
+            uptime_ms: milliseconds(self.origin.elapsed()),
             links: self.links.borrow().iter().map(|link| link.view.borrow().status()).collect(),
+            metrics: self.metrics.status(),
+            counts: DaemonCounts { log_lines_left_out: left_out(), ..self.counts.borrow().clone() },
         }
     }
 
@@ -248,6 +270,26 @@ impl Daemon {
         Some(link.view.borrow().probe())
     }
 
+    /// Begins a capture of a link, or says why not.
+    fn capture(&self, wanted: &WantedCapture) -> Result<(Session, Begun), String> {
+        let links = self.links.borrow();
+        let Some(link) = links.iter().find(|link| link.name == wanted.link) else {
+            let names = links.iter().map(|link| &*link.name).collect::<Vec<_>>().join(", ");
+            return Err(format!("there is no link {}; there are: {names}", wanted.link));
+        };
+        if link.view.borrow().in_kernel() {
+            return Err(capture::KERNEL_MOVES.to_owned());
+        }
+        if links.iter().map(|link| link.captures.count()).sum::<usize>() >= capture::MOST {
+            let most = capture::MOST;
+            return Err(format!("{most} captures are under way, which is the most: end one first"));
+        }
+        let queues = link.orders.borrow().config.queues;
+        let session = link.captures.begin(wanted, queues)?;
+        let begun = session.begun(self.role.to_string());
+        Ok((session, begun))
+    }
+
     /// Reads the config again and does what is different in it, as a task.
     fn reload(self: &Rc<Self>) -> JoinHandle<Result<Report, ReloadError>> {
         let daemon = self.clone();
@@ -255,9 +297,16 @@ impl Daemon {
             daemon.manager.tell("RELOADING=1");
             let done = daemon.reread().await;
             daemon.manager.tell("READY=1");
+            let counts = &mut daemon.counts.borrow_mut();
             match &done {
-                Ok(report) => tracing::info!("reload: {report}"),
-                Err(error) => tracing::error!("reload: nothing was changed: {error}"),
+                Ok(report) => {
+                    counts.reloads += 1;
+                    tracing::info!("reload: {report}");
+                }
+                Err(error) => {
+                    counts.reload_failures += 1;
+                    tracing::error!("reload: nothing was changed: {error}");
+                }
             }
             done
         })
@@ -305,6 +354,7 @@ impl Daemon {
         for function in nameless.iter().filter(|it| !wanted.nameless.contains(it)) {
             tracing::warn!("PCI function {function} has no name by its pattern: give it an entry");
         }
+        self.metrics.move_to(config.metrics.as_ref());
         let links = config.links_with(&there);
         let fates = diff(self.role, &wanted.links, &links);
         // A slot, a name or an address may go from one link to another: first those end that do.
@@ -359,32 +409,47 @@ impl Daemon {
         }
         let mut links = self.links.borrow_mut();
         let mut running = std::mem::take(&mut *links);
-        running.retain(|link| link.task.is_some());
         for (place, config) in configs.iter().enumerate() {
             let known = running.iter().position(|link| link.name == config.name);
+            let known = known.map(|at| running.remove(at));
             links.push(match known {
-                Some(at) => running.remove(at),
-                None => self.start_link(place, config.clone()),
+                Some(link) if link.task.is_some() => link,
+                ended => self.start_link(place, config.clone(), ended),
             });
         }
+        running.iter().for_each(|link| link.captures.end("the config has this link no more"));
     }
 
-    fn start_link(&self, place: usize, config: LinkConfig) -> RunningLink {
+    /// Starts a link. What one of its name that has `ended` has counted counts on, and who captures it goes on.
+    fn start_link(
+        &self,
+        place: usize,
+        config: LinkConfig,
+        ended: Option<RunningLink>,
+    ) -> RunningLink {
         let (name, slot) = (config.name.clone(), config.slot_at(place));
-        let view = Rc::new(RefCell::new(View::new(&config)));
+        if config.netns.is_some() {
+            self.namespaces.follow();
+        }
+        let before = ended.as_ref().map(|link| link.view.borrow());
+        let view = Rc::new(RefCell::new(View::after(&config, before.as_deref())));
+        drop(before);
+        let captures = ended.map(|link| link.captures).unwrap_or_default();
         let (orders, ordered) = watch::channel(Order { number: 0, config, stop: false });
         let (carried_out, done) = watch::channel(0);
         let broker = self.broker.clone();
         let shared = Shared {
             broker,
             functions: self.functions.subscribe(),
+            strays: self.namespaces.subscribe(),
             origin: self.origin,
             view: view.clone(),
+            captures: captures.clone(),
             orders: ordered,
             done: carried_out,
         };
         let task = LinkTask::new(self.role, slot, self.control.clone(), &self.identity, shared);
-        RunningLink { name, view, orders, done, task: Some(spawn_local(task.run())) }
+        RunningLink { name, view, captures, orders, done, task: Some(spawn_local(task.run())) }
     }
 
     /// Ends all links, once a reload that is under way is done or has had its time; none begins any more.

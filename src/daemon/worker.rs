@@ -19,20 +19,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::capture::ring::{RX, TX};
+use super::capture::{Eye, Seen};
 use crate::dma::Transfer;
 use crate::memory::BusMemory;
 use crate::net::owed::Owed;
-use crate::net::path::{Inward, Path, Room, Which};
+use crate::net::path::{Inward, Path, Room};
 use crate::net::settings::{Settings, Watch};
 use crate::os::bell::Bell;
 use crate::os::confine;
 use crate::os::dma::{Engine, EngineModel};
 use crate::os::interrupt::join;
 use crate::os::poll::{Events, Interest, Poll, Trigger, Waker};
-use crate::os::tap::{IoSpanMut, LostTap};
+use crate::os::tap::LostTap;
 use crate::spec::net::HEADER_LEN;
 
 mod busy_poll;
+mod copies;
 mod cpu;
 mod fault;
 mod frames;
@@ -48,13 +51,14 @@ use busy_poll::BusyPoll;
 pub use cpu::Cpu;
 use fault::Fault;
 pub use frames::drop_stale;
-use frames::{read_shared, unwritten, write};
+use frames::{read, unwritten, write};
 pub use kernel::KernelJob;
 use kernel::Served;
 pub use limits::Limits;
 use polling::Polling;
 pub use port::Port;
 use rings::Rings;
+use stats::add;
 pub use stats::{DirectionStats, QueueStats};
 
 /// Frames a direction may move before the other has its turn.
@@ -109,6 +113,8 @@ pub struct Job {
     pub settings: Option<Arc<Settings>>,
     /// What the other end may send.
     pub limits: Limits,
+    /// Who looks at the frames.
+    pub eye: Eye,
     /// Where its thread runs, if not anywhere.
     pub cpu: Option<Cpu>,
 }
@@ -153,6 +159,7 @@ impl Worker {
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
                 cpu::bind_to(&job);
+                job.stats.at_work(job.path.filled().map(|filled| filled.size));
                 confine::worker();
                 // A wait tells all that is ready, so that doorbells which rang together are one ring.
                 let events = Events::with_capacity(3 + job.doorbells.len());
@@ -181,6 +188,7 @@ impl Worker {
                 // Nothing may be copied any more once anybody hears of the end.
                 let Turn { job, engine, .. } = turn;
                 drop(engine);
+                job.stats.at_rest();
                 match end {
                     Ok(Ok(())) => return Some(job.path),
                     Ok(Err(fault)) => {
@@ -261,13 +269,17 @@ impl Turn {
                 next_tick = now + self.job.heartbeat;
                 while let Some(reason) = self.job.path.tick() {
                     self.job.stats.tx.dropped(reason);
+                    self.job.eye.reject(TX, &[], 0, reason);
                 }
             }
-            let (sent, no_room) = self.outward()?;
+            // A loop without a capture in it costs nothing where there is none.
+            let seen = self.job.eye.look();
+            let (sent, no_room) =
+                if seen { self.outward::<true>()? } else { self.outward::<false>()? };
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             let moved = sent + received + copied;
-            self.count_copied();
+            self.count_breath();
             if moved > 0 {
                 self.rings.paid_by(moved);
                 self.busy_poll.found(now);
@@ -328,6 +340,7 @@ impl Turn {
         let early = until.filter(|until| *until < longest);
         let timeout = early.unwrap_or(longest);
         self.poll.wait(&mut self.events, Some(timeout)).map_err(Fault::Poll)?;
+        add(&self.job.stats.wakeups, 1);
         let rung = self.events.iter().any(|ready| ready.tag == TAG_DOORBELL);
         if rung {
             self.job.stats.notifications_received.fetch_add(1, Ordering::Relaxed);
@@ -344,71 +357,28 @@ impl Turn {
         Ok(silent)
     }
 
-    /// Gives the engine what there is to copy, as much as it takes: how many transfers.
-    fn submit(&mut self) -> usize {
-        let Some(engine) = &mut self.engine else { return 0 };
-        let Job { path, stats, .. } = &mut self.job;
-        let mut begun = 0;
-        while let Some(transfer) = self.refused.take().or_else(|| path.poll_transfer()) {
-            let len = transfer.len() as u64;
-            if let Err(transfer) = engine.submit(transfer) {
-                self.refused = Some(transfer);
-                break;
-            }
-            stats.transfers.fetch_add(1, Ordering::Relaxed);
-            stats.transfer_bytes.fetch_add(len, Ordering::Relaxed);
-            stats.most_under_way.fetch_max(engine.under_way() as u64, Ordering::Relaxed);
-            begun += 1;
-        }
-        begun
-    }
-
-    /// Gives the engine what there is to copy, and takes back what it has done: how many.
-    fn copies(&mut self) -> Result<usize, Fault> {
-        self.submit();
-        let Some(engine) = &mut self.engine else { return Ok(0) };
-        let Job { path, stats, mem, .. } = &mut self.job;
-        if engine.is_dead() {
-            return Err(Fault::Engine);
-        }
-        let mut done = 0;
-        while let Some(completion) = engine.poll() {
-            path.handle_completion(completion)?;
-            done += 1;
-        }
-        while let Some((queue, reason)) = path.poll_drop() {
-            match queue {
-                Which::Receiveq => stats.tx.dropped(reason),
-                Which::Transmitq => stats.rx.dropped(reason),
-            }
-        }
-        if done > 0 {
-            // What has landed is told before more is read.
-            let ring = path.flush(mem);
-            self.published(OUT, 0, ring);
-        }
-        Ok(done)
-    }
-
     /// A batch from the netdev to the ring: how many frames, and whether it ended for want of room.
-    fn outward(&mut self) -> Result<(usize, bool), Fault> {
+    fn outward<const SEEN: bool>(&mut self) -> Result<(usize, bool), Fault> {
         let (mut frames, mut unpublished, mut bytes, mut blocked) = (0, 0, 0, false);
         while frames < BATCH {
-            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, eye, .. } = &mut self.job;
             let Port::Tap(tap) = port else { return Ok((0, false)) };
-            let read = match path.room(mem)? {
-                Room::Nowhere => {
-                    blocked = true;
-                    break;
-                }
-                Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)])?,
-                Room::Shared(spans) => read_shared(tap, &self.frames, &mut [], spans)?,
-                Room::Split { head, rest } => read_shared(tap, &self.frames, head, rest)?,
-            };
-            let Some(len) = read else { break };
-            match path.sent(mem, len)? {
+            let mut room = path.room(mem)?;
+            if let Room::Nowhere = room {
+                blocked = true;
+                break;
+            }
+            let Some(len) = read(tap, &self.frames, &mut room)? else { break };
+            if SEEN {
+                eye.see(TX, Seen::in_room(&room, &self.frames, len));
+            }
+            let dropped = path.sent(mem, len)?;
+            match dropped {
                 None => stats.tx.frame(len.saturating_sub(HEADER_LEN)),
                 Some(reason) => stats.tx.dropped(reason),
+            }
+            if SEEN {
+                eye.settle(dropped);
             }
             (frames, unpublished, bytes) = (frames + 1, unpublished + 1, bytes + len);
             if unpublished >= PUBLISH_FRAMES || bytes >= PUBLISH_BYTES {
@@ -423,12 +393,12 @@ impl Turn {
     }
 
     /// A batch from the ring to the netdev, or to nowhere, taken at this time: how many frames.
-    fn inward(&mut self, now: Instant) -> Result<usize, Fault> {
+    fn inward<const SEEN: bool>(&mut self, now: Instant) -> Result<usize, Fault> {
         let limits = self.job.limits.clone();
         let batch = limits.batch(now);
         let (mut frames, mut unreleased) = (0, 0);
         while frames < BATCH {
-            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, eye, .. } = &mut self.job;
             self.rest = batch.is_spent(stats);
             if self.rest.is_some() {
                 break;
@@ -438,9 +408,17 @@ impl Turn {
                 Inward::Dropped(reason) => {
                     batch.take(0);
                     stats.rx.dropped(reason);
+                    if SEEN {
+                        let (start, len) = path.rejected();
+                        eye.reject(RX, start, len, reason);
+                    }
                 }
                 Inward::Frame { prefix, tail, len } => {
                     batch.take(len);
+                    if SEEN {
+                        let (mem, len) = (&*self.frames, len + HEADER_LEN);
+                        eye.see(RX, Seen { start: prefix, rest: tail, mem, len });
+                    }
                     let written = match (limits.check(prefix), &*port) {
                         (Err(reason), _) => Err(reason),
                         (Ok(()), Port::Tap(tap)) => {
@@ -451,6 +429,9 @@ impl Turn {
                     match written {
                         Ok(()) => stats.rx.frame(len),
                         Err(reason) => stats.rx.dropped(reason),
+                    }
+                    if SEEN {
+                        eye.settle(written.err());
                     }
                 }
             }

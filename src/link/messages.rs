@@ -9,6 +9,9 @@ use crate::tunnel::fifo::FifoError;
 use crate::tunnel::message::{self, DecodeError, Dialect};
 use crate::tunnel::session::LOOK_TIME;
 
+/// Why a device's end negotiates still, with what did not please it behind.
+pub const REFUSED: &str = "FEATURES_OK is refused";
+
 /// Messages taken per turn; a flood waits for the next turn.
 const MESSAGES_PER_TURN: usize = 64;
 /// Time between the driver's keepalives, or a heartbeat if that is longer.
@@ -59,7 +62,7 @@ impl Link {
                     tunnel.handle_message(now, octets, model.as_mut());
                     let refused = model.refused().filter(|_| !was_refused).map(ToString::to_string);
                     if let Some(why) = refused {
-                        self.say(State::Negotiating, format!("FEATURES_OK is refused: {why}"));
+                        self.say(State::Negotiating, format!("{REFUSED}: {why}"));
                         self.futile += 1;
                         self.may_try_again()?;
                     }
@@ -67,6 +70,14 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// How long the answer to a keepalive took, once each; the driver's.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        match &mut self.core {
+            Some(Core::Driver { tunnel, .. }) => tunnel.take_round_trip(),
+            _ => None,
+        }
     }
 
     /// Sends what the tunnel has, and what our netdev is set to, as far as the FIFO has room.

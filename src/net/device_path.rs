@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
 use super::path::{
-    self, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Taken, Which, countable,
+    self, Filled, Inward, LentQueue, MOST_SPANS, Path, PathError, Room, Taken, Which, countable,
 };
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::memory::{BusMemory, Span};
@@ -360,6 +360,12 @@ impl Path for DevicePath {
         Ok(judged.map_or_else(Taken::Dropped, |()| Taken::Frame(total)))
     }
 
+    fn rejected(&self) -> (&[u8], usize) {
+        let total = self.transmit.readable_len() as usize;
+        let start = if total > LARGEST { 0 } else { total.min(PREFIX_LEN) };
+        (&self.inward[..start], total)
+    }
+
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         if let Some(transmitq) = &mut self.transmitq {
             transmitq.push(mem, self.transmit.head, 0);
@@ -432,6 +438,10 @@ impl Path for DevicePath {
         self.configs[which as usize] = *config;
         self.have(which, queue);
         Ok(())
+    }
+
+    fn filled(&self) -> [Filled; 2] {
+        [&self.receiveq, &self.transmitq].map(path::filled)
     }
 
     fn take_copied(&mut self) -> usize {

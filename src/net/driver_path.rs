@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::arena::{Arena, SLOT};
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room};
+use super::path::{self, Filled, Inward, Path, PathError, Room};
 use crate::memory::{BusMemory, Span, View};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN, Header};
@@ -239,12 +239,17 @@ impl Path for DriverPath {
         let cut = if whole { self.total } else { self.total.min(PREFIX_LEN) };
         path::copy_out(mem, &self.spans, self.begun, &mut self.inward[self.begun..cut]);
         self.copied = self.copied.wrapping_add(cut - self.begun);
+        self.begun = cut;
         let prefix = &self.inward[..cut];
         if let Err(reason) = frame::check(prefix, self.total, self.allowed) {
             return Ok(Inward::Dropped(reason));
         }
         path::skip(&mut self.spans, cut);
         Ok(Inward::Frame { prefix, tail: &self.spans, len: self.total - HEADER_LEN })
+    }
+
+    fn rejected(&self) -> (&[u8], usize) {
+        (&self.inward[..self.begun], self.total)
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
@@ -270,6 +275,10 @@ impl Path for DriverPath {
 
     fn arm_for_room(&mut self, mem: &BusMemory) -> Result<bool, PathError> {
         self.transmitq.arm(mem).map_err(PathError::Transmitq)
+    }
+
+    fn filled(&self) -> [Filled; 2] {
+        [&self.transmitq, &self.receiveq].map(|q| Filled { out: q.out(), size: q.size() })
     }
 
     fn take_copied(&mut self) -> usize {

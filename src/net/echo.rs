@@ -55,6 +55,11 @@ impl Echo {
         std::mem::take(&mut self.copied)
     }
 
+    /// The frame of so many bytes, without header, that the last step took.
+    pub fn frame(&self, len: usize) -> &[u8] {
+        &self.frame[..HEADER_LEN + len]
+    }
+
     /// Takes the next frame from the path and sends it back. The frame's spans are in the table
     /// `frames`. `flush` and `release` are to be called after some steps.
     pub fn step(

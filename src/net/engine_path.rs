@@ -21,13 +21,14 @@ use std::sync::Arc;
 use super::arena::SLOT;
 use super::features::Features;
 use super::frame::{self, Drop, LARGEST, Offloads, PREFIX_LEN};
-use super::path::{self, Inward, Path, PathError, Room, Which, countable};
+use super::path::{self, Filled, Inward, Path, PathError, Room, Which, countable};
 use super::settings::{Current, JUDGED_LEN, Settings, Watch};
 use crate::dma::{Completion, Piece, Place, Transfer};
 use crate::memory::{BusMemory, Kind, Mapping, Region, Side, Span};
 use crate::planted::{Bug, planted};
 use crate::spec::net::{self, HEADER_LEN};
 use crate::virtqueue::{Chain, DeviceQueue, Position, QueueConfig, Start};
+#[cfg(test)]
 pub(super) use lane::copy;
 use lane::{Cpu, Flight, LOCAL, Lane};
 
@@ -227,7 +228,7 @@ impl EnginePath {
         path::copy_in(&self.local, &[local], NUM_BUFFERS, &count.to_le_bytes());
         self.chains[..self.held].rotate_left(used);
         self.held -= used;
-        let transfer = Self::board(&mut self.out, mem, &self.local, first, len, self.cpu);
+        let transfer = self.out.board(mem, &self.local, first, len, self.cpu);
         self.out.flights.push_back(Flight {
             local,
             token,
@@ -266,7 +267,7 @@ impl EnginePath {
                 let piece = Piece { from: Place::Bus(span), to: Place::Local(to) };
                 self.inward.open.pieces.push(piece);
             }
-            let transfer = Self::board(&mut self.inward, mem, &self.local, first, len, self.cpu);
+            let transfer = self.inward.board(mem, &self.local, first, len, self.cpu);
             let head = self.transmit.head;
             self.inward.flights.push_back(Flight { local, token, transfer, bad, chains: 1, head });
             if self.inward.is_full() {
@@ -275,25 +276,6 @@ impl EnginePath {
         }
         self.close_inward();
         Ok(())
-    }
-
-    /// Puts the pieces from `first` on into the open transfer, or has the CPU copy them at once.
-    fn board(
-        lane: &mut Lane,
-        mem: &BusMemory,
-        local: &BusMemory,
-        first: usize,
-        len: usize,
-        cpu: Cpu,
-    ) -> Option<u32> {
-        let pieces = &lane.open.pieces[first..];
-        let by_cpu = |p: &Piece| cpu.suits(mem, p) && copy(mem, local, p);
-        if len == 0 || len < cpu.below && pieces.iter().all(by_cpu) {
-            lane.open.pieces.truncate(first);
-            return None;
-        }
-        lane.open_len += len;
-        Some(lane.open.token)
     }
 
     fn close_out(&mut self) {
@@ -320,6 +302,10 @@ impl EnginePath {
 }
 
 impl Path for EnginePath {
+    fn filled(&self) -> [Filled; 2] {
+        [&self.receiveq, &self.transmitq].map(path::filled)
+    }
+
     fn local(&self) -> Option<Arc<BusMemory>> {
         Some(self.local.clone())
     }
@@ -405,6 +391,13 @@ impl Path for EnginePath {
         Ok(Inward::Frame { prefix, tail: &self.tail, len: total - HEADER_LEN })
     }
 
+    fn rejected(&self) -> (&[u8], usize) {
+        // What never came, or came spoiled, was not looked at.
+        let good = self.inward.flights.front().filter(|flight| flight.bad.is_none());
+        let total = good.map_or(0, |flight| flight.local.len());
+        (&self.prefix[..total.min(PREFIX_LEN)], total)
+    }
+
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {
         if let (Some(flight), Some(transmitq)) = (self.inward.pop(), &mut self.transmitq) {
             transmitq.push(mem, flight.head, 0);
@@ -481,12 +474,8 @@ impl Path for EnginePath {
     fn handle_completion(&mut self, done: Completion) -> Result<(), PathError> {
         let Completion { transfer: Transfer { token, mut pieces }, good } = done;
         self.errors = if good { 0 } else { self.errors.saturating_add(1) };
-        for flight in self.out.flights.iter_mut().chain(&mut self.inward.flights) {
-            if flight.transfer == Some(token) {
-                flight.transfer = None;
-                flight.bad = (!good).then_some(Drop::DmaError);
-            }
-        }
+        self.out.completed(token, good);
+        self.inward.completed(token, good);
         pieces.clear();
         self.spare.push(pieces);
         if self.errors >= MOST_ERRORS { Err(PathError::Engine(self.errors)) } else { Ok(()) }

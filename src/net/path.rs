@@ -132,6 +132,16 @@ impl Which {
     }
 }
 
+/// How full a queue is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Descriptors that the driver has made available and the device not used, as far as this end has seen:
+    /// it takes no look at the ring. A device's half counts a chain of a split queue as one.
+    pub out: u16,
+    /// Descriptors that there are; 0: there is no queue.
+    pub size: u16,
+}
+
 /// A split queue that something else may go on with for a while, such as the kernel's vhost-net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LentQueue {
@@ -174,6 +184,11 @@ pub trait Path: Send + fmt::Debug {
         self.received(mem)?;
         Ok(taken)
     }
+    /// Of the frame that `receive` has just dropped: its private start, as far as there is one, and its
+    /// length, if that is known. Both with header.
+    fn rejected(&self) -> (&[u8], usize) {
+        (&[], 0)
+    }
     /// The frame that `receive` gave is done with.
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError>;
     /// Publishes what was given back. `true`: ring the other end.
@@ -189,6 +204,10 @@ pub trait Path: Send + fmt::Debug {
     /// taken from the netdev, and waited for more room than the other end gives, was dropped.
     fn tick(&mut self) -> Option<Drop> {
         None
+    }
+    /// How full the queue is that frames go out by, and the one that they come by.
+    fn filled(&self) -> [Filled; 2] {
+        Default::default()
     }
     /// Bytes of frames that this end's own code has copied since the last call: checked starts, and what
     /// goes by a private buffer. What system calls or an engine copy does not count, and paths with an
@@ -298,6 +317,11 @@ pub(super) fn arm(queue: Option<&mut DeviceQueue>, mem: &BusMemory) -> Result<bo
     queue.map_or(Ok(false), |queue| queue.arm(mem))
 }
 
+/// How full a queue is, if there is one.
+pub(super) fn filled(queue: &Option<DeviceQueue>) -> Filled {
+    queue.as_ref().map_or(Filled::default(), |q| Filled { out: q.out(), size: q.size() })
+}
+
 /// Why a frame is dropped that has waited for chains of this queue long enough.
 pub(super) fn waited_in_vain(receiveq: Option<&DeviceQueue>) -> Drop {
     if receiveq.is_some() { Drop::TooLong } else { Drop::QueueReset }
@@ -344,7 +368,7 @@ fn put_in(
 }
 
 /// Copies bytes out of the spans, starting `at` bytes into them; the spans hold as many.
-pub(super) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut [u8]) {
+pub(crate) fn copy_out(mem: &BusMemory, spans: &[Span], mut at: usize, out: &mut [u8]) {
     let mut out = out;
     for &span in spans {
         if at >= span.len() {

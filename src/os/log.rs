@@ -6,12 +6,15 @@
 //! told at the interval's end, with the last of the lines: it says how things are now.
 
 use std::fmt::Display;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
+
+use crate::atomic::AtomicU64;
 
 /// Lines of one level about one subject in an interval, at most; and one more, which says how many there
 /// would have been.
@@ -20,6 +23,14 @@ pub const MOST: u32 = 100;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Characters of the last line that are kept, at most.
 const LAST_LEN: usize = 300;
+
+/// Lines that were left out, of all subjects.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines this process has left out so far.
+pub fn left_out() -> u64 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
 
 /// Where to say something about a subject. Clones share its budget.
 #[derive(Clone, Debug)]
@@ -58,6 +69,7 @@ impl Budget {
             return Verdict::Say;
         }
         self.left_out = self.left_out.saturating_add(1);
+        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
         self.last = line.to_string().chars().take(LAST_LEN).collect();
         if self.left_out == 1 { Verdict::Begin(ends) } else { Verdict::LeaveOut }
     }
@@ -116,6 +128,14 @@ impl Log {
         let budget = if level == Level::WARN { &self.0.warn } else { &self.0.info };
         act(&mut budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Whether standard error is the journal's stream, as this process was told when it was started
+/// ($JOURNAL_STREAM in systemd.exec(5)), and not something that it has been led to since.
+pub fn to_journal() -> bool {
+    let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let is = rustix::fs::fstat(std::io::stderr());
+    is.is_ok_and(|file| told == format!("{}:{}", file.st_dev, file.st_ino))
 }
 
 impl Subject {

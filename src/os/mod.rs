@@ -24,6 +24,7 @@ pub mod poll;
 pub mod socket_file;
 pub mod tap;
 pub mod terminal;
+pub mod trial;
 pub mod udp;
 #[cfg(feature = "pci")]
 pub mod uevent;

@@ -88,9 +88,28 @@ impl Namespace {
             let pid = what.bytes().all(|b| b.is_ascii_digit());
             if pid && !path.exists() { format!("/proc/{what}/ns/net").into() } else { path }
         };
-        let fd = open_path(&path)
-            .map_err(|e| explain(e, &format!("network namespace {what} ({})", path.display())))?;
+        let fd = open_path(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                io::Error::new(e.kind(), format!("network namespace {what} does not exist"))
+            }
+            _ => explain(e, &format!("network namespace {what} ({})", path.display())),
+        })?;
         Ok(Self { fd })
+    }
+
+    /// One that was opened otherwise.
+    ///
+    /// # Errors
+    /// The descriptor is none of a network namespace.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        check_kind(&fd)?;
+        Ok(Self { fd })
+    }
+
+    /// What tells it from the others that there are: of one that has ended, another may have it.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     /// The calling thread's own.
@@ -149,13 +168,18 @@ fn named(name: &str) -> io::Result<PathBuf> {
 fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    check_kind(&fd)?;
+    Ok(fd)
+}
+
+fn check_kind(fd: &OwnedFd) -> io::Result<()> {
     let network = libc::CLONE_NEWNET;
     // SAFETY: the request takes no argument; on a file of another type it fails.
-    let kind = is_nsfs(&fd).then(|| unsafe { libc::ioctl(fd_number(&fd), libc::NS_GET_NSTYPE) });
+    let kind = is_nsfs(fd).then(|| unsafe { libc::ioctl(fd_number(fd), libc::NS_GET_NSTYPE) });
     if kind != Some(network) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no network namespace"));
     }
-    Ok(fd)
+    Ok(())
 }
 
 fn fd_number(fd: &OwnedFd) -> std::ffi::c_int {

@@ -32,6 +32,18 @@ impl IpPrefix {
         Self { addr, len: 0 }
     }
 
+    /// The same address with another length, if it has so many bits.
+    #[must_use]
+    pub fn with_len(&self, len: u8) -> Self {
+        Self { addr: self.addr, len: len.min(bits(self.addr)) }
+    }
+
+    /// The same length with another address of its family.
+    #[must_use]
+    pub fn with_addr(&self, addr: IpAddr) -> Self {
+        if addr.is_ipv4() == self.addr.is_ipv4() { Self { addr, len: self.len } } else { *self }
+    }
+
     /// The address.
     pub fn addr(&self) -> IpAddr {
         self.addr

@@ -8,12 +8,28 @@ fn prefix(text: &str) -> IpPrefix {
     text.parse().unwrap()
 }
 
+fn address(text: &str) -> Address {
+    text.parse().unwrap()
+}
+
+/// As the kernel has it: in a table.
+fn main(routes: &[Route]) -> Vec<Route> {
+    routes.iter().map(|r| r.in_table(MAIN_TABLE)).collect()
+}
+
 fn route(to: &str, via: Option<&str>, metric: Option<u32>) -> Route {
     Route::parse(to, via.map(|v| v.parse().unwrap()), metric).unwrap()
 }
 
 fn fresh() -> Observed {
-    Observed { index: 2, mac: [2, 0, 0, 0, 0, 9], mtu: 1500, gso_max_size: 65536, ..<_>::default() }
+    Observed {
+        index: 2,
+        mac: [2, 0, 0, 0, 0, 9],
+        mtu: 1500,
+        gso_max_size: 65536,
+        table: MAIN_TABLE,
+        ..<_>::default()
+    }
 }
 
 fn wanted() -> Desired {
@@ -24,14 +40,18 @@ fn wanted() -> Desired {
         mtu: Some(9000),
         up: Some(true),
         gso_max_size: Some(32768),
-        addresses: vec![prefix("10.77.0.1/30"), prefix("fd77::1/64")],
+        addresses: vec![address("10.77.0.1/30"), address("fd77::1/64")],
         routes: vec![
             route("10.80.0.0/24", Some("10.77.0.2"), Some(100)),
             route("fd80::/64", Some("fd77::2"), None),
             route("10.81.0.0/24", None, None),
         ],
+        ..Desired::default()
     }
 }
+
+/// The table of each VRF.
+const VRF_TABLE: u32 = 10;
 
 /// What the kernel does with an action, or why it refuses it.
 fn model(link: &mut Observed, action: &Action) -> Result<(), String> {
@@ -42,11 +62,27 @@ fn model(link: &mut Observed, action: &Action) -> Result<(), String> {
         Action::SetMac(c) => link.mac = c.to,
         Action::SetAlias(c) => link.alias = c.to.clone(),
         Action::SetGsoMaxSize(c) => link.gso_max_size = c.to,
+        Action::SetForward4(c) => link.forward4 = c.to,
+        Action::SetForward6(c) => link.forward6 = c.to,
+        Action::SetMaster(c) => {
+            let of_vrf = |m: &Option<Master>| m.as_ref().is_some_and(|m| m.kind == MasterKind::Vrf);
+            if link.up && (of_vrf(&link.master) || of_vrf(&c.to)) {
+                link.addresses.retain(|a| !a.is_ipv6());
+                link.routes.clear();
+            }
+            link.table = if of_vrf(&c.to) { VRF_TABLE } else { MAIN_TABLE };
+            (link.master, link.isolated) = (c.to.clone(), false);
+        }
+        Action::SetIsolated(_)
+            if link.master.as_ref().is_none_or(|m| m.kind != MasterKind::Bridge) =>
+        {
+            return refuse("is no port of a bridge");
+        }
+        Action::SetIsolated(c) => link.isolated = c.to,
         Action::SetMtu(c) => {
             link.mtu = c.to;
             if c.to < IPV6_MIN_MTU {
                 link.addresses.retain(|a| !a.is_ipv6());
-                link.peer_addresses.retain(|a| !a.is_ipv6());
                 link.routes.retain(|r| !r.to.is_ipv6());
             }
         }
@@ -54,7 +90,6 @@ fn model(link: &mut Observed, action: &Action) -> Result<(), String> {
         Action::SetUp(false) => {
             link.up = false;
             link.addresses.retain(|a| !a.is_ipv6());
-            link.peer_addresses.retain(|a| !a.is_ipv6());
             link.routes.clear();
         }
         Action::AddAddress(a) if link.addresses.contains(a) => return refuse("exists"),
@@ -65,9 +100,11 @@ fn model(link: &mut Observed, action: &Action) -> Result<(), String> {
         Action::DelAddress(a) if !link.addresses.contains(a) => return refuse("not there"),
         Action::DelAddress(a) => link.addresses.retain(|b| b != a),
         Action::AddRoute(_) if !link.up => return refuse("the link is down"),
+        Action::AddRoute(r) if r.table.is_none() => return refuse("no table"),
         Action::AddRoute(r) if link.routes.iter().any(|o| o.rivals(r)) => return refuse("exists"),
         Action::AddRoute(r)
-            if r.via.is_some_and(|via| !link.addresses.iter().any(|a| a.contains(via))) =>
+            if r.via
+                .is_some_and(|via| !link.addresses.iter().any(|a| a.network().contains(via))) =>
         {
             return refuse("next hop unreachable");
         }
@@ -79,7 +116,7 @@ fn model(link: &mut Observed, action: &Action) -> Result<(), String> {
         .addresses
         .iter()
         .filter(|_| link.up)
-        .map(|a| Route { to: a.network(), via: None, metric: a.is_ipv6().then_some(256) })
+        .map(|a| Route::new(a.network(), None, a.is_ipv6().then_some(256)).in_table(link.table))
         .collect();
     Ok(())
 }
@@ -130,8 +167,8 @@ fn what_is_not_named_follows_the_operator() {
     let mut link = fresh();
     link.alias = Some("the operator's".to_owned());
     link.up = true;
-    link.addresses = vec![prefix("192.0.2.1/24"), prefix("fe80::1/64")];
-    link.routes = vec![route("198.51.100.0/24", Some("192.0.2.2"), None)];
+    link.addresses = vec![address("192.0.2.1/24"), address("fe80::1/64")];
+    link.routes = main(&[route("198.51.100.0/24", Some("192.0.2.2"), None)]);
     assert_eq!(plan(&Desired { name: "bl0".to_owned(), ..<_>::default() }, &link), []);
 }
 
@@ -140,13 +177,13 @@ fn only_the_difference_is_planned() {
     let mut link = fresh();
     follow(&mut link, &wanted());
     link.mtu = 1400;
-    link.addresses.retain(|a| *a != prefix("10.77.0.1/30"));
+    link.addresses.retain(|a| *a != address("10.77.0.1/30"));
     let heal = plan(&wanted(), &link);
     assert_eq!(
         heal,
         [
             Action::SetMtu(Change { was: 1400, to: 9000 }),
-            Action::AddAddress(prefix("10.77.0.1/30"))
+            Action::AddAddress(address("10.77.0.1/30"))
         ]
     );
 }
@@ -163,7 +200,7 @@ fn going_down_plans_the_ipv6_addresses_that_the_kernel_will_delete() {
     follow(&mut link, &wanted());
     let desired = Desired { up: Some(false), ..wanted() };
     follow(&mut link, &desired);
-    assert!(link.addresses.contains(&prefix("fd77::1/64")));
+    assert!(link.addresses.contains(&address("fd77::1/64")));
     assert_eq!(plan(&desired, &link), []);
 }
 
@@ -172,11 +209,11 @@ fn the_default_metric_is_the_kernels() {
     let mut link = fresh();
     link.up = true;
     link.addresses = wanted().addresses;
-    link.routes = vec![
+    link.routes = main(&[
         route("10.80.0.0/24", Some("10.77.0.2"), Some(100)),
         route("fd80::/64", Some("fd77::2"), Some(1024)),
         route("10.81.0.0/24", None, Some(0)),
-    ];
+    ]);
     let routes = |link: &Observed| {
         plan(&wanted(), link).into_iter().filter(|a| matches!(a, Action::AddRoute(_))).count()
     };
@@ -244,15 +281,15 @@ fn undo_keeps_the_link_up_for_others_addresses_and_routes() {
         (undo(&done, &link), link)
     };
     let goes_down = |actions: &[Action]| actions.contains(&Action::SetUp(false));
-    let (actions, _) = set_up(|l| l.addresses.push(prefix("fe80::1/64")));
+    let (actions, _) = set_up(|l| l.addresses.push(address("fe80::1/64")));
     assert!(goes_down(&actions), "a link-local address is nobody's");
-    let (actions, _) = set_up(|l| l.addresses.push(prefix("192.0.2.1/24")));
+    let (actions, _) = set_up(|l| l.addresses.push(address("192.0.2.1/24")));
     assert!(goes_down(&actions), "an IPv4 address survives that");
-    let (actions, _) = set_up(|l| l.addresses.push(prefix("2001:db8::1/64")));
+    let (actions, _) = set_up(|l| l.addresses.push(address("2001:db8::1/64")));
     assert!(!goes_down(&actions));
-    let (actions, _) = set_up(|l| l.peer_addresses.push(prefix("2001:db8::1/128")));
+    let (actions, _) = set_up(|l| l.addresses.push(address("2001:db8::1/128 peer 2001:db8::2")));
     assert!(!goes_down(&actions));
-    let (actions, _) = set_up(|l| l.routes.push(route("198.51.100.0/24", None, None)));
+    let (actions, _) = set_up(|l| l.routes.extend(main(&[route("198.51.100.0/24", None, None)])));
     assert!(!goes_down(&actions));
 }
 
@@ -260,10 +297,10 @@ fn undo_keeps_the_link_up_for_others_addresses_and_routes() {
 fn undo_does_not_bring_back_an_mtu_that_deletes_others_addresses() {
     let mut link = Observed { mtu: 1000, ..fresh() };
     let done = follow(&mut link, &Desired { mac: None, ..wanted() });
-    link.addresses.push(prefix("2001:db8::1/64"));
+    link.addresses.push(address("2001:db8::1/64"));
     take_back(&mut link, &done);
     assert_eq!(link.mtu, 9000);
-    assert!(link.addresses.contains(&prefix("2001:db8::1/64")));
+    assert!(link.addresses.contains(&address("2001:db8::1/64")));
 }
 
 #[test]
@@ -274,7 +311,8 @@ fn a_route_that_cannot_be_is_refused_with_what_would_be_right() {
     assert!(error("10.80.0.1/24", None).contains("write 10.80.0.0/24"));
     assert!(error("10.80.0.0", None).contains("prefix length"));
     assert!(error("default", None).contains("0.0.0.0/0 or ::/0"));
-    assert!(error("10.80.0.0/24", Some("fd77::2")).contains("both must be IPv4"));
+    assert!(error("fd80::/64", Some("10.77.0.2")).contains("give an IPv6 address"));
+    assert!(Route::parse("10.80.0.0/24", "fd77::2".parse().ok(), None).is_ok());
     assert!(error("10.80.0.0/24", Some("0.0.0.0")).contains("next hop"));
     assert!(error("224.0.0.0/4", None).contains("multicast"));
     assert_eq!(route("default", Some("fd77::2"), None).to, prefix("::/0"));
@@ -282,10 +320,12 @@ fn a_route_that_cannot_be_is_refused_with_what_would_be_right() {
 }
 
 /// One of a few addresses, so that cases collide.
-fn any_address() -> impl Strategy<Value = IpPrefix> {
+fn any_address() -> impl Strategy<Value = Address> {
     prop_oneof![
-        (1_u8..4).prop_map(|n| prefix(&format!("10.77.{n}.1/24"))),
-        (1_u8..4).prop_map(|n| prefix(&format!("fd77:{n}::1/64"))),
+        (1_u8..4).prop_map(|n| address(&format!("10.77.{n}.1/24"))),
+        (1_u8..4).prop_map(|n| address(&format!("10.77.{n}.1/24 scope link"))),
+        (1_u8..4).prop_map(|n| address(&format!("10.78.0.1/32 peer 10.77.{n}.2"))),
+        (1_u8..4).prop_map(|n| address(&format!("fd77:{n}::1/64"))),
     ]
 }
 
@@ -302,10 +342,10 @@ fn any_route() -> impl Strategy<Value = Route> {
 }
 
 /// Routes of which the kernel has room for all, each with a next hop that `addresses` reach.
-fn fitting(routes: Vec<Route>, addresses: &[IpPrefix]) -> Vec<Route> {
+fn fitting(routes: Vec<Route>, addresses: &[Address]) -> Vec<Route> {
     let mut kept: Vec<Route> = Vec::new();
     for r in routes {
-        let reachable = r.via.is_none_or(|via| addresses.iter().any(|a| a.contains(via)));
+        let reachable = r.via.is_none_or(|via| addresses.iter().any(|a| a.network().contains(via)));
         if reachable && !kept.iter().any(|k| k.rivals(&r)) {
             kept.push(r);
         }
@@ -323,7 +363,7 @@ prop_compose! {
         routes in prop::collection::vec(any_route(), 0..4),
     ) -> Desired {
         let routes = fitting(routes, &addresses);
-        Desired { name: "bl0".to_owned(), mac: None, mtu, up, alias, gso_max_size, addresses, routes }
+        Desired { mtu, up, alias, gso_max_size, addresses, routes, ..Desired::default() }
     }
 }
 
@@ -376,7 +416,7 @@ proptest! {
         prop_assert_eq!(link.mtu, before.mtu);
         prop_assert_eq!(&link.alias, &before.alias);
         prop_assert!(!added || link.addresses.contains(&others));
-        let ours = |a: &IpPrefix| done.contains(&Action::AddAddress(*a));
+        let ours = |a: &Address| done.contains(&Action::AddAddress(*a));
         prop_assert!(link.addresses.iter().all(|a| *a == others || !ours(a)));
         prop_assert_eq!(&link.routes, &[] as &[Route]);
     }

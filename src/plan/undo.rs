@@ -2,9 +2,10 @@
 //!
 //! A value goes back to what it was before us only while it is still what we set it to: what the
 //! operator set since is the operator's. Addresses and routes that we did not add stay, and what
-//! would delete them on the way (down, or an MTU below IPv6's minimum) is left undone.
+//! would delete them on the way (down, or an MTU below IPv6's minimum) is left undone. Leaving a VRF
+//! deletes IPv6 addresses and routes, as the kernel has it for whoever does it.
 
-use super::{Action, Change, IPV6_MIN_MTU, Mac, Observed};
+use super::{Action, Change, Desired, IPV6_MIN_MTU, Mac, MasterKind, Observed};
 
 /// The actions that take `done` back, in reverse order of a plan. `done` may hold several passes,
 /// oldest first: the values of before the first one come back.
@@ -14,10 +15,10 @@ pub fn undo(done: &[Action], now: &Observed) -> Vec<Action> {
     let mut addresses = now.addresses.clone();
     for action in done.iter().rev() {
         if let Action::AddRoute(route) = action {
-            let before = routes.len();
-            routes.retain(|r| !r.same_as(route));
+            let (before, route) = (routes.len(), route.in_table(now.table));
+            routes.retain(|r| !r.same_as(&route));
             if routes.len() < before {
-                actions.push(Action::DelRoute(*route));
+                actions.push(Action::DelRoute(route));
             }
         }
     }
@@ -30,14 +31,14 @@ pub fn undo(done: &[Action], now: &Observed) -> Vec<Action> {
             }
         }
     }
-    let others_ipv6 = addresses.iter().any(|a| a.is_ipv6() && !a.is_ipv6_link_local())
-        || now.peer_addresses.iter().any(super::IpPrefix::is_ipv6);
+    let others_ipv6 = addresses.iter().any(|a| a.is_ipv6() && !a.is_ipv6_link_local());
     if let Some(was_up) = up_before(done, now) {
         let others_need_it = others_ipv6 || !routes.is_empty();
         if was_up || !others_need_it {
             actions.push(Action::SetUp(was_up));
         }
     }
+    actions.extend(undo_forwarding_and_master(done, now));
     if let Some(c) =
         back(done, &now.mtu, |a| if let Action::SetMtu(c) = a { Some(c) } else { None })
     {
@@ -47,6 +48,63 @@ pub fn undo(done: &[Action], now: &Observed) -> Vec<Action> {
     }
     actions.extend(undo_values(done, now));
     actions
+}
+
+/// As [`undo`], of what is no longer `desired`.
+pub fn leftovers(done: &[Action], desired: &Desired, now: &Observed) -> Vec<Action> {
+    let left: Vec<_> = done.iter().filter(|a| !desired.names(a, now.table)).cloned().collect();
+    undo(&left, now)
+}
+
+impl Desired {
+    /// Whether it speaks of what an action has set. `table` is the netdev's own.
+    pub fn names(&self, action: &Action, table: u32) -> bool {
+        match action {
+            Action::SetMac(_) => self.mac.is_some(),
+            Action::SetAlias(_) => self.alias.is_some(),
+            Action::SetGsoMaxSize(_) => self.gso_max_size.is_some(),
+            Action::SetMtu(_) => self.mtu.is_some(),
+            // One that waits for another bridge is not left in this one meanwhile.
+            Action::SetMaster(c) => self.master.is_some() && self.master == c.to,
+            Action::SetIsolated(_) => self.isolated.is_some(),
+            Action::SetForward4(_) => self.forward4.is_some(),
+            Action::SetForward6(_) => self.forward6.is_some(),
+            Action::SetUp(_) => self.up.is_some(),
+            Action::AddAddress(a) | Action::DelAddress(a) => self.addresses.contains(a),
+            Action::AddRoute(r) | Action::DelRoute(r) => {
+                self.routes.iter().any(|wanted| wanted.in_table(table).same_as(&r.in_table(table)))
+            }
+        }
+    }
+}
+
+/// A port that is released has no isolation to give back.
+fn undo_forwarding_and_master(done: &[Action], now: &Observed) -> Vec<Action> {
+    let forward6 = back(done, &now.forward6, |a| match a {
+        Action::SetForward6(c) => Some(c),
+        _ => None,
+    });
+    let forward4 = back(done, &now.forward4, |a| match a {
+        Action::SetForward4(c) => Some(c),
+        _ => None,
+    });
+    let master = back(done, &now.master, |a| match a {
+        Action::SetMaster(c) => Some(c),
+        _ => None,
+    });
+    let in_bridge = now.master.as_ref().is_some_and(|m| m.kind == MasterKind::Bridge);
+    let isolated = back(done, &now.isolated, |a| match a {
+        Action::SetIsolated(c) => Some(c),
+        _ => None,
+    });
+    let isolated = isolated.filter(|_| in_bridge && master.is_none());
+    forward6
+        .map(Action::SetForward6)
+        .into_iter()
+        .chain(forward4.map(Action::SetForward4))
+        .chain(isolated.map(Action::SetIsolated))
+        .chain(master.map(Action::SetMaster))
+        .collect()
 }
 
 /// The values that nothing else depends on.

@@ -181,6 +181,8 @@ pub struct DriverTunnel {
     exchange: Exchange,
     session: Session,
     last_heard: Option<Instant>,
+    /// Of the last keepalive that was answered, until it is taken.
+    round_trip: Option<Duration>,
     counters: DriverCounters,
 }
 
@@ -192,7 +194,8 @@ impl DriverTunnel {
         let token = u16::from_le_bytes([low, high]);
         let exchange = Exchange::new(config.request_timeout, config.attempts, token);
         let (session, counters) = (Session::default(), DriverCounters::default());
-        let mut tunnel = Self { config, exchange, session, last_heard: None, counters };
+        let (last_heard, round_trip) = (None, None);
+        let mut tunnel = Self { config, exchange, session, last_heard, round_trip, counters };
         tunnel.restart(now);
         tunnel
     }
@@ -291,6 +294,11 @@ impl DriverTunnel {
         self.last_heard
     }
 
+    /// How long the answer to a [`ping`](Self::ping) took from when that was ready to be sent, once each.
+    pub fn take_round_trip(&mut self) -> Option<Duration> {
+        self.round_trip.take()
+    }
+
     /// Resets the device and ends the session: [`Event::Stopped`] once it has confirmed.
     pub fn reset(&mut self, now: Instant) {
         match self.session.step {
@@ -339,8 +347,11 @@ impl DriverTunnel {
             self.counters.unexpected += 1;
             return;
         }
-        if let Some(request) = self.exchange.take_answer(&message) {
+        if let Some((request, began)) = self.exchange.take_answer(&message) {
             self.last_heard = Some(now);
+            if self.session.step == Step::Running && self.is_sign_of_life(&request) {
+                self.round_trip = Some(now.saturating_duration_since(began));
+            }
             match self.answered(now, &request, message.body) {
                 Ok(()) => self.next_job(now),
                 Err(error) => self.fail(error),
@@ -422,6 +433,15 @@ impl DriverTunnel {
         if let (Step::Running, Some(config)) = (&s.step, &s.config) {
             s.events.retain(|event| !matches!(event, Event::ConfigChanged { .. }));
             s.events.push_back(Event::ConfigChanged { config: config.clone() });
+        }
+    }
+
+    /// Whether a request is the one that a keepalive begins with.
+    fn is_sign_of_life(&self, request: &Body) -> bool {
+        match request {
+            Body::Ping { .. } => true,
+            Body::GetDeviceStatus => !self.config.greets,
+            _ => false,
         }
     }
 

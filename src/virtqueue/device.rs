@@ -57,6 +57,12 @@ impl DeviceQueue {
         half!(&self.0, half => half.size())
     }
 
+    /// Number of descriptors that the driver has made available and that are not used yet, as far as this
+    /// half has looked: a split queue counts chains, a packed one sees a few of them ahead.
+    pub fn out(&self) -> u16 {
+        half!(&self.0, half => half.out())
+    }
+
     /// How many chains wait. Looks at the ring, so this is what notices new ones.
     pub fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
         half!(&mut self.0, half => half.avail_ready(mem))

@@ -58,6 +58,11 @@ impl DriverQueue {
         half!(&self.0, half => half.free())
     }
 
+    /// Number of descriptors that are with the device, or used and not taken back yet.
+    pub fn out(&self) -> u16 {
+        self.size() - self.free()
+    }
+
     /// Adds a chain of `readable` buffers, which the device may read, then `writable` ones, which it
     /// may write. The device sees it at the next [`publish`](Self::publish); `token` comes back with
     /// it from [`pop_used`](Self::pop_used). A chain of more buffers than the queue's size never

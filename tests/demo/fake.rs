@@ -84,7 +84,9 @@ fn serve(role: Role, config: &Config, fault: &str) {
         // To take the signal and do nothing is what "stubborn" means.
         let _terminate = (fault == "stubborn").then(|| signal(SignalKind::terminate()).unwrap());
         let control = ControlSocket::bind(&config.control, &config.access).unwrap();
-        control.serve(|| status.clone(), |_| None, std::future::pending).await;
+        control
+            .serve(|| status.clone(), |_| None, |_| Err(String::new()), std::future::pending)
+            .await;
     });
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use boardlane::daemon::capture::Eye;
 use boardlane::daemon::worker::{Job, Limits, Port, QueueStats, Worker};
 use boardlane::memory::{BusMemory, Kind, Mapping, Region, Side};
 use boardlane::net::device_path::DevicePath;
@@ -67,6 +68,7 @@ fn ends(kind: Kind, polls: bool) -> [End; 2] {
             engine: EngineModel::default(),
             settings: None,
             limits: Limits::default(),
+            eye: Eye::default(),
             cpu: None,
         };
         let worker = Worker::start(name, job, |why, _| panic!("{why}")).unwrap();

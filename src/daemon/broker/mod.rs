@@ -207,6 +207,19 @@ impl Broker {
         Ok(Tap::from_parts(one(granted).map_err(|e| e.text)?, link, index))
     }
 
+    /// Has the netdev of a link's TAP be in its network namespace again, by its name: its index there; `None`
+    /// if the kernel does not tell where it is.
+    pub async fn home(&self, link: &str, tap: &Tap) -> Result<Option<u32>, String> {
+        let granted = self.ask(What::Home, link, &[tap.as_fd()]).await.map_err(|e| e.text)?;
+        Ok(Some(granted.index).filter(|index| *index != 0))
+    }
+
+    /// The links whose network namespace has gone, or is another one now.
+    pub async fn strays(&self) -> Result<Vec<String>, Refused> {
+        let text = text(self.ask(What::Strays, "", &[]).await?)?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// Connects to a link's slot.
     pub async fn slot(&self, link: &str) -> Result<OwnedFd, Refused> {
         one(self.ask(What::Slot, link, &[]).await?)
@@ -262,9 +275,7 @@ impl Broker {
     /// The PCI functions of known kinds that are there, lowest first.
     #[cfg(feature = "pci")]
     pub async fn functions(&self) -> Result<Vec<Address>, Refused> {
-        let granted = self.ask(What::Functions, "", &[]).await.and_then(one)?;
-        let mut text = String::new();
-        File::from(granted).read_to_string(&mut text).map_err(|e| e.to_string())?;
+        let text = text(self.ask(What::Functions, "", &[]).await?)?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
@@ -281,6 +292,12 @@ impl Broker {
     /// Not in time, or it is gone.
     pub async fn answers(&self) -> Result<(), String> {
         self.ask(What::Alive, "", &[]).await.map(drop).map_err(|e| e.text)
+    }
+
+    /// The socket that listens where the config has metrics.
+    #[cfg(feature = "metrics")]
+    pub async fn metrics(&self) -> Result<OwnedFd, Refused> {
+        one(self.ask(What::Metrics, "", &[]).await?)
     }
 
     /// Waits until there is no broker any more.
@@ -311,4 +328,11 @@ impl Broker {
 fn one(granted: Granted) -> Result<OwnedFd, Refused> {
     let [fd] = granted.fds.try_into().map_err(|_| "one descriptor is missing")?;
     Ok(fd)
+}
+
+/// A text that has come as a file.
+fn text(granted: Granted) -> Result<String, Refused> {
+    let mut text = String::new();
+    File::from(one(granted)?).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    Ok(text)
 }

@@ -25,6 +25,12 @@ pub(super) enum What {
     /// A link's TAP, made or adopted, and two rtnetlink sockets in its network namespace: for requests,
     /// and for notices; mostly also the right to the netdev's name.
     Netdev,
+    /// To have the netdev of that TAP be in its network namespace again, by its name; its index there, or
+    /// 0 if the kernel does not tell where it is.
+    Home,
+    /// The links whose network namespace is not the one any more that their TAP was made in, as a text of
+    /// lines.
+    Strays,
     /// Another queue of that TAP.
     Queue,
     /// A connection to a link's slot.
@@ -49,10 +55,12 @@ pub(super) enum What {
     Close,
     /// Nothing but an answer.
     Alive,
+    /// The socket that listens where metrics are to be had.
+    Metrics,
 }
 
 impl What {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 18] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -68,6 +76,9 @@ impl What {
         Self::Uevents,
         Self::Close,
         Self::Alive,
+        Self::Metrics,
+        Self::Home,
+        Self::Strays,
     ];
 
     /// Whether it is for one link.
@@ -80,13 +91,15 @@ impl What {
                 | Self::Uevents
                 | Self::Close
                 | Self::Alive
+                | Self::Metrics
+                | Self::Strays
         )
     }
 
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close | Self::Alive => 0..=0,
+            Self::Adopt | Self::Release | Self::Close | Self::Alive | Self::Home => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot
@@ -95,15 +108,17 @@ impl What {
             | Self::VhostNet
             | Self::Uio
             | Self::Functions
-            | Self::Uevents => 1..=1,
+            | Self::Uevents
+            | Self::Metrics
+            | Self::Strays => 1..=1,
             Self::Netdev => 3..=4,
             Self::Function => 2..=3,
         }
     }
 
-    /// How many descriptors it comes with: of the TAP whose queue it is to be.
+    /// How many descriptors it comes with: of the TAP that it is about.
     pub(super) fn fds_given(self) -> usize {
-        usize::from(self == Self::Queue)
+        usize::from(matches!(self, Self::Queue | Self::Home))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The broker's end: does what the config says, for links that it names, and nothing else.
 
+mod netdev;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{Seek, Write};
@@ -13,16 +15,13 @@ use super::functions::Functions;
 use super::protocol::{Refused, Reply, Request, What};
 use crate::daemon::Role;
 use crate::daemon::config::{Config, LinkConfig, Pump, SocketSide, Transport};
-use crate::daemon::netdev::{open_namespace, open_tap};
-use crate::os::announce;
+use crate::daemon::metrics;
 use crate::os::broker::{ReceiveError, receive, send};
 use crate::os::close::{Closer, Kept};
 #[cfg(feature = "uio")]
 use crate::os::fabric::uio;
 use crate::os::fabric::{shm, vhost_user};
-use crate::os::netlink::{route_socket, watch_socket};
 use crate::os::socket_file::SocketFile;
-use crate::os::tap::Tap;
 use crate::os::vhost_net;
 
 /// What a request brought.
@@ -64,13 +63,15 @@ pub(super) struct Server {
     /// For sockets by which peers can have sent what lingers in its closing.
     closer: Closer,
     pub(super) functions: Functions,
+    /// Where metrics are to be had, if that is a file.
+    metrics: Option<SocketFile>,
 }
 
 #[derive(Debug)]
 struct Served {
     config: LinkConfig,
-    /// The index of its TAP, once that has been opened.
-    index: Option<u32>,
+    /// Its TAP, once that has been opened.
+    netdev: Option<netdev::Opened>,
     listening: Option<Listening>,
 }
 
@@ -95,6 +96,7 @@ impl Server {
             sealed: None,
             closer: Closer::default(),
             functions: Functions::default(),
+            metrics: None,
         }
     }
 
@@ -171,13 +173,16 @@ impl Server {
             What::Function => return self.function(&request.link),
             What::Release => return self.release(&request.link),
             What::Functions => return self.functions(),
+            What::Strays => return self.strays(),
             What::Uevents => return self.uevents(),
+            What::Metrics => return self.metrics(),
             _ => {}
         }
         self.serve_link(&request.link)?;
         let link = self.links.get_mut(&request.link).ok_or("it has no link")?;
         match request.what {
             What::Netdev => link.netdev(),
+            What::Home => link.home(fds.pop().ok_or("no TAP has come with it")?),
             What::Queue => link.queue(fds.pop().ok_or("no TAP has come with it")?),
             What::Slot => link.slot(),
             What::Announcer => link.announcer(),
@@ -233,8 +238,22 @@ impl Server {
                 self.links.insert(name, Served::after(Some(served), link));
             }
         }
+        if self.config.as_ref().is_some_and(|was| was.metrics != config.metrics) {
+            self.metrics = None;
+        }
         self.config = Some(config);
         Ok(Granted::new(0, Vec::new()))
+    }
+
+    /// Listens where metrics are to be had, perhaps another time.
+    fn metrics(&mut self) -> Result<Granted, Refused> {
+        // Its own lock must not keep it out.
+        self.metrics = None;
+        let config = self.config.as_ref().ok_or("there is no config yet")?;
+        let place = config.metrics.as_ref().ok_or("the config has no place for metrics")?;
+        let (file, socket) = metrics::listen(place, &config.access)?;
+        self.metrics = file;
+        Ok(socket.into())
     }
 
     /// The functions of known kinds, none if the config has to do with none. Links of patterns without theirs
@@ -247,6 +266,12 @@ impl Server {
             let there = |link: &Served| self.functions.is_there(&link.config.transport);
             self.links.retain(|name, link| own(name) || there(link));
         }
+        Ok(copy(list.as_bytes()).map_err(|e| e.to_string())?.into())
+    }
+
+    fn strays(&self) -> Result<Granted, Refused> {
+        let strays = self.links.iter().filter(|(_, link)| link.is_stray());
+        let list: String = strays.map(|(name, _)| format!("{name}\n")).collect();
         Ok(copy(list.as_bytes()).map_err(|e| e.to_string())?.into())
     }
 
@@ -284,6 +309,7 @@ impl Server {
     /// Removes the sockets that are listened on, and gives back PCI functions.
     fn close(&mut self) -> Granted {
         self.functions.release_all();
+        self.metrics = None;
         self.links.values_mut().for_each(|link| link.listening = None);
         Granted::new(0, Vec::new())
     }
@@ -311,35 +337,12 @@ fn lies_in(file: &Path, dir: Option<&Path>) -> bool {
 impl Served {
     /// The link by a new config: a TAP that stays where it is stays open, and so does a socket.
     fn after(before: Option<Self>, config: LinkConfig) -> Self {
-        let Some(Self { config: was, index, listening }) = before else {
-            return Self { config, index: None, listening: None };
+        let Some(Self { config: was, netdev, listening }) = before else {
+            return Self { config, netdev: None, listening: None };
         };
-        let index = index.filter(|_| was.netns == config.netns);
+        let netdev = netdev.filter(|_| was.netns == config.netns);
         let same = was.transport == config.transport && was.socket == config.socket;
-        Self { config, index, listening: listening.filter(|_| same) }
-    }
-
-    fn netdev(&mut self) -> Result<Granted, Refused> {
-        let name = self.config.name.clone();
-        let opened = self.inside(|| -> Result<_, String> {
-            let (owner, tap) = open_tap(&name).map_err(|e| e.to_string())?;
-            let sockets = route_socket().and_then(|route| Ok((route, watch_socket()?)));
-            let (route, watch) = sockets.map_err(|e| format!("netlink socket: {e}"))?;
-            Ok((owner, tap, route, watch))
-        })?;
-        let (owner, tap, route, watch) = opened?;
-        let index = tap.index();
-        self.index = Some(index);
-        let mut fds = vec![tap.into_fd(), route, watch];
-        fds.extend(owner.into_fd());
-        Ok(Granted::new(index, fds))
-    }
-
-    fn queue(&self, tap: OwnedFd) -> Result<Granted, Refused> {
-        let index = self.index.ok_or("the link has no netdev yet")?;
-        let tap = Tap::from_parts(tap, &self.config.name, index);
-        let queue = self.inside(|| tap.another_queue())?.map_err(|e| e.to_string())?;
-        Ok(Granted::new(index, vec![queue.into_fd()]))
+        Self { config, netdev, listening: listening.filter(|_| same) }
     }
 
     fn slot(&self) -> Result<Granted, Refused> {
@@ -382,11 +385,6 @@ impl Served {
         }
     }
 
-    fn announcer(&self) -> Result<Granted, Refused> {
-        let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
-        Ok(OwnedFd::from(socket).into())
-    }
-
     fn vhost_net(&self) -> Result<Granted, Refused> {
         if self.config.pump != Pump::VhostNet {
             return Err("the config does not have this link pumped by vhost-net".into());
@@ -410,14 +408,5 @@ impl Served {
     #[cfg(not(feature = "uio"))]
     fn uio(&self) -> Result<Granted, Refused> {
         Err("this program is built without UIO".into())
-    }
-
-    /// Does something in the link's network namespace, which is looked up each time.
-    fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, String> {
-        let failed = |e| format!("network namespace of {}: {e}", self.config.name);
-        match &self.config.netns {
-            None => Ok(f()),
-            Some(netns) => open_namespace(netns).map_err(failed)?.run(f).map_err(|e| e.to_string()),
-        }
     }
 }

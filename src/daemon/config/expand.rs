@@ -7,9 +7,10 @@ use super::link::OF_NETDEV;
 use super::pattern::OF_ONE_LINK;
 use super::transport::{OF_SOCKET, OF_TUNNEL};
 use super::{
-    Access, Address, Config, Dma, EngineConfig, LinkConfig, Port, RateConfig, Route, SocketSide,
-    Transport, uio,
+    Access, Address, Config, Dma, EngineConfig, LinkConfig, NetdevKeys, Port, RateConfig, Route,
+    SocketSide, Transport, VlanConfig, uio,
 };
+use crate::plan::{self, MasterKind, address::scope_of};
 
 impl Config {
     /// The config as a file that says the same with each key written out; what only the running
@@ -19,6 +20,10 @@ impl Config {
         let mut text = format!("control = {}\n", string(self.control.display()));
         let [mode, owner] = access("control", &self.access);
         text.push_str(&format!("{} = {}\n{} = {}\n", mode.0, mode.1, owner.0, owner.1));
+        text.push_str(&match &self.metrics {
+            Some(metrics) => format!("metrics = {}\n", string(metrics)),
+            None => "# metrics = nowhere\n".to_owned(),
+        });
         text.push_str("# pool = spread over the links below\n");
         text.push_str("# defaults = none, as each link has all keys\n");
         for link in &self.links {
@@ -64,8 +69,25 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
             line(&format!("# {key}"), "none, as this end makes no socket".into());
         }),
     }
-    line("address", list(link.addresses.iter().map(string)));
+    line("address", list(link.addresses.iter().map(address)));
     line("route", list(link.routes.iter().map(route)));
+    let NetdevKeys { master, isolated, forward, reconcile, vlans } = &link.netdev;
+    for (key, kind) in [("bridge", MasterKind::Bridge), ("vrf", MasterKind::Vrf)] {
+        match master.as_ref().filter(|master| master.kind == kind) {
+            Some(master) => line(key, string(&master.name)),
+            None => line(&format!("# {key}"), "as the operator has it".into()),
+        }
+    }
+    match isolated {
+        Some(isolated) => line("isolated", isolated.to_string()),
+        None => line("# isolated", "as the operator has it".into()),
+    }
+    line("vlan", list(vlans.iter().map(vlan)));
+    match forward {
+        Some(forward) => line("forward", forward.to_string()),
+        None => line("# forward", "as the operator has it".into()),
+    }
+    line("reconcile", reconcile.to_string());
     match link.slot {
         Some(slot) => line("slot", slot.to_string()),
         None => line("# slot", "as the transport numbers it".into()),
@@ -77,6 +99,10 @@ fn expand_link(link: &LinkConfig, transport: &str, text: &mut String) {
     match link.mtu {
         Some(mtu) => line("mtu", mtu.to_string()),
         None => line("# mtu", "1500 until the operator changes it".into()),
+    }
+    match link.up {
+        Some(up) => line("up", up.to_string()),
+        None => line("# up", "true until the operator changes it".into()),
     }
     line("queues", link.queues.to_string());
     match &link.netns {
@@ -149,6 +175,38 @@ fn route(route: &Route) -> String {
     let mut keys = vec![format!("to = {}", string(route.to))];
     keys.extend(route.via.map(|via| format!("via = {}", string(via))));
     keys.extend(route.metric.map(|metric| format!("metric = {metric}")));
+    keys.extend(route.table.map(|table| format!("table = {table}")));
+    keys.extend(route.source.map(|source| format!("source = {}", string(source))));
+    keys.extend(route.onlink.then(|| "onlink = true".to_owned()));
+    format!("{{ {} }}", keys.join(", "))
+}
+
+fn address(address: &plan::Address) -> String {
+    if *address == address.prefix.into() {
+        return string(address.prefix);
+    }
+    let host = address.prefix.with_len(if address.is_ipv6() { 128 } else { 32 });
+    let mut keys = match address.peer {
+        None => vec![format!("address = {}", string(address.prefix))],
+        Some(peer) => vec![
+            format!("address = {}", string(host)),
+            format!("peer = {}", string(address.prefix.with_addr(peer))),
+        ],
+    };
+    if address.scope != scope_of(address.addr()) {
+        keys.push(format!("scope = {}", string(address.scope)));
+    }
+    format!("{{ {} }}", keys.join(", "))
+}
+
+fn vlan(vlan: &VlanConfig) -> String {
+    let mut keys = vec![format!("id = {}", vlan.id)];
+    if !vlan.addresses.is_empty() {
+        keys.push(format!("address = {}", list(vlan.addresses.iter().map(address))));
+    }
+    if !vlan.routes.is_empty() {
+        keys.push(format!("route = {}", list(vlan.routes.iter().map(route))));
+    }
     format!("{{ {} }}", keys.join(", "))
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::problem::quoted;
-use crate::plan::{IpPrefix, PrefixError};
+use crate::plan::{Address, IpPrefix, PrefixError};
 
 /// What is wrong, and what would be right.
 pub(super) type Wrong = (String, String);
@@ -125,27 +125,84 @@ pub(super) fn source(text: &str) -> Result<IpPrefix, Wrong> {
     Ok(network)
 }
 
+/// The other end of an address: its length is the one that counts, and `own` has a host's then.
+pub(super) fn peer(text: &str, own: IpPrefix) -> Result<(IpPrefix, IpAddr), Wrong> {
+    let (addr, len) = match text.parse::<IpAddr>() {
+        Ok(addr) => (addr, own.prefix_len()),
+        Err(_) => address(text).map(|peer| (peer.addr(), peer.prefix_len()))?,
+    };
+    if addr.is_ipv6() != own.is_ipv6() {
+        let family = if own.is_ipv6() { "IPv6" } else { "IPv4" };
+        let what = format!("the peer of an {family} address is not of {family}");
+        return Err((what, format!("write an {family} address")));
+    }
+    let peer = address(&format!("{addr}/{len}"))?;
+    if addr == own.addr() {
+        return Err((format!("{addr} is this end's own address"), "write the other end's".into()));
+    }
+    let host = if own.is_ipv6() { 128 } else { 32 };
+    if own.prefix_len() != host && own.prefix_len() != len {
+        let what = format!("{own} and {peer} have different lengths, and the peer's counts");
+        return Err((what, format!("write {}/{host} for this end", own.addr())));
+    }
+    Ok((peer.with_addr(own.addr()), addr))
+}
+
+/// This machine's address in what it sends by a route to `to`: one of its `addresses`.
+pub(super) fn preferred(
+    text: &str,
+    to: IpPrefix,
+    addresses: Option<&[Address]>,
+) -> Result<IpAddr, Wrong> {
+    let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
+    let Ok(source) = text.parse::<IpAddr>() else {
+        let what = format!("{} is not an IP address", quoted(text));
+        return Err((what, "write one of this link's, without a length".into()));
+    };
+    if source.is_ipv6() != to.is_ipv6() {
+        let what = format!("the source of an {family} route is not of {family}");
+        return Err((what, format!("write an {family} address")));
+    }
+    let Some(addresses) = addresses else { return Ok(source) };
+    if addresses.iter().any(|a| a.addr() == source) {
+        return Ok(source);
+    }
+    let own: Vec<String> = addresses
+        .iter()
+        .filter(|a| a.is_ipv6() == to.is_ipv6())
+        .map(|a| a.addr().to_string())
+        .collect();
+    let remedy = match own.is_empty() {
+        true => format!("give the link {source} as an address, or take source out"),
+        false => format!("write {}", own.join(" or ")),
+    };
+    Err((format!("{source} is no address of this link"), remedy))
+}
+
 /// A next hop that a link with `addresses` reaches directly.
 pub(super) fn next_hop(
     text: &str,
     to: IpPrefix,
-    addresses: Option<&[IpPrefix]>,
+    addresses: Option<&[Address]>,
+    onlink: bool,
 ) -> Result<IpAddr, Wrong> {
     let Ok(via) = text.parse::<IpAddr>() else {
         let what = format!("{} is not an IP address", quoted(text));
         return Err((what, unless_of_pool(text, r#"write the next hop's, as "10.77.0.2""#.into())));
     };
-    if via.is_ipv4() != to.addr().is_ipv4() {
-        let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
-        let what = format!("the next hop of an {family} route is not of {family}");
-        return Err((what, format!("write an {family} address")));
+    if via.is_ipv4() && to.is_ipv6() {
+        let what = "the next hop of an IPv6 route is not of IPv6";
+        return Err((what.into(), "write an IPv6 address".into()));
+    }
+    if via.is_unspecified() || via.is_multicast() || via.is_loopback() {
+        return Err((format!("{via} is no next hop"), "write a host's address".into()));
     }
     // With an address that is not right there is no telling what is connected.
     let Some(addresses) = addresses else { return Ok(via) };
-    if addresses.iter().any(|prefix| prefix.addr() == via) {
+    if addresses.iter().any(|address| address.addr() == via) {
         return Err((format!("{via} is this end's own address"), "write the other end's".into()));
     }
-    let network = addresses.iter().find(|prefix| prefix.contains(via)).map(IpPrefix::network);
+    let network = addresses.iter().map(Address::network).find(|network| network.contains(via));
     if let Some(network) = network {
         return match not_a_host(&network, via) {
             Some(special) => {
@@ -156,13 +213,13 @@ pub(super) fn next_hop(
         };
     }
     let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    if link_local {
+    if link_local || onlink {
         return Ok(via);
     }
     let near: Vec<String> = addresses
         .iter()
-        .filter(|prefix| prefix.is_ipv6() == via.is_ipv6())
-        .map(|prefix| prefix.network().to_string())
+        .filter(|address| address.is_ipv6() == via.is_ipv6())
+        .map(|address| address.network().to_string())
         .collect();
     let remedy = if near.is_empty() {
         format!("give the link an address in the network of {via}")

@@ -6,16 +6,13 @@ use super::pattern::{self, Covered, Pattern, SLOT_MAX};
 use super::problem::{nearest, quoted};
 use super::reader::{self, Place, Reader};
 use super::{
-    BUSY_POLL_US, Dma, EngineConfig, HEARTBEAT_MS, IpPrefix, LinkConfig, MTU_MAX, MTU_MIN,
-    MTU_MIN_IPV6, Netns, Port, QUEUES_MAX, Role, Route,
+    BUSY_POLL_US, Dma, EngineConfig, HEARTBEAT_MS, LinkConfig, MTU_MAX, MTU_MIN, Netns, Port,
+    QUEUES_MAX, Role,
 };
-use super::{cpu, ip, layout, limits, pump, transport};
+use super::{cpu, layout, limits, netdev, pump, transport};
 use crate::net::features::Features;
 use crate::os::tap::NAME_MAX;
 use crate::spec::virtio::F_VERSION_1;
-
-/// Keys of a link that a later version works on.
-pub(super) const LATER: &[&str] = &["bridge", "vlan", "vrf"];
 
 /// A key with few values: those of this version, the first one the default, and those of a later.
 pub(super) struct Choice {
@@ -29,8 +26,23 @@ const DMA: Choice = Choice { key: "dma", now: &["auto", "direct", "engine"], lat
 const PORT: Choice = Choice { key: "port", now: &["tap", "discard", "echo"], later: &[] };
 
 /// Keys that speak of a netdev, which only the port "tap" has.
-pub(super) const OF_NETDEV: &[&str] =
-    &["address", "route", "mac", "mtu", "netns", "keep", "allow_mac", "allow_ip"];
+pub(super) const OF_NETDEV: &[&str] = &[
+    "address",
+    "route",
+    "mac",
+    "mtu",
+    "up",
+    "netns",
+    "bridge",
+    "isolated",
+    "vlan",
+    "vrf",
+    "forward",
+    "reconcile",
+    "keep",
+    "allow_mac",
+    "allow_ip",
+];
 
 /// What a `[[link]]` is.
 pub(super) enum Entry {
@@ -46,7 +58,6 @@ pub(super) fn read(
     role: Role,
 ) -> Option<Entry> {
     reader.known_keys(table, reader::LINK);
-    refuse_later(reader, table);
     for key in ["name", "transport"] {
         require(reader, table, key, place.clone());
     }
@@ -56,10 +67,9 @@ pub(super) fn read(
     let netns = read_netns(reader, table);
     let home = netns.as_ref().map(Netns::to_string).unwrap_or_default();
     let mtu = reader.number(table, "mtu", u32::from(MTU_MIN)..=u32::from(MTU_MAX));
-    let addresses = read_addresses(reader, table, &home);
-    let routes = read_routes(reader, table, addresses.as_deref(), &home);
     let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
-    check_mtu(reader, table, mtu, addresses.as_deref().unwrap_or_default(), &routes);
+    let own_name = reader.string(table, "name").map(|(name, _)| name);
+    let netdev = netdev::read(reader, table, own_name.filter(|_| name.is_some()), &home, mtu);
     let slot = reader.number(table, "slot", 0..=SLOT_MAX);
     let port = read_port(reader, table);
     let dma = match read_choice(reader, table, &DMA) {
@@ -71,6 +81,7 @@ pub(super) fn read(
     let engine = read_engine(reader, table, dma);
     let (layout, dialect) = layout::read(reader, table);
     let mac = read_mac(reader, table);
+    let up = reader.boolean(table, "up");
     let features_off = read_features(reader, table);
     let queues = reader.number(table, "queues", 1..=QUEUES_MAX.into()).unwrap_or(1);
     let cpu = cpu::read(reader, table);
@@ -84,11 +95,13 @@ pub(super) fn read(
         name: name?,
         transport: transport?,
         socket,
-        addresses: addresses.unwrap_or_default(),
-        routes,
+        addresses: netdev.addresses,
+        routes: netdev.routes,
+        netdev: netdev.keys,
         slot,
         mac,
         mtu,
+        up,
         queues: u16::try_from(queues).unwrap_or(1),
         netns,
         port,
@@ -120,16 +133,6 @@ fn require(reader: &mut Reader<'_>, table: &DeTable<'_>, key: &str, place: Place
     if !table.contains_key(key) && !misspelt {
         let remedy = format!("add {}", reader::example(reader::LINK, key).unwrap_or(key));
         reader.problem(place, format!("this link has no {key}"), remedy);
-    }
-}
-
-fn refuse_later(reader: &mut Reader<'_>, table: &DeTable<'_>) {
-    for (key, _) in table {
-        let word = key.get_ref().as_ref();
-        if LATER.contains(&word) {
-            let what = format!("{word} is not in this version");
-            reader.problem(key.span(), what, "take this line out");
-        }
     }
 }
 
@@ -251,117 +254,6 @@ fn read_netns(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<Netns> {
     let remedy = r#"write a name as "board0", a full path, or a process id"#;
     reader.problem(place, "this names no network namespace", remedy);
     None
-}
-
-/// The addresses; `None` if one of them is not right.
-fn read_addresses(
-    reader: &mut Reader<'_>,
-    table: &DeTable<'_>,
-    home: &str,
-) -> Option<Vec<IpPrefix>> {
-    let value = table.get("address").map(|value| value.get_ref());
-    let mut all = value.is_none_or(|value| value.is_array());
-    let texts = reader.strings(table, "address");
-    let mut addresses = Vec::new();
-    for (text, place) in texts {
-        match ip::address(text) {
-            Ok(prefix) => {
-                let value = format!("{}\n{home}", prefix.addr());
-                reader.once("address", value, &place, "give each link its own address");
-                addresses.push(prefix);
-            }
-            Err((what, remedy)) => {
-                all = false;
-                reader.problem(place, what, remedy);
-            }
-        }
-    }
-    all.then_some(addresses)
-}
-
-fn read_routes(
-    reader: &mut Reader<'_>,
-    table: &DeTable<'_>,
-    addresses: Option<&[IpPrefix]>,
-    home: &str,
-) -> Vec<Route> {
-    let mut routes = Vec::new();
-    let Some(value) = table.get("route") else { return routes };
-    let DeValue::Array(items) = value.get_ref() else {
-        reader.wrong_type("route", value.get_ref(), value.span());
-        return routes;
-    };
-    for item in items {
-        match item.get_ref() {
-            DeValue::Table(table) => {
-                routes.extend(read_route(reader, table, item.span(), addresses, home));
-            }
-            other => reader.wrong_entry("route", other, item.span()),
-        }
-    }
-    routes
-}
-
-fn read_route(
-    reader: &mut Reader<'_>,
-    table: &DeTable<'_>,
-    place: Place,
-    addresses: Option<&[IpPrefix]>,
-    home: &str,
-) -> Option<Route> {
-    reader.known_keys(table, reader::ROUTE);
-    let metric = reader.number(table, "metric", 0..=u32::MAX);
-    let via = reader.string(table, "via");
-    let Some((text, to_place)) = reader.string(table, "to") else {
-        if !table.contains_key("to") {
-            reader.problem(place, "this route has no destination", r#"add to = "10.80.0.0/24""#);
-        }
-        return None;
-    };
-    let hop = via.as_ref().and_then(|(text, _)| text.parse().ok());
-    let to = match ip::destination(text, hop) {
-        Ok(to) => to,
-        Err((what, remedy)) => {
-            reader.problem(to_place, what, remedy);
-            return None;
-        }
-    };
-    let metric_or_default = match metric {
-        // The kernel's default; for IPv6, 0 means it too.
-        None | Some(0) if to.is_ipv6() => 1024,
-        metric => metric.unwrap_or(0),
-    };
-    let key = format!("{to}\n{home} {metric_or_default}");
-    reader.once("route to", key, &to_place, "take one out, or give them different metrics");
-    let via = match via {
-        None => None,
-        Some((text, place)) => match ip::next_hop(text, to, addresses) {
-            Ok(via) => Some(via),
-            Err((what, remedy)) => {
-                reader.problem(place, what, remedy);
-                return None;
-            }
-        },
-    };
-    Some(Route { to, via, metric })
-}
-
-fn check_mtu(
-    reader: &mut Reader<'_>,
-    table: &DeTable<'_>,
-    mtu: Option<u16>,
-    addresses: &[IpPrefix],
-    routes: &[Route],
-) {
-    let (Some(mtu), Some(value)) = (mtu.filter(|&mtu| mtu < MTU_MIN_IPV6), table.get("mtu")) else {
-        return;
-    };
-    let mut prefixes = addresses.iter().chain(routes.iter().map(|route| &route.to));
-    if let Some(prefix) = prefixes.find(|prefix| prefix.is_ipv6()) {
-        let what = format!("mtu {mtu} is too small for IPv6, which {prefix} needs");
-        let remedy = format!("write {MTU_MIN_IPV6} or more, or take out what is of IPv6");
-        reader.problem(value.span(), what, remedy);
-    }
 }
 
 fn read_mac(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<[u8; 6]> {

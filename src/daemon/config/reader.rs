@@ -17,6 +17,7 @@ pub(super) const TOP: Keys = &[
     ("control", r#"control = "/run/boardlane/master.sock""#),
     ("control_mode", r#"control_mode = "0660""#),
     ("control_owner", r#"control_owner = "root:netdev""#),
+    ("metrics", r#"metrics = "127.0.0.1:9477""#),
     ("pool", r#"pool = { v4 = "10.77.0.0/16", prefix = 30, v6 = "fd77::/48" }"#),
     ("defaults", "[defaults]"),
     ("link", "[[link]]"),
@@ -39,11 +40,15 @@ pub(super) const LINK: Keys = &[
     ("slots", r#"slots = "0-15""#),
     ("mac", r#"mac = "02:00:00:00:00:01""#),
     ("mtu", "mtu = 1500"),
+    ("up", "up = true"),
     ("queues", "queues = 1"),
     ("netns", r#"netns = "board0""#),
-    ("bridge", ""),
-    ("vlan", ""),
-    ("vrf", ""),
+    ("bridge", r#"bridge = "br0""#),
+    ("isolated", "isolated = true"),
+    ("vlan", "vlan = [100, { id = 200, address = [\"10.78.0.1/30\"] }]"),
+    ("vrf", r#"vrf = "blue""#),
+    ("forward", "forward = true"),
+    ("reconcile", "reconcile = false"),
     ("dma", r#"dma = "auto""#),
     ("engine", "engine = { depth = 32, latency_us = 0 }"),
     ("port", r#"port = "tap""#),
@@ -64,7 +69,25 @@ pub(super) const LINK: Keys = &[
 pub(super) const ROUTE: Keys = &[
     ("to", r#"to = "10.80.0.0/24""#),
     ("via", r#"via = "10.77.0.2""#),
+    ("dev", r#"dev = "bl0.100""#),
     ("metric", "metric = 100"),
+    ("table", "table = 100"),
+    ("source", r#"source = "10.77.0.1""#),
+    ("onlink", "onlink = true"),
+];
+
+/// Keys of an address that is more than a text.
+pub(super) const ADDRESS: Keys = &[
+    ("address", r#"address = "10.77.0.1/32""#),
+    ("peer", r#"peer = "10.77.0.2/32""#),
+    ("scope", r#"scope = "link""#),
+];
+
+/// Keys of a VLAN.
+pub(super) const VLAN: Keys = &[
+    ("id", "id = 100"),
+    ("address", r#"address = ["10.78.0.1/30"]"#),
+    ("route", r#"route = [{ to = "10.80.0.0/24", via = "10.78.0.2" }]"#),
 ];
 
 /// Keys of a link's engine.
@@ -134,6 +157,12 @@ impl<'t> Reader<'t> {
         remedy: impl Into<String>,
     ) {
         self.problems.push((place, what.into(), remedy.into()));
+    }
+
+    /// The same of a judgement; there is no value then.
+    pub(super) fn wrong<T>(&mut self, place: Place, (what, remedy): (String, String)) -> Option<T> {
+        self.problem(place, what, remedy);
+        None
     }
 
     /// Notes what the TOML parser says.
@@ -223,8 +252,9 @@ impl<'t> Reader<'t> {
 
     /// Notes a value of another type than the key's.
     pub(super) fn wrong_type(&mut self, key: &str, value: &DeValue<'_>, place: Place) {
-        let example =
-            [LINK, ROUTE, ENGINE, UIO, RATE, POOL, TOP].iter().find_map(|keys| example(keys, key));
+        let example = [LINK, ROUTE, ADDRESS, VLAN, ENGINE, UIO, RATE, POOL, TOP]
+            .iter()
+            .find_map(|keys| example(keys, key));
         let remedy = format!("write it as {}", example.unwrap_or(key));
         self.problem(place, format!("{key} is {}", kind(value)), remedy);
     }

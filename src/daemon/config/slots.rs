@@ -17,6 +17,7 @@ use super::pool::{self, Pool};
 use super::problem::quoted;
 use super::reader::{self, Place, Reader};
 use super::{LinkConfig, Pattern, Role};
+use crate::os::tap::NAME_MAX;
 
 /// Most links of a file; an entry with a pattern of PCI functions counts as one.
 pub(super) const LINKS_MAX: usize = 256;
@@ -173,9 +174,11 @@ fn find_overrides(
 fn overridden(items: &[Item<'_, '_>], item: &Item<'_, '_>) -> Option<(usize, u32)> {
     let Slots::One(slot) = item.slots else { return None };
     let name = text(item.table, "name").filter(|_| !item.table.contains_key("slot"));
+    // A longer text gives no name of a netdev.
+    let is_short = |text: &&str| text.len() <= 10 * NAME_MAX;
     items.iter().enumerate().find_map(|(at, other)| {
         let Slots::Many(slots) = &other.slots else { return None };
-        let pattern = text(other.table, "name");
+        let pattern = text(other.table, "name").filter(is_short);
         let gives_name = |slot| {
             let given = pattern.and_then(|pattern| filled(pattern, slot));
             given.is_some_and(|given| name == Some(&given))
@@ -228,10 +231,13 @@ impl<'i> Walk<'_, '_, 'i> {
 
     /// The link of these tables and the defaults; of what several have, the first one's counts.
     fn read(&mut self, tables: &[&DeTable<'i>], slot: Option<u32>, place: &Place) {
+        if self.size > SIZE_MAX {
+            return;
+        }
         let layers: Vec<_> = tables.iter().copied().chain([&self.defaults]).collect();
         let mut table = layered(&layers);
         let slots = table.remove("slots");
-        let (before, problems) = (self.size, self.reader.problems());
+        let problems = self.reader.problems();
         for (_, value) in &mut table {
             self.size = self.size.saturating_add(fill(self.reader, value, slot));
         }
@@ -239,10 +245,8 @@ impl<'i> Walk<'_, '_, 'i> {
             return;
         }
         if self.size > SIZE_MAX {
-            if before <= SIZE_MAX {
-                let what = format!("with this the links are more than {} MiB", SIZE_MAX >> 20);
-                self.reader.problem(place.clone(), what, "write less");
-            }
+            let what = format!("with this the links are more than {} MiB", SIZE_MAX >> 20);
+            self.reader.problem(place.clone(), what, "write less");
             return;
         }
         let span = |key| table.get(key).map_or(0..0, Spanned::span);

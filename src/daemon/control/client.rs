@@ -1,4 +1,4 @@
-//! The client of the control socket, and what `boardlane status`, `probe` and `reload` do with it.
+//! The client of the control socket: what `boardlane status`, `probe`, `capture` and `reload` ask by.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::daemon::config::RUN_DIR;
+use crate::daemon::config::{METRICS_END, RUN_DIR};
 use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::reload::Report;
-use crate::daemon::status::{self, Status};
+use crate::daemon::status::Status;
 
 /// A daemon has so long to answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -114,7 +114,7 @@ pub fn ask_reload(path: &Path) -> Result<Report, ClientError> {
 }
 
 /// What an answer means.
-fn understand<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
+pub(in crate::daemon) fn understand<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,
@@ -128,19 +128,33 @@ fn understand<T: DeserializeOwned>(text: &str) -> Result<T, ClientError> {
     })
 }
 
-/// Sends the line `request` and waits for one line, which is given without its end.
-pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String, ClientError> {
-    let timed = |error: io::Error| match error.kind() {
+/// What it means that a call on a socket with a time limit failed.
+fn timed(error: io::Error, limit: Duration) -> ClientError {
+    match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent(limit),
         _ => error.into(),
-    };
-    let deadline = Instant::now() + limit;
+    }
+}
+
+/// Sends the line `request`: the connection by which the answer comes.
+pub(in crate::daemon) fn send(
+    path: &Path,
+    request: &str,
+    limit: Duration,
+) -> Result<UnixStream, ClientError> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Holds for connecting too, which waits while the daemon's backlog is full.
     socket.set_write_timeout(Some(limit))?;
-    socket.connect(&SockAddr::unix(path)?).map_err(timed)?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|e| timed(e, limit))?;
     let mut stream = UnixStream::from(OwnedFd::from(socket));
-    stream.write_all(format!("{request}\n").as_bytes()).map_err(timed)?;
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(|e| timed(e, limit))?;
+    Ok(stream)
+}
+
+/// Sends the line `request` and waits for one line, which is given without its end.
+pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String, ClientError> {
+    let deadline = Instant::now() + limit;
+    let mut stream = send(path, request, limit)?;
     let mut answer = Vec::new();
     let mut octets = [0; 4096];
     loop {
@@ -153,7 +167,7 @@ pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String,
             Ok(0) => return Err(ClientError::Cut),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(timed(error)),
+            Err(error) => return Err(timed(error, limit)),
         };
         let end = octets[..n].iter().position(|&octet| octet == b'\n');
         answer.extend_from_slice(&octets[..end.unwrap_or(n)]);
@@ -166,41 +180,8 @@ pub(super) fn ask(path: &Path, request: &str, limit: Duration) -> Result<String,
     }
 }
 
-/// What `boardlane status` is asked to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusOptions {
-    /// One daemon's socket; otherwise all in [`RUN_DIR`].
-    pub control: Option<PathBuf>,
-    /// JSON instead of a table.
-    pub json: bool,
-}
-
-/// What `boardlane status` found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusReport {
-    /// For standard output.
-    pub shown: String,
-    /// One line each for standard error; none means that all daemons answered.
-    pub failures: Vec<String>,
-}
-
-/// Asks the daemons, all at once.
-pub fn report(options: &StatusOptions) -> StatusReport {
-    match &options.control {
-        Some(path) => report_on(std::slice::from_ref(path), options.json, false),
-        None => report_in(Path::new(RUN_DIR), options.json),
-    }
-}
-
-pub(super) fn report_in(directory: &Path, json: bool) -> StatusReport {
-    match daemons(directory) {
-        Ok(paths) => report_on(&paths, json, true),
-        Err(failure) => StatusReport { failures: vec![failure], ..report_on(&[], json, true) },
-    }
-}
-
 /// The control sockets in `directory`, or why there is none.
-fn daemons(directory: &Path) -> Result<Vec<PathBuf>, String> {
+pub(super) fn daemons(directory: &Path) -> Result<Vec<PathBuf>, String> {
     match sockets(directory) {
         Ok(paths) if paths.is_empty() => {
             Err(format!("no daemon runs: no control socket in {}", directory.display()))
@@ -229,7 +210,8 @@ pub(in crate::daemon) fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in entries {
         let entry = entry?;
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if is_socket && !is_slot(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_socket && !is_slot(&name) && !name.ends_with(METRICS_END) {
             paths.push(entry.path());
         }
     }
@@ -256,25 +238,4 @@ pub(in crate::daemon) fn ask_all(paths: &[PathBuf]) -> Vec<(&PathBuf, Answer)> {
         };
         asked.into_iter().map(answer).collect()
     })
-}
-
-fn report_on(paths: &[PathBuf], json: bool, array: bool) -> StatusReport {
-    let answers = ask_all(paths);
-    let mut report = StatusReport::default();
-    let (mut texts, mut daemons) = (Vec::new(), Vec::new());
-    for (path, answer) in answers {
-        match answer {
-            Ok((text, daemon)) => {
-                texts.push(text);
-                daemons.push(daemon);
-            }
-            Err(error) => report.failures.push(format!("{}: {error}", path.display())),
-        }
-    }
-    report.shown = match (json, array) {
-        (false, _) => status::table(&daemons),
-        (true, true) => format!("[{}]\n", texts.join(",")),
-        (true, false) => texts.into_iter().map(|text| text + "\n").collect(),
-    };
-    report
 }

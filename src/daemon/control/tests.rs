@@ -1,10 +1,13 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::sync::Arc;
 
-use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, report_in};
+use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, send};
+use super::report::{Reporter, StatusOptions, StatusReport};
 use super::*;
 use crate::daemon::Role;
+use crate::daemon::capture::Captures;
 use crate::daemon::config::Config;
 
 /// A directory that goes away with the test.
@@ -29,12 +32,19 @@ impl Drop for Dir {
 }
 
 fn status() -> Status {
-    Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), links: vec![] }
+    Status { role: "agent".into(), pid: 7, version: "0.1.0".into(), ..Status::default() }
 }
 
 /// There is one link, which is attached to nothing.
 fn probe(link: &str) -> Option<LinkProbe> {
     (link == "bl0").then(LinkProbe::default)
+}
+
+/// A capture of which nothing comes.
+fn capture(wanted: &Wanted) -> Capture {
+    let session = Arc::<Captures>::default().begin(wanted, 2)?;
+    let begun = session.begun("agent".to_owned());
+    Ok((session, begun))
 }
 
 /// A reload of a config that is wrong.
@@ -57,7 +67,7 @@ impl Server {
                 let socket = ControlSocket::bind(&path, &Access::default()).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
-                    () = socket.serve_within(limit, status, probe, reload) => {}
+                    () = socket.serve_within(limit, status, probe, capture, reload) => {}
                     _ = stopped => {}
                 }
             });
@@ -101,7 +111,7 @@ fn a_daemon_answers_and_takes_its_file_away() {
     assert_eq!(mode & 0o777, 0o600);
     let (text, answer) = ask_status(&path).unwrap();
     assert_eq!(answer, status());
-    assert_eq!(text, r#"{"role":"agent","pid":7,"version":"0.1.0","links":[]}"#);
+    assert_eq!(text, json(&status()));
     drop(server);
     assert!(!path.exists());
     assert!(matches!(ask_status(&path), Err(ClientError::Missing)));
@@ -157,7 +167,7 @@ fn garbage_gets_an_error_and_the_next_client_its_answer() {
     }
     let unknown = ask(&path, r#"{"request":"reboot"}"#, CLIENT_TIMEOUT).unwrap();
     assert!(
-        unknown.contains("unknown variant `reboot`, expected one of `status`, `probe`, `reload`"),
+        unknown.contains("unknown variant `reboot`, expected one of `status`, `probe`, "),
         "{unknown}"
     );
     let oversize = say(&path, &vec![b' '; REQUEST_MAX + 1]);
@@ -177,6 +187,26 @@ fn a_full_house_of_silent_clients_is_shown_out() {
     for mut stream in silent {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_capture_goes_on_until_its_client_goes_and_its_memory_comes_with_the_answer() {
+    let dir = Dir::new("capture");
+    let path = dir.socket("a.sock");
+    let _server = Server::start(&path, Duration::from_millis(300));
+    let request = r#"{"request":"capture","link":"bl0","snaplen":64,"drops":false}"#;
+    let stream = send(&path, request, CLIENT_TIMEOUT).unwrap();
+    let answer = broker::receive(&stream).unwrap();
+    assert_eq!(answer.fds.len(), 1);
+    let begun: Begun = serde_json::from_slice(&answer.octets).unwrap();
+    assert_eq!((&*begun.role, begun.rings), ("agent", 2));
+    // Longer than other clients have.
+    stream.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+    let error = (&stream).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    for wrong in [r#"{"request":"capture"}"#, r#"{"request":"capture","link":"bl0","more":1}"#] {
+        assert!(ask(&path, wrong, CLIENT_TIMEOUT).unwrap().contains("not understood"));
     }
 }
 
@@ -215,17 +245,20 @@ fn a_daemon_leaves_a_file_alone_that_is_not_its_own() {
     assert!(path.exists());
 }
 
+/// What `status --json` says of the daemons in a directory.
+fn report_in(directory: &Path) -> StatusReport {
+    Reporter::of(StatusOptions { control: None, json: true }, directory).look()
+}
+
 #[test]
 fn a_silent_daemon_is_reported_and_the_others_are_shown() {
     let dir = Dir::new("report");
     let _server = Server::start(&dir.socket("agent.sock"), CLIENT_TIMEOUT);
     let _silent = StdListener::bind(dir.socket("master.sock")).unwrap();
     let slot = StdListener::bind(dir.socket("slot0.sock")).unwrap();
-    let report = report_in(&dir.0, true);
-    assert_eq!(
-        report.shown,
-        "[{\"role\":\"agent\",\"pid\":7,\"version\":\"0.1.0\",\"links\":[]}]\n"
-    );
+    let _metrics = StdListener::bind(dir.socket("agent-metrics.sock")).unwrap();
+    let report = report_in(&dir.0);
+    assert_eq!(report.shown, format!("[{}]\n", json(&status())));
     assert_eq!(report.failures.len(), 1, "{report:?}");
     assert!(report.failures[0].ends_with("master.sock: the daemon did not answer within 2 s"));
     // Nobody knocked at the slot.
@@ -236,7 +269,7 @@ fn a_silent_daemon_is_reported_and_the_others_are_shown() {
 #[test]
 fn no_daemon_at_all_is_an_empty_array_and_a_failure() {
     let dir = Dir::new("none");
-    let report = report_in(&dir.0.join("missing"), true);
+    let report = report_in(&dir.0.join("missing"));
     assert_eq!(report.shown, "[]\n");
     assert!(report.failures[0].starts_with("no daemon runs"), "{report:?}");
 }

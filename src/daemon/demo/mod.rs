@@ -14,7 +14,6 @@
 
 mod console;
 mod error;
-mod interrupt;
 mod layout;
 mod measure;
 mod report;
@@ -36,6 +35,7 @@ use layout::{Layout, Machine};
 use scene::Scene;
 
 use crate::daemon::columns::table;
+use crate::daemon::interrupt;
 use crate::os::userns;
 
 /// Boards of one demo at most: `bl0` to `bl63`.

@@ -136,7 +136,7 @@ mod tests {
     fn a_route_on_the_link_has_no_next_hop() {
         let route = |via: Option<&str>| {
             let via = via.map(|via| via.parse().unwrap());
-            Route { to: "10.77.0.0/16".parse().unwrap(), via, metric: None }
+            Route::new("10.77.0.0/16".parse().unwrap(), via, None)
         };
         let row = route_row(Machine::Board(0), "bl0", &route(Some("10.77.0.1")));
         assert_eq!(row, ["board0", "10.77.0.0/16", "dev bl0", "via 10.77.0.1"]);

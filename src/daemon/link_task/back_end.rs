@@ -7,13 +7,13 @@
 //! the next one is taken with growing delay, as long as none lasts.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
 use tokio::task::spawn_blocking;
 
+use super::minding::Minded;
 use super::workers::{self, Healed, Pair, Workers};
 use super::{LOOK, LinkTask, RETRY, Refusal};
 use crate::daemon::broker::Refused;
@@ -101,14 +101,6 @@ enum Ended {
     Fault,
 }
 
-/// What the wait for a front-end came to.
-enum Next {
-    Connection(Result<Connection, Refusal>),
-    /// There is an order.
-    Order,
-    NetdevLost,
-}
-
 /// What a connection waits for.
 enum Input {
     Workers(workers::Input),
@@ -128,11 +120,11 @@ impl LinkTask {
         let mut pause = RETRY;
         let closer = Closer::default();
         while !self.obey(netdev.as_deref_mut()).await {
-            let next = self.next_front_end(netdev.as_deref_mut(), &mut listener, &closer).await;
-            let connection = match next {
-                Next::Order => continue,
-                Next::NetdevLost => return false,
-                Next::Connection(connection) => connection,
+            let front_end = self.front_end(&mut listener, &closer);
+            let connection = match self.minding(netdev.as_deref_mut(), front_end).await {
+                Minded::Order => continue,
+                Minded::NetdevLost => return false,
+                Minded::Done(connection) => connection,
             };
             let since = Instant::now();
             match connection {
@@ -159,33 +151,6 @@ impl LinkTask {
             }
         }
         true
-    }
-
-    /// Waits for the next front-end, and sees to the netdev meanwhile.
-    async fn next_front_end(
-        &self,
-        netdev: Option<&mut Netdev>,
-        listener: &mut Option<Kept<Listener>>,
-        closer: &Closer,
-    ) -> Next {
-        let mut workers = Workers::new(self, netdev);
-        let mut front_end = pin!(self.front_end(listener, closer));
-        loop {
-            let input = tokio::select! {
-                connection = &mut front_end => return Next::Connection(connection),
-                input = workers.input() => input,
-            };
-            // Nobody works, so there is nothing else.
-            let healed = match input {
-                workers::Input::Order => return Next::Order,
-                workers::Input::Netdev => workers.heal_netdev(None).await,
-                _ => Healed::Here,
-            };
-            if healed == Healed::Gone {
-                self.log.warn("the netdev has been deleted");
-                return Next::NetdevLost;
-            }
-        }
     }
 
     /// Waits for the next front-end, or connects to it.
@@ -377,10 +342,7 @@ impl<'a> Running<'a> {
                 self.tell_netdev();
             }
             workers::Input::Netdev => match self.workers.heal_netdev(None).await {
-                Healed::Gone => {
-                    self.task.log.warn("the netdev has been deleted");
-                    return Some(Ended::NetdevLost);
-                }
+                Healed::Gone => return Some(Ended::NetdevLost),
                 Healed::Here => self.tell_netdev(),
                 Healed::Moved => {
                     self.tell_netdev();

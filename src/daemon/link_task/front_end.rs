@@ -305,10 +305,7 @@ impl<'a> Running<'a> {
                 return self.workers.obey(None).await.then_some(Ended::Stopping);
             }
             workers::Input::Netdev => match self.workers.heal_netdev(None).await {
-                Healed::Gone => {
-                    self.task.log.warn("the netdev has been deleted");
-                    return Some(Ended::NetdevLost);
-                }
+                Healed::Gone => return Some(Ended::NetdevLost),
                 Healed::Here => {}
                 Healed::Moved => self.workers.announce_anew().await,
             },

@@ -261,10 +261,7 @@ impl<'a> Running<'a> {
                 self.tell_netdev();
             }
             workers::Input::Netdev => match self.workers.heal_netdev(self.link.peer_link()).await {
-                Healed::Gone => {
-                    self.task.log.warn("the netdev has been deleted");
-                    return Some(Ended::NetdevLost);
-                }
+                Healed::Gone => return Some(Ended::NetdevLost),
                 Healed::Here => self.tell_netdev(),
                 Healed::Moved => {
                     self.tell_netdev();
@@ -379,8 +376,10 @@ impl<'a> Running<'a> {
             }
         }
         self.workers.close_queues();
+        let round_trip = self.link.take_round_trip();
         let (epoch, peer_epoch) = self.link.epochs();
         let mut view = self.task.view.borrow_mut();
+        round_trip.into_iter().for_each(|took| view.counts.round_trips.add(took));
         view.epoch = Some(epoch).filter(|e| *e != 0);
         view.peer_epoch = peer_epoch;
         view.slot = self.link.slot().or(view.slot);

@@ -1,16 +1,20 @@
 //! What `status` shows of a link; written by the link's task.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::probed::Probed;
 use crate::atomic::AtomicU64;
 use crate::daemon::config::LinkConfig;
+use crate::daemon::counts::LinkCounts;
 use crate::daemon::probe::window::LinkProbe;
-use crate::daemon::status::{DmaStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic};
-use crate::daemon::worker::{DirectionStats, QueueStats};
-use crate::link::State;
+use crate::daemon::status::{
+    DmaStatus, Filled, FilledStatus, LinkState, LinkStatus, PumpStatus, QueueStatus, Traffic,
+};
+use crate::daemon::worker::{DirectionStats, IN, OUT, QueueStats};
+use crate::link::{REFUSED, State};
 use crate::net::features::Features;
 use crate::net::frame::Drop;
 
@@ -21,8 +25,10 @@ pub struct View {
     /// As the config has it; where that leaves something open, as it is.
     pub(super) transport: String,
     pub(super) slot: Option<u32>,
-    pub(super) state: State,
-    pub(super) reason: String,
+    state: State,
+    /// Since when it has been in this state.
+    since: Instant,
+    reason: String,
     /// What is wrong with the netdev, shown where there is no other reason.
     pub(super) note: String,
     pub(super) carrier: bool,
@@ -34,6 +40,7 @@ pub struct View {
     pub(super) features: Features,
     /// Of each queue pair that there has been; at least one.
     pub(super) stats: Vec<Arc<QueueStats>>,
+    pub(super) counts: LinkCounts,
     /// An engine copies.
     pub(super) engine: bool,
     pub(super) pump: PumpStatus,
@@ -51,6 +58,7 @@ impl View {
             transport: config.transport.to_string(),
             slot: config.known_slot(),
             state: State::Waiting,
+            since: Instant::now(),
             reason: "starting".to_owned(),
             note: String::new(),
             carrier: false,
@@ -61,11 +69,35 @@ impl View {
             mtu: config.mtu,
             features: Features::NONE,
             stats: vec![Arc::default()],
+            counts: LinkCounts::default(),
             engine: false,
             pump: PumpStatus::default(),
             polls: None,
             probed: None,
         }
+    }
+
+    /// The same, but for what `earlier` has counted, a link of this name that has ended.
+    pub fn after(config: &LinkConfig, earlier: Option<&Self>) -> Self {
+        let new = Self::new(config);
+        match earlier {
+            Some(Self { stats, counts, .. }) => {
+                Self { stats: stats.clone(), counts: counts.clone(), ..new }
+            }
+            None => new,
+        }
+    }
+
+    /// The link is in this state from now on, or still, for this reason; says whether each is new.
+    pub(super) fn enter(&mut self, state: State, reason: String) -> [bool; 2] {
+        let is_new = [self.state != state, self.reason != reason];
+        let refused = state == State::Negotiating && reason.starts_with(REFUSED);
+        self.counts.enter(link_state(self.state), link_state(state), refused);
+        if is_new[0] {
+            self.since = Instant::now();
+        }
+        (self.state, self.reason) = (state, reason);
+        is_new
     }
 
     /// Whether frames flow.
@@ -89,6 +121,11 @@ impl View {
         self.stats[pair].clone()
     }
 
+    /// Whether the kernel moves its frames, as far as that is known.
+    pub fn in_kernel(&self) -> bool {
+        self.pump.mode != PumpStatus::default().mode
+    }
+
     /// What it says of its window and queues.
     pub fn probe(&self) -> LinkProbe {
         self.probed.as_ref().map(Probed::look).unwrap_or_default()
@@ -104,6 +141,7 @@ impl View {
             transport: self.transport.clone(),
             slot: self.slot,
             state: link_state(self.state),
+            age_ms: milliseconds(self.since.elapsed()),
             reason: [&self.reason, &self.note].into_iter().find(|r| !r.is_empty()).cloned(),
             carrier: self.carrier,
             epoch: self.epoch,
@@ -117,6 +155,7 @@ impl View {
                 mode: if self.engine { "engine" } else { "direct" }.to_owned(),
                 transfers: sum(|stats| &stats.transfers),
                 bytes: sum(|stats| &stats.transfer_bytes),
+                under_way: self.stats.iter().map(|stats| gauge(&stats.under_way)).sum(),
                 most_under_way: self
                     .stats
                     .iter()
@@ -126,8 +165,14 @@ impl View {
             },
             pump: self.pump.clone(),
             polls: self.polls.clone(),
+            counts: self.counts.clone(),
         }
     }
+}
+
+/// A time as `status` has it.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The state's name in logs.
@@ -154,8 +199,16 @@ fn queue(stats: &QueueStats) -> QueueStatus {
         rescues: count(&stats.rescues),
         throttled: count(&stats.throttled),
         copied: count(&stats.copied),
+        wakeups: count(&stats.wakeups),
+        filled: filled(stats),
         cpu: stats.cpu.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
+}
+
+/// What the netdev receives comes by the one queue, and what it sends goes out by the other.
+fn filled(stats: &QueueStats) -> FilledStatus {
+    let of = |way: usize| Filled { out: gauge(&stats.filled[way]), size: gauge(&stats.sizes[way]) };
+    FilledStatus { rx: of(IN), tx: of(OUT) }
 }
 
 fn traffic(stats: &DirectionStats) -> Traffic {
@@ -165,6 +218,10 @@ fn traffic(stats: &DirectionStats) -> Traffic {
         bytes: count(&stats.bytes),
         drops: drops.filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
     }
+}
+
+fn gauge(gauge: &AtomicU32) -> u64 {
+    gauge.load(Ordering::Relaxed).into()
 }
 
 fn count(counter: &AtomicU64) -> u64 {

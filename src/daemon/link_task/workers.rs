@@ -25,6 +25,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{LinkTask, view};
 use crate::daemon::Role;
+use crate::daemon::capture::KERNEL_MOVES;
 use crate::daemon::config::{self, EngineConfig};
 use crate::daemon::netdev::Netdev;
 use crate::daemon::worker::{Job, KernelJob, Port, Worker, drop_stale};
@@ -170,13 +171,11 @@ impl<'a> Workers<'a> {
 
     /// The link's state, and why.
     pub(super) fn state(&self, state: State, reason: String) {
-        let mut view = self.task.view.borrow_mut();
-        if (view.state, &view.reason) != (state, &reason) {
+        let is_new = self.task.view.borrow_mut().enter(state, reason.clone());
+        if is_new.contains(&true) {
             let colon = if reason.is_empty() { "" } else { ": " };
             self.task.log.info(format_args!("{}{colon}{reason}", view::name(state)));
         }
-        view.state = state;
-        view.reason = reason;
     }
 
     /// A session begins, in which workers will do with these features; `peer`: what the other end's
@@ -222,6 +221,7 @@ impl<'a> Workers<'a> {
         let name = &self.task.config.name;
         let failed = |e| format!("starting the worker: {e}");
         if let Some(vhost) = vhost {
+            self.task.captures.end(KERNEL_MOVES);
             let job = KernelJob { path, mem, vhost, doorbells, heartbeat };
             let worker = Worker::beside_kernel(name, job, report).map_err(failed)?;
             self.workers.insert(number, worker);
@@ -242,6 +242,7 @@ impl<'a> Workers<'a> {
             busy_poll: Duration::from_micros(self.task.config.busy_poll_us.into()),
             settings,
             limits: self.task.limits.clone(),
+            eye: self.task.captures.eye(number),
             cpu: self.task.cpu(number),
         };
         self.workers.insert(number, Worker::start(name, job, report).map_err(failed)?);

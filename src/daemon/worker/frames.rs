@@ -3,7 +3,7 @@
 use super::QueueStats;
 use crate::memory::{BusMemory, Span};
 use crate::net::frame::Drop as FrameDrop;
-use crate::net::path::MOST_SPANS;
+use crate::net::path::{MOST_SPANS, Room};
 use crate::os::tap::{IoSpan, IoSpanMut, LostTap, Tap, Write};
 
 /// Spans of nearly every frame.
@@ -25,8 +25,22 @@ pub fn drop_stale(tap: &Tap, stats: &QueueStats) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Reads a frame to where there is room; the spans are in the table `mem`.
+pub(super) fn read(
+    tap: &Tap,
+    mem: &BusMemory,
+    room: &mut Room<'_>,
+) -> Result<Option<usize>, LostTap> {
+    match room {
+        Room::Nowhere => Ok(None),
+        Room::Private(buffer) => tap.read_into(&mut [IoSpanMut::private(buffer)]),
+        Room::Shared(spans) => read_shared(tap, mem, &mut [], spans),
+        Room::Split { head, rest } => read_shared(tap, mem, head, rest),
+    }
+}
+
 /// Reads a frame to `head`, which may be empty, and then to shared memory.
-pub(super) fn read_shared(
+fn read_shared(
     tap: &Tap,
     mem: &BusMemory,
     head: &mut [u8],

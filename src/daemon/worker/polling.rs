@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::stats::add;
 use super::{Fault, Turn};
 
 /// The pause after a look that found something.
@@ -45,6 +46,7 @@ impl Turn {
         let Some(polling) = &mut self.polling else { return Ok(false) };
         let pause = polling.pause();
         self.poll.wait_briefly(&mut self.events, pause).map_err(Fault::Poll)?;
+        add(&self.job.stats.wakeups, 1);
         Ok(true)
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::stats::add;
+use super::stats::{add, set};
 use super::{BATCH, Fault, Job, OUT, PUBLISH_BYTES, PUBLISH_FRAMES, Turn};
+use super::{Eye, RX, Seen, TX};
+use crate::memory::BusMemory;
 use crate::net::echo::{Echo, Step};
 use crate::os::tap::Tap;
 
@@ -17,6 +19,22 @@ pub enum Port {
     Discard,
     /// Back into the ring.
     Echo(Echo),
+}
+
+/// Shows what a step of an echo has done: a frame comes, and goes.
+#[cold]
+fn show(eye: &mut Eye, echo: &Echo, step: Step) {
+    let (len, dropped) = match step {
+        Step::Empty | Step::NoRoom => return,
+        Step::Dropped(reason) => return eye.reject(RX, &[], 0, reason),
+        Step::Sent { len } => (len, None),
+        Step::NotSent { len, reason } => (len, Some(reason)),
+    };
+    let (start, mem) = (echo.frame(len), &BusMemory::default());
+    for (way, dropped) in [(RX, None), (TX, dropped)] {
+        eye.see(way, Seen { start, rest: &[], mem, len: start.len() });
+        eye.settle(dropped);
+    }
 }
 
 impl Turn {
@@ -33,7 +51,10 @@ impl Turn {
         }
         self.rest = None;
         match self.job.port {
-            Port::Tap(_) | Port::Discard => Ok((self.inward(now)?, false)),
+            Port::Tap(_) | Port::Discard if self.job.eye.is_open() => {
+                Ok((self.inward::<true>(now)?, false))
+            }
+            Port::Tap(_) | Port::Discard => Ok((self.inward::<false>(now)?, false)),
             Port::Echo(_) => self.echo(now),
         }
     }
@@ -45,13 +66,17 @@ impl Turn {
         let limits = self.job.limits.clone();
         let batch = limits.batch(now);
         while frames < BATCH {
-            let Job { path, mem, port, stats, .. } = &mut self.job;
+            let Job { path, mem, port, stats, eye, .. } = &mut self.job;
             let Port::Echo(echo) = port else { break };
             self.rest = batch.is_spent(stats);
             if self.rest.is_some() {
                 break;
             }
-            match echo.step(path.as_mut(), mem, &self.frames)? {
+            let step = echo.step(path.as_mut(), mem, &self.frames)?;
+            if eye.is_open() {
+                show(eye, echo, step);
+            }
+            match step {
                 Step::Empty => break,
                 Step::NoRoom => {
                     blocked = true;
@@ -94,13 +119,17 @@ impl Turn {
         self.published(OUT, frames, ring);
     }
 
-    /// Counts what the path and an echo have copied.
-    pub(super) fn count_copied(&mut self) {
+    /// Counts what the path and an echo have copied, and says how full the queues are: once a breath.
+    pub(super) fn count_breath(&mut self) {
         let mut copied = self.job.path.take_copied();
         if let Port::Echo(echo) = &mut self.job.port {
             copied += echo.take_copied();
         }
-        add(&self.job.stats.copied, copied);
+        let stats = &self.job.stats;
+        add(&stats.copied, copied);
+        for (gauge, filled) in stats.filled.iter().zip(self.job.path.filled()) {
+            set(gauge, filled.out.into());
+        }
     }
 
     /// Asks to be notified of what there is to wait for. `true`: there is something already.

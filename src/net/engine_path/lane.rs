@@ -63,6 +63,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// A transfer is over: those that wait for it have landed, or are spoilt.
+    pub(super) fn completed(&mut self, token: u32, good: bool) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.transfer == Some(token)) {
+            flight.transfer = None;
+            flight.bad = (!good).then_some(Drop::DmaError);
+        }
+    }
+
     pub(super) fn new(base: u64, token: u32) -> Self {
         Self {
             base,
@@ -82,6 +90,25 @@ impl Lane {
     pub(super) fn landed(&self) -> bool {
         let landed = |f: &Flight| f.transfer.is_none() || planted(Bug::CopyNotAwaited);
         self.flights.front().is_some_and(landed)
+    }
+
+    /// Puts the pieces from `first` on into the open transfer, or has the CPU copy them at once.
+    pub(super) fn board(
+        &mut self,
+        mem: &BusMemory,
+        local: &BusMemory,
+        first: usize,
+        len: usize,
+        cpu: Cpu,
+    ) -> Option<u32> {
+        let pieces = &self.open.pieces[first..];
+        let by_cpu = |p: &Piece| cpu.suits(mem, p) && copy(mem, local, p);
+        if len == 0 || len < cpu.below && pieces.iter().all(by_cpu) {
+            self.open.pieces.truncate(first);
+            return None;
+        }
+        self.open_len += len;
+        Some(self.open.token)
     }
 
     /// Whether the open transfer shall go to the engine.

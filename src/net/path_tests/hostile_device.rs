@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::driver_path::RECEIVE_BUFFER;
+use crate::net::frame::PREFIX_LEN;
 use crate::net::path::PathError;
 use crate::virtqueue::{QueueConfig, QueueError};
 
@@ -63,7 +64,11 @@ impl Hostile {
         for _ in 0..1000 {
             match self.driver.path.receive(&self.mem)? {
                 Inward::Empty => return Ok((frames, drops)),
-                Inward::Dropped(reason) => drops.push(reason),
+                Inward::Dropped(reason) => {
+                    let (start, total) = self.driver.path.rejected();
+                    assert_eq!(start.len(), total.min(PREFIX_LEN), "one buffer has it");
+                    drops.push(reason);
+                }
                 Inward::Frame { prefix, tail, len } => {
                     frames.push(written(&self.mem, prefix, tail, len).len());
                 }

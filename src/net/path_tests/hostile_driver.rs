@@ -3,7 +3,7 @@
 use super::*;
 use crate::dma::Completion;
 use crate::net::engine_path::{EnginePath, EngineUse};
-use crate::net::frame::LARGEST;
+use crate::net::frame::{LARGEST, PREFIX_LEN};
 use crate::net::path::{PathError, Taken};
 use crate::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 use crate::virtqueue::{QueueConfig, QueueError};
@@ -95,7 +95,14 @@ impl Hostile {
         } else {
             let outcome = match self.path.receive(&self.mem)? {
                 Inward::Empty => panic!("a chain is there"),
-                Inward::Dropped(reason) => Err(reason),
+                Inward::Dropped(reason) => {
+                    let (start, total) = self.path.rejected();
+                    let data = self.mem.view(self.mem.resolve(DATA, 2 << 20).unwrap()).unwrap();
+                    let mut begin = vec![0; start.len()];
+                    data.copy_to(0, &mut begin);
+                    assert!(start == begin && start.len() <= total.min(PREFIX_LEN));
+                    Err(reason)
+                }
                 Inward::Frame { prefix, tail, len } => Ok(written(table, prefix, tail, len)),
             };
             self.path.received(&self.mem)?;

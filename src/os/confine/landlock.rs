@@ -42,3 +42,12 @@ fn restrict(dir: PathFd) -> Result<RulesetStatus, RulesetError> {
         .add_rule(PathBeneath::new(dir, in_dir))?;
     Ok(ruleset.restrict_self()?.ruleset)
 }
+
+/// The version of the kernel's interface, if it has one that is switched on.
+pub(super) fn version() -> Option<u32> {
+    const VERSION: usize = 1;
+    // SAFETY: with this flag the call takes no ruleset, and makes none (landlock(7)).
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0_usize, 0_usize, VERSION) };
+    u32::try_from(version).ok().filter(|version| *version > 0)
+}

@@ -153,6 +153,11 @@ pub fn process(part: Part, dir: Option<&Path>, walls: Walls) -> Confined {
     confined
 }
 
+/// The version of Landlock's interface, if this kernel has one that is switched on.
+pub fn landlock_version() -> Option<u32> {
+    landlock::version()
+}
+
 /// From now on workers of this process take these on.
 pub fn workers(walls: Walls) {
     let bits = u8::from(walls.caps) * CAPS + u8::from(walls.seccomp) * SECCOMP;

@@ -159,8 +159,8 @@ mod older {
 /// TUNSETVNETHDRSZ, TUNSETVNETLE, TUNSETCARRIER.
 const TAP_REQUESTS: [u32; 7] =
     [0x4004_54cb, 0x4004_54d0, 0x8004_54d2, 0x8004_54d7, 0x4004_54d8, 0x4004_54dc, 0x4004_54e2];
-/// To make or attach to one: TUNSETIFF, TUNSETOWNER.
-const TAP_MAKING: [u32; 2] = [0x4004_54ca, 0x4004_54cc];
+/// To make or attach to one, and to find where it is: TUNSETIFF, TUNSETOWNER, TUNGETDEVNETNS.
+const TAP_MAKING: [u32; 3] = [0x4004_54ca, 0x4004_54cc, 0x54e3];
 /// NS_GET_NSTYPE (linux/nsfs.h).
 const NS_GET_NSTYPE: u32 = 0xb703;
 /// Descriptors that do not block, and whether one is a terminal.
@@ -265,7 +265,15 @@ fn rules(part: Part) -> io::Result<Rules> {
     rules.insert(libc::SYS_prctl, one_of(0, options.into_iter().chain(brokers).map(number))?);
     if part == Part::Broker {
         let families = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_PACKET];
-        rules.insert(libc::SYS_socket, one_of(0, families.map(number))?);
+        let mut sockets = one_of(0, families.map(number))?;
+        // It listens on the loopback for who asks for metrics.
+        let internet = [libc::AF_INET, libc::AF_INET6].into_iter();
+        for family in internet.filter(|_| cfg!(feature = "metrics")) {
+            let family = (0, Len::Dword, Is::Eq, number(family));
+            let stream = number(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+            sockets.push(rule(&[family, (1, Len::Dword, Is::Eq, stream)])?);
+        }
+        rules.insert(libc::SYS_socket, sockets);
     }
     if part == Part::Control {
         // A worker binds itself before it takes on its own list.

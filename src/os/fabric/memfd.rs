@@ -1,4 +1,4 @@
-//! A slot's memory: made and sealed by the server, checked and mapped by the client.
+//! A slot's memory, or a capture's: made and sealed by the server, checked and mapped by the client.
 //!
 //! Each client holds the file, so any of them could shrink it and thereby kill, by SIGBUS, whoever
 //! touches the pages that are gone. So it is sealed against a change of its length before anybody
@@ -17,7 +17,7 @@ use super::{MemoryFault, is_slot_len};
 use crate::memory::{Kind, Mapping, ReadOnly};
 
 /// Makes a file of `len` zero bytes whose length nobody can change any more.
-pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know the flag; later ones log a warning without it.
     let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -30,7 +30,7 @@ pub(super) fn create(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Maps the whole of a slot's file; also its length in bytes.
-pub(super) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
+pub(crate) fn map(fd: impl AsFd) -> Result<(Arc<Mapping>, u64), MemoryFault> {
     let (len, bytes) = length(fd.as_fd())?;
     let owner = Mapped::new(fd.as_fd(), 0, bytes, 1).map_err(|e| unmapped(e, len))?;
     let base = owner.base;

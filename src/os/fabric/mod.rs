@@ -16,7 +16,7 @@ mod error;
 #[cfg(any(feature = "pci", feature = "uio"))]
 mod looked;
 mod mapped;
-mod memfd;
+pub(crate) mod memfd;
 #[cfg(feature = "pci")]
 pub mod pci;
 pub mod shm;

@@ -36,6 +36,11 @@ pub enum NetlinkError {
         /// The kernel's own explanation, where it gave one.
         text: Option<String>,
     },
+    /// It is nothing that netlink does.
+    NotHere {
+        /// What was asked for.
+        what: String,
+    },
     /// Something else is there in its place.
     Conflict {
         /// What was asked for.
@@ -99,6 +104,7 @@ impl fmt::Display for NetlinkError {
             Self::Unstable { what } => {
                 write!(f, "{what}: the kernel's tables changed each time they were read; try again")
             }
+            Self::NotHere { what } => write!(f, "{what}: netlink does not set it"),
             Self::NoLink { name } => write!(f, "there is no link {name}"),
             Self::Refused { what, error, text } => {
                 write!(f, "{what}: {error}")?;

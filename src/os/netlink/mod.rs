@@ -10,8 +10,12 @@
 
 mod apply;
 mod error;
+mod filter;
+mod names;
 mod observe;
+mod once;
 mod socket;
+mod vlan;
 mod watch;
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -24,9 +28,38 @@ use rtnetlink::packet_core::NLM_F_ACK;
 pub use apply::Applied;
 pub use error::NetlinkError;
 pub use observe::LinkStats;
+pub use once::{get_link, move_link};
 pub use socket::route_socket;
 use socket::{Failure, Socket, route_socket_in};
+pub use vlan::MaybeVlan;
 pub use watch::{Watch, watch_socket};
+
+/// Which netdev is meant: one of a name, or one of an index, whatever it is called.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// For people, if there is an index.
+    name: &'a str,
+    index: Option<u32>,
+}
+
+impl<'a> At<'a> {
+    /// The one of this index; `name` is what people know it by.
+    pub fn index(index: u32, name: &'a str) -> Self {
+        Self { name, index: Some(index) }
+    }
+}
+
+impl<'a> From<&'a str> for At<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, index: None }
+    }
+}
+
+impl<'a> From<&'a String> for At<'a> {
+    fn from(name: &'a String) -> Self {
+        name.as_str().into()
+    }
+}
 
 /// rtnetlink in one network namespace.
 #[derive(Debug)]
@@ -77,22 +110,27 @@ impl Netlink {
         self.set_link(message).await.map_err(NetlinkError::on(|| format!("namespace of {name}")))
     }
 
-    /// Deletes the link `name`; that it is not there is success.
-    pub async fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
-        let Some(index) = self.link_index(name).await? else { return Ok(()) };
-        let message = LinkUnspec::new_with_index(index).build();
+    /// Deletes a link; that it is not there is success.
+    pub async fn delete_link(&self, at: impl Into<At<'_>>) -> Result<(), NetlinkError> {
+        let at = at.into();
+        let Some(link) = self.link(at).await? else { return Ok(()) };
+        let message = LinkUnspec::new_with_index(link.header.index).build();
         match self.socket.request(RouteNetlinkMessage::DelLink(message), NLM_F_ACK).await {
             Err(e) if !e.is(&[libc::ENODEV]) => {
-                Err(NetlinkError::failed(format!("link {name}"), e))
+                Err(NetlinkError::failed(format!("link {}", at.name), e))
             }
             _ => Ok(()),
         }
     }
 
-    /// The link's message by name.
-    async fn link(&self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
+    /// The link's message.
+    async fn link(&self, at: impl Into<At<'_>>) -> Result<Option<LinkMessage>, NetlinkError> {
+        let At { name, index } = at.into();
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match index {
+            Some(index) => message.header.index = index,
+            None => message.attributes.push(LinkAttribute::IfName(name.to_owned())),
+        }
         match self.get_link(message).await {
             Ok(link) => Ok(Some(link)),
             Err(e) if e.is(&[libc::ENODEV]) => Ok(None),
@@ -110,8 +148,12 @@ impl Netlink {
         link.ok_or(Failure::Unstable)
     }
 
-    async fn need_index(&self, name: &str) -> Result<u32, NetlinkError> {
-        self.link_index(name).await?.ok_or_else(|| NetlinkError::NoLink { name: name.to_owned() })
+    async fn need_index(&self, at: impl Into<At<'_>>) -> Result<u32, NetlinkError> {
+        let at = at.into();
+        match self.link(at).await? {
+            Some(link) => Ok(link.header.index),
+            None => Err(NetlinkError::NoLink { name: at.name.to_owned() }),
+        }
     }
 
     /// Changes an existing link. RTM_SETLINK never creates one.

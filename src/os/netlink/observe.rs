@@ -6,14 +6,21 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Stats64};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoBridgePort, InfoKind, InfoPortData, InfoVrf,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::LinkUnspec;
 
-use super::{Failure, Netlink, NetlinkError};
-use crate::plan::{IpPrefix, Observed, Route};
+use super::{At, Failure, Netlink, NetlinkError};
+use crate::plan::route::LOCAL_TABLE;
+use crate::plan::{
+    Address, Desired, IpPrefix, MAIN_TABLE, Master, MasterKind, Observed, Route, Scope,
+};
 
 /// A kernel that does not tell has the limit of before it could be set: `GSO_LEGACY_MAX_SIZE`.
 const GSO_LEGACY_MAX_SIZE: u32 = 65536;
@@ -40,37 +47,60 @@ pub struct LinkStats {
 }
 
 impl Netlink {
-    /// What the link `name` is, `None` if there is none.
-    pub async fn observe(&self, name: &str) -> Result<Option<Observed>, NetlinkError> {
-        let Some(link) = self.link(name).await? else { return Ok(None) };
+    /// What a link is, `None` if there is none.
+    pub async fn observe(&self, at: impl Into<At<'_>>) -> Result<Option<Observed>, NetlinkError> {
+        let at = at.into();
+        let Some(link) = self.link(at).await? else { return Ok(None) };
         let mut observed = observe_link(&link);
-        match self.observe_ip(&mut observed).await {
+        match self.observe_around(&link, &mut observed).await {
             // A dump filtered by a link fails where the link is gone.
             Err(e) if e.is(&[libc::ENODEV]) => Ok(None),
-            Err(e) => Err(NetlinkError::failed(format!("addresses and routes of {name}"), e)),
+            Err(e) => Err(NetlinkError::failed(format!("addresses and routes of {}", at.name), e)),
             Ok(()) => Ok(Some(observed)),
         }
     }
 
-    /// What `ip -s link` counts of the link `name`, `None` if there is none.
-    pub async fn stats(&self, name: &str) -> Result<Option<LinkStats>, NetlinkError> {
-        let Some(link) = self.link(name).await? else { return Ok(None) };
+    /// What the link is that is to become `desired`, and what there is of what that asks for.
+    pub async fn observe_for(
+        &self,
+        at: At<'_>,
+        desired: &Desired,
+    ) -> Result<Option<Observed>, NetlinkError> {
+        let Some(mut observed) = self.observe(at).await? else { return Ok(None) };
+        if let Some(master) = &desired.master {
+            observed.wanted_master = self.link(&master.name).await?.map(|link| kind(&link));
+        }
+        Ok(Some(observed))
+    }
+
+    /// What `ip -s link` counts of a link, `None` if there is none.
+    pub async fn stats(&self, at: impl Into<At<'_>>) -> Result<Option<LinkStats>, NetlinkError> {
+        let Some(link) = self.link(at).await? else { return Ok(None) };
         Ok(link.attributes.iter().find_map(|a| match a {
             LinkAttribute::Stats64(s) => Some(stats(s)),
             _ => None,
         }))
     }
 
-    async fn observe_ip(&self, observed: &mut Observed) -> Result<(), Failure> {
+    async fn observe_around(
+        &self,
+        link: &LinkMessage,
+        observed: &mut Observed,
+    ) -> Result<(), Failure> {
+        let master = link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Controller(index) if *index != 0 => Some(*index),
+            _ => None,
+        });
+        if let Some(index) = master {
+            let master = self.get_link(LinkUnspec::new_with_index(index).build()).await?;
+            let kind = kind(&master);
+            observed.master = name(master).map(|name| Master { name, kind });
+        }
         for message in self.addresses(observed.index).await? {
-            if let Some((address, has_peer)) = observe_address(&message) {
-                let list =
-                    if has_peer { &mut observed.peer_addresses } else { &mut observed.addresses };
-                list.push(address);
-            }
+            observed.addresses.extend(observe_address(&message));
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for message in self.routes(family, Some(observed.index)).await? {
+            for message in self.routes(family, Some(observed.index), None).await? {
                 if out_link(&message) != Some(observed.index) {
                     continue;
                 }
@@ -101,16 +131,17 @@ impl Netlink {
         Ok(addresses.collect())
     }
 
-    /// The unicast routes of the main table, through one link or all.
+    /// The unicast routes through one link or all, of one table or all but the local one.
     pub(super) async fn routes(
         &self,
         family: AddressFamily,
         through: Option<u32>,
+        table: Option<u32>,
     ) -> Result<Vec<RouteMessage>, Failure> {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         if self.socket.is_strict() {
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            message.attributes.extend(table.map(RouteAttribute::Table));
             message.attributes.extend(through.map(RouteAttribute::Oif));
         }
         let answer = match self.socket.dump(RouteNetlinkMessage::GetRoute(message)).await {
@@ -122,7 +153,11 @@ impl Netlink {
             RouteNetlinkMessage::NewRoute(r) if r.header.address_family == family => Some(r),
             _ => None,
         });
-        Ok(routes.filter(is_unicast_of_main_table).collect())
+        let is_of = |r: &RouteMessage| {
+            let found = table_of(r);
+            found != LOCAL_TABLE && table.is_none_or(|table| table == found) && is_unicast(r)
+        };
+        Ok(routes.filter(is_of).collect())
     }
 }
 
@@ -131,8 +166,14 @@ fn observe_link(link: &LinkMessage) -> Observed {
         index: link.header.index,
         up: link.header.flags.contains(LinkFlags::Up),
         gso_max_size: GSO_LEGACY_MAX_SIZE,
+        table: MAIN_TABLE,
         ..Observed::default()
     };
+    observe_attributes(link, &mut observed);
+    observed
+}
+
+fn observe_attributes(link: &LinkMessage, observed: &mut Observed) {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfAlias(alias) if !alias.is_empty() => {
@@ -143,15 +184,72 @@ fn observe_link(link: &LinkMessage) -> Observed {
             }
             LinkAttribute::Mtu(mtu) => observed.mtu = *mtu,
             LinkAttribute::GsoMaxSize(size) => observed.gso_max_size = *size,
+            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|i| observe_port(i, observed)),
+            LinkAttribute::AfSpecUnspec(families) => {
+                families.iter().for_each(|family| observe_forwarding(family, observed));
+            }
             _ => {}
         }
     }
-    observed
 }
 
-/// This end's address, and whether it has a peer. IFA_LOCAL is this end; where it is missing (IPv6
-/// without a peer), IFA_ADDRESS is.
-pub(super) fn observe_address(message: &AddressMessage) -> Option<(IpPrefix, bool)> {
+/// What it is as a part of its master.
+fn observe_port(info: &LinkInfo, observed: &mut Observed) {
+    match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+            observed.isolated = port.iter().any(|p| matches!(p, InfoBridgePort::Isolated(true)));
+        }
+        LinkInfo::PortData(InfoPortData::VrfPort(port)) => {
+            let table = port.iter().find_map(|p| match p {
+                InfoVrf::TableId(table) => Some(*table),
+                _ => None,
+            });
+            observed.table = table.unwrap_or(observed.table);
+        }
+        _ => {}
+    }
+}
+
+fn observe_forwarding(family: &AfSpecUnspec, observed: &mut Observed) {
+    match family {
+        AfSpecUnspec::Inet(settings) => {
+            let on = |s: &AfSpecInet| matches!(s, AfSpecInet::DevConf(c) if c.forwarding != 0);
+            observed.forward4 = settings.iter().any(on);
+        }
+        AfSpecUnspec::Inet6(settings) => {
+            let on =
+                |s: &AfSpecInet6| matches!(s, AfSpecInet6::DevConf(c) if c.force_forwarding != 0);
+            observed.forward6 = settings.iter().any(on);
+        }
+        _ => {}
+    }
+}
+
+/// What a link is to those in it.
+fn kind(link: &LinkMessage) -> MasterKind {
+    let infos = link.attributes.iter().filter_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let kind = infos.flatten().find_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Bridge) => Some(MasterKind::Bridge),
+        LinkInfo::Kind(InfoKind::Vrf) => Some(MasterKind::Vrf),
+        _ => None,
+    });
+    kind.unwrap_or(MasterKind::Other)
+}
+
+/// The link's name.
+pub(super) fn name(link: LinkMessage) -> Option<String> {
+    link.attributes.into_iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })
+}
+
+/// IFA_LOCAL is this end; where it is missing (IPv6 without a peer), IFA_ADDRESS is. Where they
+/// differ, the other one is the peer.
+pub(super) fn observe_address(message: &AddressMessage) -> Option<Address> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -160,19 +258,22 @@ pub(super) fn observe_address(message: &AddressMessage) -> Option<(IpPrefix, boo
             _ => {}
         }
     }
-    let has_peer = local.is_some() && address.is_some() && local != address;
+    let peer = address.filter(|address| local.is_some_and(|local| local != *address));
     let prefix = IpPrefix::new(local.or(address)?, message.header.prefix_len).ok()?;
-    Some((prefix, has_peer))
+    Some(Address { prefix, peer, scope: Scope(message.header.scope.into()) })
 }
 
-fn is_unicast_of_main_table(message: &RouteMessage) -> bool {
-    let header = &message.header;
+fn table_of(message: &RouteMessage) -> u32 {
     let table = message.attributes.iter().find_map(|a| match a {
         RouteAttribute::Table(t) => Some(*t),
         _ => None,
     });
-    table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
-        && header.kind == RouteType::Unicast
+    table.unwrap_or(message.header.table.into())
+}
+
+fn is_unicast(message: &RouteMessage) -> bool {
+    let header = &message.header;
+    header.kind == RouteType::Unicast
         && header.tos == 0
         && header.source_prefix_length == 0
         && !header.flags.contains(RouteFlags::Cloned)
@@ -193,18 +294,23 @@ pub(super) fn observe_route(message: &RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let (mut to, mut via, mut metric) = (like, None, None);
+    let mut to = like;
+    let mut route = Route::new(IpPrefix::everything(like), None, None);
+    route.table = Some(table_of(message));
+    route.onlink = message.header.flags.contains(RouteFlags::Onlink);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(a) => to = ip(a)?,
-            RouteAttribute::Gateway(a) => via = Some(ip(a)?),
-            RouteAttribute::Priority(m) => metric = Some(*m),
+            RouteAttribute::Gateway(a) => route.via = Some(ip(a)?),
+            RouteAttribute::Via(RouteVia::Inet6(a)) => route.via = Some(IpAddr::V6(*a)),
+            RouteAttribute::Priority(m) => route.metric = Some(*m),
+            RouteAttribute::PrefSource(a) => route.source = Some(ip(a)?),
             RouteAttribute::Via(_) | RouteAttribute::Encap(_) => return None,
             _ => {}
         }
     }
-    let to = IpPrefix::new(to, message.header.destination_prefix_length).ok()?;
-    Some(Route { to, via, metric })
+    route.to = IpPrefix::new(to, message.header.destination_prefix_length).ok()?;
+    Some(route)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

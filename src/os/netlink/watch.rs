@@ -2,11 +2,14 @@
 //!
 //! It tells that something changed, not what: whoever wants to know looks again. So an overrun, in
 //! which the kernel drops messages, is a change like any other, and nothing is kept per message.
+//!
+//! With many links in a namespace each hears of all the others' changes, and of everybody's routes. So
+//! the kernel can be told which netdevs matter ([`Watch::keep_to`]), and then wakes nobody for others.
 
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rtnetlink::MulticastGroup;
 use rustix::io::Errno;
@@ -16,17 +19,21 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::NetlinkError;
+use super::filter;
 use super::socket::route_socket;
 
 /// Messages that a call drops at most before others have their turn.
 const MOST: usize = 256;
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    // Of forwarding.
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// A socket that hears of changes in the calling thread's network namespace.
@@ -44,6 +51,8 @@ pub fn watch_socket() -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Watch {
     socket: AsyncFd<OwnedFd>,
+    /// Which netdevs it hears of; all, if empty.
+    kept: Vec<u32>,
 }
 
 impl Watch {
@@ -51,7 +60,23 @@ impl Watch {
     pub fn over(socket: OwnedFd) -> Result<Self, NetlinkError> {
         // SAFETY: an `OwnedFd` refers to the same open descriptor for as long as it exists.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        Ok(Self { socket: socket.map_err(|e| NetlinkError::Socket(e.into()))? })
+        let socket = socket.map_err(|e| NetlinkError::Socket(e.into()))?;
+        Ok(Self { socket, kept: Vec::new() })
+    }
+
+    /// Hears from now on of what has to do with the netdevs of these indices, and of a route that may have
+    /// taken another's place; of everything, if there are none. What has come before stays.
+    ///
+    /// # Errors
+    /// The kernel does not do so: then it is heard of everything.
+    pub fn keep_to(&mut self, indices: &[u32]) -> io::Result<()> {
+        if self.kept == indices {
+            return Ok(());
+        }
+        self.kept.clear();
+        filter::set(self.socket.get_ref().as_raw_fd(), indices)?;
+        self.kept.extend(indices);
+        Ok(())
     }
 
     /// Waits for a change since the last call; pends for ever if the socket has failed. Nothing is lost

@@ -6,19 +6,16 @@
 use std::fmt;
 use std::io;
 
-use rtnetlink::packet_core::{
-    NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
-};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoTun, LinkAttribute, LinkInfo, LinkMessage,
 };
-use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 
 use super::{
     IFF_MULTI_QUEUE, IFF_NO_PI, IFF_PERSIST, IFF_TAP, IFF_TUN, IFF_VNET_HDR, TapError, check_name,
 };
+use crate::os::netlink::get_link;
 
 // linux/if_link.h, IFLA_TUN_*.
 const TUN_TYPE: u16 = 3;
@@ -128,7 +125,7 @@ impl Existing {
     pub fn of(name: &str) -> Result<Option<Self>, TapError> {
         check_name(name)?;
         let failed = |errno| TapError::Os { name: name.to_owned(), doing: "RTM_GETLINK", errno };
-        match ask(name) {
+        match get_link(name) {
             Ok(link) => Ok(Some(Self::parse(&link))),
             Err(Errno::NODEV) => Ok(None),
             Err(errno) => Err(failed(errno)),
@@ -173,30 +170,6 @@ impl Existing {
             }
             _ => {}
         }
-    }
-}
-
-fn ask(name: &str) -> Result<LinkMessage, Errno> {
-    let os = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, RouteNetlinkMessage::GetLink(link).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let socket = Socket::new(NETLINK_ROUTE).map_err(os)?;
-    let kernel = rtnetlink::sys::SocketAddr::new(0, 0);
-    socket.send_to(&bytes, &kernel, 0).map_err(os)?;
-    // The socket is in no multicast group: the one datagram that comes is the answer.
-    let (answer, _) = socket.recv_from_full().map_err(os)?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer);
-    match answer.map_err(|_| Errno::BADMSG)?.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-        NetlinkPayload::Error(error) => Err(os(error.to_io())),
-        _ => Err(Errno::BADMSG),
     }
 }
 

@@ -23,8 +23,9 @@ mod existing;
 mod frame;
 mod owner;
 
-use std::ffi::c_int;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::{c_int, c_ulong};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -36,6 +37,7 @@ pub use existing::{Existing, TunFlags};
 pub use frame::{IoSpan, IoSpanMut, LostTap, MAX_SPANS, Write};
 pub use owner::Owner;
 
+use super::netns::Namespace;
 use crate::spec::net::HEADER_LEN;
 
 const TUN_PATH: &str = "/dev/net/tun";
@@ -52,6 +54,7 @@ const TUNGETVNETHDRSZ: Opcode = opcode::read::<c_int>(b'T', 215);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
 const TUNSETVNETLE: Opcode = opcode::write::<c_int>(b'T', 220);
 const TUNSETCARRIER: Opcode = opcode::write::<c_int>(b'T', 226);
+const TUNGETDEVNETNS: c_ulong = 0x54e3;
 
 // linux/if_tun.h: interface flags, which are 16 bits in its requests.
 const IFF_TUN: u16 = 0x0001;
@@ -277,6 +280,36 @@ impl Tap {
     /// The netdev's name now, in whatever namespace it is; fails once it has been deleted.
     pub fn current_name(&self) -> Result<String, TapError> {
         Ok(self.get_iff()?.name())
+    }
+
+    /// The netdev's index now, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`TapError::Missing`]: it is not there.
+    pub fn find(&self) -> Result<u32, TapError> {
+        let name = self.current_name()?;
+        let found = Existing::of(&name)?.ok_or(TapError::Missing { name })?;
+        Ok(found.index)
+    }
+
+    /// The network namespace that the netdev is in now; `None` if this kernel does not tell (before 5.2).
+    ///
+    /// # Errors
+    /// The netdev has been deleted, or CAP_NET_ADMIN is lacking in that namespace.
+    pub fn namespace(&self) -> Result<Option<Namespace>, TapError> {
+        const DOING: &str = "TUNGETDEVNETNS";
+        // SAFETY: the request takes no argument, and gives a new descriptor.
+        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNGETDEVNETNS as _) };
+        if fd < 0 {
+            return match Errno::from_io_error(&io::Error::last_os_error()) {
+                Some(Errno::INVAL | Errno::NOTTY) => Ok(None),
+                errno => Err(self.os(DOING, errno.unwrap_or(Errno::IO))),
+            };
+        }
+        // SAFETY: the descriptor is new, and nobody else's.
+        let namespace = Namespace::from_fd(unsafe { OwnedFd::from_raw_fd(fd) });
+        let failed = |e| self.os(DOING, Errno::from_io_error(&e).unwrap_or(Errno::BADF));
+        Ok(Some(namespace.map_err(failed)?))
     }
 
     /// Says what the kernel may leave unfinished in frames that it hands to us; device-wide.

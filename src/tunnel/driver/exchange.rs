@@ -71,8 +71,9 @@ impl Exchange {
         Some(Message { dev_num: DEVICE, token: o.token, body: o.body.clone() })
     }
 
-    /// Takes `answer` if it is one to the present attempt, and returns the request.
-    pub(super) fn take_answer(&mut self, answer: &Message) -> Option<Body> {
+    /// Takes `answer` if it is one to the present attempt; the request, and when that attempt began.
+    pub(super) fn take_answer(&mut self, answer: &Message) -> Option<(Body, Instant)> {
+        let timeout = self.timeout;
         self.outstanding
             .take_if(|o| {
                 !o.unsent
@@ -80,7 +81,7 @@ impl Exchange {
                     && answer.dev_num == DEVICE
                     && is_answer(&o.body, &answer.body)
             })
-            .map(|o| o.body)
+            .map(|o| (o.body, o.deadline - timeout))
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Overdue {

@@ -215,6 +215,10 @@ impl DeviceHalf {
         self.layout.size
     }
 
+    pub(crate) fn out(&self) -> u16 {
+        self.out
+    }
+
     pub(crate) fn avail_ready(&mut self, mem: &BusMemory) -> Result<u16, QueueError> {
         if let Some(fault) = self.fault {
             return Err(fault);

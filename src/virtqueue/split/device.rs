@@ -171,6 +171,10 @@ impl DeviceHalf {
         Ok(())
     }
 
+    pub(crate) fn out(&self) -> u16 {
+        self.seen.wrapping_sub(self.pushed)
+    }
+
     /// Chains seen and not popped.
     fn waiting(&self) -> u16 {
         self.seen.wrapping_sub(self.next_avail)

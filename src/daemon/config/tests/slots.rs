@@ -14,13 +14,37 @@ transport = "shm:/run/boardlane/slot{slot}.sock"
 netns = "crate"
 "#;
 
+/// With all that can be said of many links.
+pub(super) const MANY: &str = r#"pool = { v4 = "10.77.0.0/24", prefix = 31, v6 = "fd77::/56" }
+[defaults]
+netns = "b{slot:02x}"
+allow_ip = ["peer", "pool", "fe80::/10"]
+[[link]]
+slots = "0-3,8,10-11"
+name = "bl{slot}"
+transport = "shm:/slot{slot:02}"
+route = [{ to = "pool", via = "peer" }, { to = "10.80.{slot}.0/24", via = "peer" }]
+[[link]]
+slot = 8
+mac = "02:00:00:00:00:{slot:02x}"
+[[link]]
+name = "bl2"
+address = []
+route = []
+allow_ip = ["10.77.0.0/24"]
+[[link]]
+slot = 13
+name = "x"
+transport = "shm:/x"
+"#;
+
 fn links(text: &str) -> Vec<LinkConfig> {
     parse(text).unwrap_or_else(|error| panic!("{error}")).links
 }
 
 fn shown(link: &LinkConfig) -> Vec<String> {
     let routes = link.routes.iter().map(|route| format!("to {route}"));
-    link.addresses.iter().map(IpPrefix::to_string).chain(routes).collect()
+    link.addresses.iter().map(ToString::to_string).chain(routes).collect()
 }
 
 /// First lines of what is said about `text`, without the file's name.
@@ -226,8 +250,12 @@ fn slots_that_make_no_sense_are_refused() {
     }
     let more = "[[link]]\nslots = \"100-299\"\nname = \"x{slot}\"\ntransport = \"shm:/x{slot}\"\n";
     assert_eq!(told(&format!("{CRATE}{more}")), ["10:1: with this there are more than 256 links"]);
-    let huge = format!("features_off = [{}]\n", "\"RING_PACKED\",".repeat(10_000));
+    let huge = format!("features_off = [{}]\n", "\"RING_PACKED\",".repeat(70_000));
     assert_eq!(told(&format!("{CRATE}{huge}")), ["5:1: with this the links are more than 4 MiB"]);
+    let long = CRATE.replace("0-63", "0-127").replace("bl{slot}", &"{slot}".repeat(100_000));
+    let own = (0..128).map(|n| format!("[[link]]\nname = \"a{n}\"\n")).collect::<String>();
+    let said = complaint(&format!("{long}{own}"));
+    assert!(said.contains("f.toml:7:8: the name "), "{said}");
 }
 
 #[test]
@@ -355,10 +383,10 @@ fn words_of_the_pool_mean_nothing_without_its_addresses() {
 
 #[test]
 fn what_expand_writes_of_a_crate_is_a_config_with_nothing_left_to_work_out() {
-    for (role, slots) in [(Role::Master, "0-63"), (Role::Agent, "17")] {
-        let text = CRATE.replace("0-63", slots)
-            + "route = [{ to = \"10.80.{slot}.0/24\", via = \"peer\" }]\n";
-        let config = Config::parse("f.toml", &text, role).unwrap();
+    let board = CRATE.replace("0-63", "17") + "route = [{ to = \"pool\", via = \"peer\" }]\n";
+    let texts = [(Role::Master, CRATE), (Role::Agent, &board), (Role::Master, MANY)];
+    for (role, text) in texts {
+        let config = Config::parse("f.toml", text, role).unwrap();
         let expanded = config.expand(&[]);
         assert!(!expanded.contains("{slot}") && !expanded.contains("\npool"), "{expanded}");
         let again = Config::parse("f.toml", &expanded, role).expect(&expanded);

@@ -54,7 +54,14 @@ impl Workers<'_> {
         let Some(netdev) = &mut self.netdev else { return Healed::Here };
         let mac = netdev.state().mac;
         let look = netdev.heal().await;
-        if look == Look::Gone {
+        let [healed, failed] = netdev.take_applied();
+        {
+            let counts = &mut self.task.view.borrow_mut().counts;
+            counts.heals += healed;
+            counts.heal_failures += failed;
+        }
+        if let Look::Gone(why) = &look {
+            self.task.log.warn(why);
             return Healed::Gone;
         }
         let moved = netdev.state().mac != mac;
@@ -175,7 +182,7 @@ impl Workers<'_> {
                 "the netdev is set down".to_owned()
             }
             _ if peer.is_some_and(|peer| !peer.up) => format!("the {other}'s netdev is set down"),
-            _ => netdev.and_then(|netdev| netdev.mtu_note(other)).unwrap_or_default(),
+            _ => netdev.and_then(|netdev| netdev.note(other)).unwrap_or_default(),
         }
     }
 

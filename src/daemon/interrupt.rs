@@ -1,5 +1,5 @@
-//! The wish to end: SIGINT (Ctrl-C), SIGTERM or SIGHUP set a flag that every wait of the demo looks
-//! at. Once the flag is set further signals change nothing: what is left is the cleaning up.
+//! The wish to end: SIGINT (Ctrl-C), SIGTERM or SIGHUP set a flag that every wait of a demo or a capture
+//! looks at. Once the flag is set further signals change nothing: what is left is the cleaning up.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub(super) fn watch() -> io::Result<Arc<AtomicBool>> {
+pub(in crate::daemon) fn watch() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&flag);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
