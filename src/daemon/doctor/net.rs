@@ -93,8 +93,9 @@ pub(super) fn masters(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     let missing = wanted.links().filter_map(|(_, link)| {
         let master = link.netdev.master.as_ref().filter(|_| link.netns.is_none())?;
         let (name, kind) = (&master.name, master.kind.name());
+        let word = kind.to_ascii_lowercase();
         let is = machine.read(&format!("sys/class/net/{name}/uevent"));
-        let is = is.map(|text| text.lines().any(|line| line == format!("DEVTYPE={kind}")));
+        let is = is.map(|text| text.lines().any(|line| line == format!("DEVTYPE={word}")));
         let (found, remedy) = match is {
             Some(true) => return None,
             Some(false) => (
@@ -103,7 +104,7 @@ pub(super) fn masters(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
             ),
             None => {
                 let table = if master.kind == MasterKind::Vrf { " table 100" } else { "" };
-                let remedy = format!("`ip link add {name} type {kind}{table}` and set it up");
+                let remedy = format!("`ip link add {name} type {word}{table}` and set it up");
                 (format!("{} waits for the {kind} {name}", link.name), remedy)
             }
         };

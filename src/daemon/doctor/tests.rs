@@ -235,8 +235,15 @@ fn bridges_and_vrfs_are_the_operators_to_make() {
     let names = ["slot0", "slot1", "slot2"];
     names.iter().for_each(|name| made.file(&format!("run/slots/{name}.sock"), ""));
     made.file("proc/sys/net/ipv4/ip_forward", "0");
-    let config = link("bl0", 0) + "bridge = \"br0\"\n" + &link("bl1", 1) + "vrf = \"red\"\n";
-    let config = config + &link("bl2", 2) + "bridge = \"br1\"\nvlan = [7]\n";
+    // A bridge's port has no addresses.
+    let port = |name, slot, bridge| {
+        let link = link(name, slot);
+        let lines = link.lines().filter(|line| !line.starts_with("address"));
+        lines.fold(String::new(), |all, line| all + line + "\n")
+            + &format!("bridge = \"{bridge}\"\n")
+    };
+    let config = port("bl0", 0, "br0") + &link("bl1", 1) + "vrf = \"red\"\n";
+    let config = config + &port("bl2", 2, "br1") + "vlan = [7]\n";
     made.file("sys/class/net/br0/uevent", "DEVTYPE=bridge\nINTERFACE=br0\n");
     made.file("sys/class/net/br1/uevent", "INTERFACE=br1\n");
     let Ok(trial) = &mut made.0.trial else { unreachable!() };
@@ -247,7 +254,7 @@ fn bridges_and_vrfs_are_the_operators_to_make() {
     assert_eq!(
         bad[1..],
         [
-            "FAIL  masters     bl1 waits for the vrf red: `ip link add red type vrf table 100` and set it up",
+            "FAIL  masters     bl1 waits for the VRF red: `ip link add red type vrf table 100` and set it up",
             "FAIL  masters     br1 is no bridge, which bl2 waits for: correct the config",
         ]
     );
