@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use boardlane::daemon::config::{Config, ConfigError};
 use boardlane::daemon::control::client::{self, ClientError};
 use boardlane::daemon::control::report::{Reporter, StatusOptions};
+use boardlane::daemon::status::table::fit;
 use boardlane::daemon::{self, Role, probe};
+use boardlane::os::terminal::size;
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -133,13 +135,17 @@ fn check(file: &Path, expand: bool) -> Result<(), Failure> {
 }
 
 fn show_status(options: StatusOptions, watch: bool) -> Result<(), Failure> {
-    if watch && !options.json && io::stdout().is_terminal() {
+    let on_screen = !options.json && io::stdout().is_terminal();
+    if watch && on_screen {
         return cli::watch::watch(Reporter::new(options));
     }
     let blank = if options.json { "" } else { "\n" };
     let mut reporter = Reporter::new(options);
     for n in 0_u64.. {
-        let report = reporter.look();
+        let mut report = reporter.look();
+        if on_screen && !report.shown.is_empty() {
+            report.shown = fit(&report.shown, size()[0], usize::MAX) + "\n";
+        }
         put(&format!("{}{}", if n == 0 { "" } else { blank }, report.shown))?;
         report.failures.iter().for_each(|failure| tell(failure));
         if !watch {

@@ -95,7 +95,12 @@ fn the_readme_has_the_example_configs_every_key_and_every_drop() {
     for name in std::fs::read_dir(root.join("examples/config")).unwrap() {
         let name = name.unwrap().file_name().into_string().unwrap();
         let text = read(&format!("examples/config/{name}"));
-        assert!(readme.contains(&format!("```toml\n{text}```\n")), "{name} is another there");
+        let is_shown = text.lines().next().is_some_and(|first| readme.contains(first));
+        if is_shown {
+            assert!(readme.contains(&format!("```toml\n{text}```\n")), "{name} is another there");
+        } else {
+            assert!(readme.contains(&format!("(examples/config/{name})")), "{name} is not there");
+        }
     }
     let (_, expanded, _) = run(&["check", "--expand", "examples/config/agent.toml"]);
     let keys = expanded.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));

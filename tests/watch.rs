@@ -77,13 +77,17 @@ struct Watch {
 
 impl Watch {
     fn start(control: &Path, columns: u16, rows: u16) -> Self {
+        Self::run(&["status", "--watch", "--control"], control, columns, rows)
+    }
+
+    fn run(words: &[&str], control: &Path, columns: u16, rows: u16) -> Self {
         let terminal: File = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap().into();
         unlockpt(&terminal).unwrap();
         let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
         let user = OpenOptions::new().read(true).write(true).open(name).unwrap();
         resize(&terminal, columns, rows);
         let process = Command::new(env!("CARGO_BIN_EXE_boardlane"))
-            .args(["status", "--watch", "--control"])
+            .args(words)
             .arg(control)
             .stdin(Stdio::null())
             .stdout(user.try_clone().unwrap())
@@ -229,5 +233,21 @@ fn without_a_terminal_there_is_a_block_each_second() {
     assert!(
         lines[2].ends_with("room for on a screen") && !lines.concat().contains('\x1b'),
         "{lines:?}"
+    );
+}
+
+#[test]
+fn a_single_table_on_a_terminal_has_no_line_that_is_wider() {
+    let daemon = Daemon::new("once", 40);
+    let mut once = Watch::run(&["status", "--control"], &daemon.0, 60, 10);
+    let mut seen = once.wait("bl39 ");
+    assert!(once.process.wait().unwrap().success());
+    // The channel ends as the terminal does.
+    seen.extend(once.chunks.iter());
+    let lines: Vec<_> = seen.lines().collect();
+    assert_eq!(lines.len(), 42, "all of it is there, however few rows the terminal has");
+    assert!(
+        lines[2..].iter().all(|line| line.chars().count() == 60 && line.ends_with('…')),
+        "{seen}"
     );
 }

@@ -116,7 +116,9 @@ impl Crate {
 
     /// Stops the master and starts it again; how long the latter takes until all links are up.
     pub(crate) fn restart_master(&mut self) -> Result<Duration> {
-        self.daemons[0].take().map(end);
+        if let Some(master) = self.daemons[0].take() {
+            end(master);
+        }
         let began = Instant::now();
         self.start_daemon(0)?;
         self.wait_up()?;

@@ -26,7 +26,9 @@ mod life;
 mod limits;
 pub(crate) mod matrix;
 mod metrics;
+mod models;
 mod moves;
+mod netdev_keys;
 mod netdev_state;
 mod ports;
 mod probe_slot;
@@ -63,6 +65,9 @@ pub(crate) const ALL: &[Case] = &[
     case!(
         crate_of_boards::sixty_four_boards_by_one_entry_reach_each_other_and_a_reload_touches_one
     ),
+    case!(models::a_crate_whose_boards_reach_each_other_and_a_network_behind_one),
+    case!(models::a_midplane_whose_boards_reach_the_master_only),
+    case!(models::boards_on_the_network_outside),
     case!(basics::a_link_comes_up_and_carries_v4_and_v6_both_ways),
     case!(basics::counters_of_status_equal_those_of_the_kernel),
     #[cfg(feature = "doctor")]
@@ -128,6 +133,10 @@ pub(crate) const ALL: &[Case] = &[
     case!(confine::a_broker_ends_with_its_daemon_and_not_by_a_signal_meant_for_it),
     case!(confine::each_part_of_it_can_be_left_out_by_name),
     case!(confine::daemons_of_a_user_without_rights_are_confined_too, "setpriv"),
+    case!(netdev_keys::a_bridge_that_comes_late_gets_its_ports_and_gets_them_back, "ping"),
+    case!(netdev_keys::peers_and_tables_are_healed_and_taken_back_also_after_a_crash),
+    case!(netdev_keys::packets_are_forwarded_between_boards_where_that_is_asked_for, "ping"),
+    case!(netdev_keys::what_is_not_to_be_reconciled_is_reported),
     case!(netdev_state::an_mtu_set_with_ip_reaches_the_other_end_and_goes_back),
     case!(netdev_state::a_greater_mtu_set_with_ip_needs_both_ends),
     case!(netdev_state::the_smaller_mtu_of_two_configs_wins_and_stays),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use boardlane::daemon::control::report::{Reporter, StatusReport};
 use boardlane::daemon::status::table::fit;
-use boardlane::os::terminal::Screen;
+use boardlane::os::terminal::{Screen, size};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -74,6 +74,6 @@ async fn look(
 fn draw(screen: &Screen, report: &StatusReport) -> Result<(), Failure> {
     let failures = report.failures.iter().map(|failure| format!("boardlane: {failure}\n"));
     let text = failures.fold(report.shown.clone(), |text, failure| text + &failure);
-    let [columns, rows] = screen.size();
+    let [columns, rows] = size();
     screen.show(&fit(&text, columns, rows)).map_err(Failure::Output)
 }

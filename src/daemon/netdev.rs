@@ -123,7 +123,10 @@ impl Netdev {
             ..Desired::default()
         };
         let owned = Owned::beside(control, &config.name);
-        let subject = Subject::new(Rc::new(netlink), tap.index(), desired, owned);
+        let subject = {
+            let netlink = Rc::new(netlink);
+            Subject::new(netlink, tap.index(), desired, owned, broker, &config.name)
+        };
         let has_ipv6 = config.addresses.iter().any(Address::is_ipv6);
         let mut netdev = Self {
             tap: Arc::new(tap),
@@ -166,6 +169,8 @@ impl Netdev {
         desired.master.clone_from(&keys.master);
         desired.isolated = keys.isolated;
         desired.forward4 = keys.forward;
+        // An older kernel cannot do it, which is no matter where there is no IPv6.
+        desired.forward6 = keys.forward.filter(|_| config.has_ipv6());
         desired.up = config.up;
         self.config_up = config.up;
         self.reconcile = keys.reconcile;

@@ -381,19 +381,20 @@ impl Daemon {
         await_ends(ends).await;
     }
 
-    /// Gives the links that change as they run their new configs; ready when each has taken it.
+    /// Gives the links that change as they run their new configs; ready when each has taken it. Those
+    /// that heal nothing by themselves are set up by this, too.
     fn change_links(
         &self,
         fates: &[(String, Fate)],
         configs: &[LinkConfig],
     ) -> Vec<impl Future<Output = ()> + use<>> {
         let links = self.links.borrow();
-        let changed = fates.iter().filter(|(_, fate)| *fate == Fate::Changed);
         let mut changes = Vec::new();
-        for (name, _) in changed {
+        for (name, fate) in fates {
             let link = links.iter().find(|link| link.name == *name);
             let config = configs.iter().find(|config| config.name == *name);
-            if let (Some(link), Some(config)) = (link, config) {
+            let (Some(link), Some(config)) = (link, config) else { continue };
+            if *fate == Fate::Changed || *fate == Fate::Unchanged && !config.netdev.reconcile {
                 link.order(|order| order.config = config.clone());
                 changes.push(link.carried_out());
             }

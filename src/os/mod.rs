@@ -12,6 +12,7 @@ pub mod confine;
 pub mod dma;
 pub mod doorbell;
 pub mod fabric;
+pub mod forwarding;
 pub mod interrupt;
 pub mod limits;
 pub mod lock;

@@ -41,6 +41,12 @@ const CLEAR_BELOW: &str = "\x1b[J";
 /// Columns and rows of a terminal that does not say.
 const USUAL: [usize; 2] = [80, 24];
 
+/// Columns and rows of the terminal that standard output is, now.
+pub fn size() -> [usize; 2] {
+    let size = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    size.map_or(USUAL, |size| [size.ws_col, size.ws_row].map(usize::from))
+}
+
 /// Standard output as a screen of its own. What was on the terminal is back when this is dropped.
 #[derive(Debug)]
 pub struct Screen(File);
@@ -54,12 +60,6 @@ impl Screen {
         let screen = Self(io::stdout().as_fd().try_clone_to_owned()?.into());
         (&screen.0).write_all(ENTER.as_bytes())?;
         Ok(screen)
-    }
-
-    /// Its columns and rows, now.
-    pub fn size(&self) -> [usize; 2] {
-        let size = tcgetwinsize(&self.0).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
-        size.map_or(USUAL, |size| [size.ws_col, size.ws_row].map(usize::from))
     }
 
     /// Shows a text that fits, in one write and over what was there, so that nothing flickers.

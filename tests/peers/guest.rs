@@ -367,9 +367,9 @@ fn words_of(plan: &Plan, image: &Path, kernel_log: &Path) -> Vec<String> {
     let machine = if plan.qemu == Qemu::S390x { "s390-ccw-virtio" } else { "q35" };
     // The console's bus has by this name the machine's kind of device.
     let fixed = [
-        "-nodefaults -no-user-config -display none -accel tcg -cpu max -m 512",
+        "-nodefaults -no-user-config -display none -accel tcg -cpu max -m 1024",
         &format!("-machine {machine},memory-backend=memory"),
-        "-object memory-backend-memfd,id=memory,size=512M,share=on",
+        "-object memory-backend-memfd,id=memory,size=1G,share=on",
         "-chardev stdio,id=shell -device virtio-serial -device virtserialport,chardev=shell",
     ];
     let mut words = program(plan.qemu);

@@ -45,6 +45,7 @@ pub(crate) const ALL: &[Story] = &[
     story!(bad::a_locked_kernel_is_named),
     story!(netdevs::vlans_on_both_ends_carry_full_frames),
     story!(netdevs::links_in_vrfs_are_reached_by_their_tables_only),
+    story!(netdevs::the_model_with_a_vrf_keeps_boards_to_its_table),
     story!(netdevs::networks_behind_boards_are_reached_through_their_links),
     story!(heal::vlans_and_vrfs_are_made_healed_and_gone_again),
     story!(s390x::split_rings_carry_traffic_both_ways),

@@ -26,22 +26,34 @@ struct Machines {
 
 impl Machines {
     fn start() -> Self {
-        let mut world = World::new(0, |_, _| String::new());
-        let directory = world.directory("master");
         let links = BOARDS.map(|board| {
             let route = format!("{{ to = \"10.88.{board}.0/24\", via = \"10.77.{board}.2\" }}");
             link(board, &format!("bl{board}"), 1, &format!("route = [{route}]"))
         });
-        let config = |name: &str, links: &str| {
-            let path = directory.join(name);
-            fs::write(&path, format!("control = \"/run/boardlane/{name}\"\n{links}")).unwrap();
-            path
-        };
-        let agent = |board: u8| {
+        let agents = BOARDS.map(|board| {
             let route = format!("{{ to = \"10.0.0.0/8\", via = \"10.77.{board}.1\" }}");
             let pump = ["builtin", "vhost-net"][usize::from(board)];
             let keys = format!("route = [{route}]\nnetns = \"board{board}\"\npump = \"{pump}\"");
             link(board, "bl0", 2, &keys)
+        });
+        let mut machines = Self::with(&links.concat(), &agents);
+        machines.wait_up();
+        for (board, pump) in BOARDS.into_iter().zip(["builtin", "vhost-net"]) {
+            let link = machines.link(&format!("board{board}"), 0);
+            assert_eq!((&*link.pump.mode, &link.pump.reason), (pump, &None));
+            eprintln!("board{board}: {pump}, {}", link.features.join(" "));
+        }
+        machines
+    }
+
+    /// With these configs of the master and of both boards' agents.
+    fn with(master: &str, agents: &[String; 2]) -> Self {
+        let mut world = World::new(0, |_, _| String::new());
+        let directory = world.directory("master");
+        let config = |name: &str, links: &str| {
+            let path = directory.join(name);
+            fs::write(&path, format!("control = \"/run/boardlane/{name}\"\n{links}")).unwrap();
+            path
         };
         let plan = Plan {
             processors: 2,
@@ -49,9 +61,9 @@ impl Machines {
             programs: &["ip", "ping"],
             files: vec![
                 (bus::program(), "bin/boardlane"),
-                (config("master", &links.concat()), "etc/master"),
-                (config("board0", &agent(0)), "etc/board0"),
-                (config("board1", &agent(1)), "etc/board1"),
+                (config("master", master), "etc/master"),
+                (config("board0", &agents[0]), "etc/board0"),
+                (config("board1", &agents[1]), "etc/board1"),
             ],
             ..Plan::default()
         };
@@ -67,23 +79,12 @@ impl Machines {
             }
             for end in master board0 board1; do start $end; done",
         );
-        let mut machines = Self { world, guest };
-        machines.wait_up();
-        machines
+        Self { world, guest }
     }
 
     fn wait_up(&mut self) {
         self.guest
             .until("[ $(boardlane status --control /run/boardlane/master | grep -c ' up ') = 2 ]");
-        for board in BOARDS {
-            let link = self.link(&format!("board{board}"), 0);
-            let (pump, features) = (link.pump, link.features.join(" "));
-            assert_eq!(
-                (&*pump.mode, pump.reason),
-                (["builtin", "vhost-net"][usize::from(board)], None)
-            );
-            eprintln!("board{board}: {}, {features}", pump.mode);
-        }
     }
 
     /// What a machine's daemon says of a link.
@@ -293,5 +294,41 @@ pub(super) fn networks_behind_boards_are_reached_through_their_links() {
         machines.streams(board, &format!("10.88.{board}.1"), "");
         machines.is_well(board);
     }
+    machines.end();
+}
+
+/// The example as it stands.
+fn example(name: &str) -> String {
+    let path = format!("{}/examples/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(path).unwrap()
+}
+
+pub(super) fn the_model_with_a_vrf_keeps_boards_to_its_table() {
+    let agents = BOARDS.map(|board| {
+        let slot = format!("slot = {board}\nnetns = \"board{board}\"");
+        example("agent-crate").replace("slot = 0", &slot)
+    });
+    let mut machines = Machines::with(&example("master-vrf"), &agents);
+    machines.wait_up();
+    let text = machines.guest.run_well("boardlane status --control /run/boardlane/master");
+    assert!(text.contains("boards"), "the VRF is missing, and nothing says so: {text}");
+    machines.ip("master", "link add boards type vrf table 77; link set boards up");
+    for name in ["bl0", "bl1"] {
+        machines.guest.until(&format!("/bin/ip -br link show master boards | grep {name}"));
+    }
+    for (board, near, far) in [(0, "10.77.0.1", "10.77.0.2"), (1, "10.77.0.5", "10.77.0.6")] {
+        machines.guest.until(&format!("/bin/ip route show vrf boards | grep {near}"));
+        machines.is_not_answered("master", far);
+        machines.pings("master", &format!("-I boards {far}"));
+        machines.guest.until(&format!("/bin/ip -br addr show dev bl{board} | grep fd77"));
+        machines.pings("master", &format!("-I boards fd77:0:0:{board}::2"));
+    }
+    // By the master, in the VRF's table.
+    machines.pings("board0", "10.77.0.6");
+    let text = machines.run_well("master", "ip route");
+    assert!(!text.contains("10.77."), "{text}");
+    machines.ip("master", "link set bl0 nomaster");
+    machines.guest.until("/bin/ip -br link show master boards | grep bl0");
+    machines.pings("master", "-I boards 10.77.0.2");
     machines.end();
 }

@@ -245,6 +245,14 @@ impl Broker {
         granted.map(Into::into).map_err(|e| e.text)
     }
 
+    /// Has packets that come by a link's netdev forwarded by IPv6, or not; `false` if nothing had to be
+    /// done for that.
+    pub async fn forward(&self, link: &str, on: bool) -> Result<bool, String> {
+        let what = if on { What::ForwardOn } else { What::ForwardOff };
+        let granted = self.ask(what, link, &[]).await.map_err(|e| e.text)?;
+        Ok(!granted.note.is_empty())
+    }
+
     /// Opens a device of the kernel's vhost-net for a queue pair of a link.
     pub async fn vhost_net(&self, link: &str) -> Result<OwnedFd, String> {
         self.ask(What::VhostNet, link, &[]).await.and_then(one).map_err(|e| e.text)

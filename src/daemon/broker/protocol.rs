@@ -57,10 +57,15 @@ pub(super) enum What {
     Alive,
     /// The socket that listens where metrics are to be had.
     Metrics,
+    /// To have packets that come by the link's netdev and its VLANs forwarded by IPv6; with a word if
+    /// that took something.
+    ForwardOn,
+    /// The opposite.
+    ForwardOff,
 }
 
 impl What {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Config,
         Self::Adopt,
         Self::Netdev,
@@ -79,6 +84,8 @@ impl What {
         Self::Metrics,
         Self::Home,
         Self::Strays,
+        Self::ForwardOn,
+        Self::ForwardOff,
     ];
 
     /// Whether it is for one link.
@@ -99,7 +106,13 @@ impl What {
     /// How many descriptors it brings.
     pub(super) fn fds(self) -> RangeInclusive<usize> {
         match self {
-            Self::Adopt | Self::Release | Self::Close | Self::Alive | Self::Home => 0..=0,
+            Self::Adopt
+            | Self::Release
+            | Self::Close
+            | Self::Alive
+            | Self::Home
+            | Self::ForwardOn
+            | Self::ForwardOff => 0..=0,
             Self::Config
             | Self::Queue
             | Self::Slot

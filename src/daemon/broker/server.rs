@@ -189,6 +189,8 @@ impl Server {
             What::VhostUser => link.vhost_user(&self.closer),
             What::VhostNet => link.vhost_net(),
             What::Uio => link.uio(),
+            What::ForwardOn => link.forward(true),
+            What::ForwardOff => link.forward(false),
             _ => Err("it is not for this".into()),
         }
     }

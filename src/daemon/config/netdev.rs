@@ -1,6 +1,7 @@
 //! Reads and checks the keys that say what a link's netdev is to be: addresses, routes, VLANs, and
 //! what it is a part of.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
@@ -8,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::ip;
 use super::problem::quoted;
 use super::reader::{self, Place, Reader};
-use super::{MTU_MIN_IPV6, Route};
+use super::{LinkConfig, MTU_MIN_IPV6, Route};
 use crate::os::tap::NAME_MAX;
 use crate::plan::address::scope_of;
 use crate::plan::route::LOCAL_TABLE;
@@ -47,6 +48,23 @@ pub struct VlanConfig {
     pub addresses: Vec<Address>,
     /// Routes through the sub-interface.
     pub routes: Vec<Route>,
+}
+
+impl LinkConfig {
+    /// Whether it gives the netdev, or a VLAN, anything of IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        let vlans = &self.netdev.vlans;
+        let mut addresses = vlans.iter().flat_map(|vlan| &vlan.addresses).chain(&self.addresses);
+        let mut routes = vlans.iter().flat_map(|vlan| &vlan.routes).chain(&self.routes);
+        addresses.any(Address::is_ipv6) || routes.any(|route| route.to.is_ipv6())
+    }
+}
+
+impl VlanConfig {
+    /// The name of the sub-interface of `link`.
+    pub fn netdev(&self, link: &str) -> String {
+        format!("{link}.{}", self.id)
+    }
 }
 
 /// What is read of a link.
@@ -214,6 +232,12 @@ fn read_address(reader: &mut Reader<'_>, table: &DeTable<'_>, place: Place) -> O
             reader.problem(place, "this entry has no address", remedy);
         }
         return None;
+    };
+    // The peer's length counts.
+    let alone = text.parse::<IpAddr>().ok().filter(|_| peer.is_some());
+    let text = match alone {
+        Some(alone) => &format!("{alone}/{}", if alone.is_ipv6() { 128 } else { 32 }),
+        None => text,
     };
     let mut address = match ip::address(text) {
         Ok(prefix) => Address::from(prefix),
@@ -418,7 +442,8 @@ fn read_dev(
     };
     if !all.iter().any(|known| known == dev) {
         let what = format!("{} is no netdev of this link", quoted(dev));
-        reader.problem(place, what, format!("write {:?}, or take dev out", all.join(r#"" or ""#)));
+        let remedy = format!("write \"{}\", or take dev out", all.join("\" or \""));
+        reader.problem(place, what, remedy);
         return None;
     }
     Some(scene.vlans.iter().map(|v| v.0).find(|id| of_vlan(*id) == dev))

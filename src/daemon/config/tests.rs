@@ -7,6 +7,7 @@ use super::*;
 mod layout;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod netdevs;
 #[cfg(feature = "pci")]
 mod patterns;
 mod pump;

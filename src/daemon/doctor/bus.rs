@@ -22,11 +22,6 @@ fn lockdown_of(machine: &Machine) -> Option<String> {
     Some(all.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
 
-/// Whether the kernel maps no BAR by sysfs.
-fn is_locked_down(machine: &Machine) -> bool {
-    lockdown_of(machine).is_some_and(|mode| mode != "none")
-}
-
 pub(super) fn lockdown(machine: &Machine, _: &Wanted) -> Vec<Finding> {
     const CHECK: &str = "lockdown";
     let secure =

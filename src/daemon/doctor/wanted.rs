@@ -44,6 +44,7 @@ impl Wanted {
     }
 
     /// Whether a link or a pattern is a function on a PCI bus.
+    #[cfg(feature = "pci")]
     pub(super) fn functions(&self) -> bool {
         self.configs.iter().any(|(_, _, config)| config.has_functions())
     }

@@ -149,7 +149,9 @@ impl Netdev {
         let parent = self.parent();
         let netlink = self.subject.netlink.clone();
         let (control, name) = (self.control.clone(), self.subject.desired.name.clone());
-        let made = |id| Vlan::new(netlink.clone(), &control, &name, id);
+        let broker = self.broker.clone();
+        let made = |id| Vlan::new(netlink.clone(), &control, &broker, &name, id);
+        let forward = [self.subject.desired.forward4, self.subject.desired.forward6];
         let mut before = std::mem::take(&mut self.vlans);
         let noted = &mut self.subject.owned;
         for id in noted.vlans() {
@@ -166,7 +168,7 @@ impl Netdev {
         for config in &keys.vlans {
             let known = stay.iter().position(|vlan| vlan.id == config.id);
             let mut vlan = known.map_or_else(|| made(config.id), |at| stay.swap_remove(at));
-            let done = vlan.change(config, keys.forward, parent, noted).await;
+            let done = vlan.change(config, forward, parent, noted).await;
             wrong.extend(done.err());
             self.vlans.push(vlan);
         }

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use super::owned::Owned;
 use super::{Look, mtu::Borrowed};
+use crate::daemon::broker::Broker;
 use crate::os::netlink::{At, Netlink};
-use crate::plan::{Action, Desired, Observed, leftovers, plan, waits_for};
+use crate::plan::{Action, Change, Desired, Observed, leftovers, plan, waits_for};
 
 /// So many passes make it what is desired: what a VRF takes away comes in the second one, routes in
 /// the last.
@@ -20,6 +21,9 @@ pub(super) struct Subject {
     pub(super) index: u32,
     pub(super) desired: Desired,
     pub(super) owned: Owned,
+    /// For a switch that netlink does not have, of this link.
+    broker: Broker,
+    link: String,
     /// What people are to know of what it is and is not.
     pub(super) remarks: Vec<String>,
     /// It waits for somebody else's netdev.
@@ -39,9 +43,18 @@ pub(super) enum Step {
 }
 
 impl Subject {
-    pub(super) fn new(netlink: Rc<Netlink>, index: u32, desired: Desired, owned: Owned) -> Self {
+    /// One of the netdevs of `link`.
+    pub(super) fn new(
+        netlink: Rc<Netlink>,
+        index: u32,
+        desired: Desired,
+        owned: Owned,
+        broker: &Broker,
+        link: &str,
+    ) -> Self {
+        let (broker, link) = (broker.clone(), link.to_owned());
         let (remarks, healed) = (Vec::new(), Vec::new());
-        Self { netlink, index, desired, owned, remarks, waits: false, healed }
+        Self { netlink, index, desired, owned, broker, link, remarks, waits: false, healed }
     }
 
     /// Where netlink finds it.
@@ -70,10 +83,9 @@ impl Subject {
         let waits = waits_for(&self.desired, observed);
         self.waits = waits.is_some();
         self.remarks = waits.into_iter().chain(differences(&left)).collect();
-        let none = actions.is_empty();
         match self.carry_out(&actions, borrowed).await {
             (done, Some(why)) => Step::Failed(done, why),
-            _ if none => Step::Done,
+            (done, None) if done.is_empty() => Step::Done,
             (done, None) => Step::More(done),
         }
     }
@@ -87,7 +99,17 @@ impl Subject {
         if let Err(e) = self.owned.note(actions, borrowed) {
             return (Vec::new(), Some(format!("{}: {e}", self.desired.name)));
         }
-        let applied = self.netlink.apply(self.at(), actions).await;
+        let by_netlink = |action: &Action| !matches!(action, Action::SetForward6(_));
+        let (actions, sysctls): (Vec<_>, Vec<_>) = actions.iter().cloned().partition(by_netlink);
+        let mut applied = self.netlink.apply(self.at(), &actions).await;
+        for action in sysctls {
+            let Action::SetForward6(Change { to, .. }) = action else { continue };
+            match self.broker.forward(&self.link, to).await {
+                Ok(true) => applied.done.push(action),
+                Ok(false) => {}
+                Err(e) => self.remarks.push(format!("IPv6 is not forwarded: {e}")),
+            }
+        }
         self.owned.did(&applied.done);
         self.healed.extend(applied.done.iter().map(Action::object));
         let failed: Vec<_> = applied.failed.iter().map(ToString::to_string).collect();

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::ALIAS;
 use super::owned::Owned;
 use super::subject::{PASSES, Step, Subject};
+use crate::daemon::broker::Broker;
 use crate::daemon::config::VlanConfig;
 use crate::os::netlink::{At, MaybeVlan, Netlink};
 use crate::plan::Desired;
@@ -40,26 +41,32 @@ pub(super) struct Vlan {
 
 impl Vlan {
     /// One of the netdev `parent` of the daemon with this control socket; there is nothing of it yet.
-    pub(super) fn new(netlink: Rc<Netlink>, control: &Path, parent: &str, id: u16) -> Self {
+    pub(super) fn new(
+        netlink: Rc<Netlink>,
+        control: &Path,
+        broker: &Broker,
+        parent: &str,
+        id: u16,
+    ) -> Self {
         let name = format!("{parent}.{id}");
         let owned = Owned::beside(control, &name);
         let desired = Desired { name, alias: Some(ALIAS.to_owned()), ..Desired::default() };
-        let subject = Subject::new(netlink, 0, desired, owned);
+        let subject = Subject::new(netlink, 0, desired, owned, broker, parent);
         Self { id, subject, found: false, fresh: true, follows: None }
     }
 
     /// Takes over what the config says of it.
-    fn configure(&mut self, config: &VlanConfig, forward: Option<bool>) {
+    fn configure(&mut self, config: &VlanConfig, forward: [Option<bool>; 2]) {
         self.subject.desired.addresses.clone_from(&config.addresses);
         self.subject.desired.routes.clone_from(&config.routes);
-        self.subject.desired.forward4 = forward;
+        [self.subject.desired.forward4, self.subject.desired.forward6] = forward;
     }
 
-    /// Goes over to another config, or to the first one. `noted` says which VLANs were made.
+    /// Goes over to another config, or to the first one; `forward`: by IPv4, by IPv6. `noted` says which VLANs were made.
     pub(super) async fn change(
         &mut self,
         config: &VlanConfig,
-        forward: Option<bool>,
+        forward: [Option<bool>; 2],
         parent: Parent,
         noted: &mut Owned,
     ) -> Result<(), String> {

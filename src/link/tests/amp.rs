@@ -242,3 +242,21 @@ fn scribble(world: &mut World) {
         }
     }
 }
+
+#[test]
+fn the_master_learns_how_long_its_board_takes_to_answer_in_either_layout() {
+    for layout in [Layout::Boardlane, Layout::AmpPci] {
+        let mut world = World::of_layout(9, layout);
+        let [device, driver] = world.both();
+        world.until_up(3 * SECOND);
+        let mut answers = 0;
+        for _ in 0..50 {
+            world.run(100 * MS);
+            let took = world.ends.get_mut(&driver).unwrap().link.take_round_trip();
+            assert!(took.is_none_or(|took| took < 100 * MS), "{took:?}");
+            answers += u32::from(took.is_some());
+            assert_eq!(world.ends.get_mut(&device).unwrap().link.take_round_trip(), None);
+        }
+        assert!((4..=6).contains(&answers), "{layout}: {answers} in five seconds");
+    }
+}

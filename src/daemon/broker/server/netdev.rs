@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Granted, Refused, Served};
+use crate::daemon::config::LinkConfig;
 use crate::daemon::netdev::{open_namespace, open_tap};
 use crate::os::announce;
+use crate::os::forwarding;
 use crate::os::netlink::{move_link, route_socket, watch_socket};
 use crate::os::netns::Namespace;
 use crate::os::tap::Tap;
@@ -82,6 +84,20 @@ impl Served {
     pub(super) fn announcer(&self) -> Result<Granted, Refused> {
         let socket = self.inside(announce::socket)?.map_err(|e| e.to_string())?;
         Ok(OwnedFd::from(socket).into())
+    }
+
+    /// Has the netdev and its VLANs forward IPv6, or not.
+    pub(super) fn forward(&self, on: bool) -> Result<Granted, Refused> {
+        let LinkConfig { name, netdev, .. } = &self.config;
+        let set = self.inside(|| {
+            for vlan in &netdev.vlans {
+                // One that has not been made yet comes with another request.
+                let _ = forwarding::set(&vlan.netdev(name), on);
+            }
+            forwarding::set(name, on)
+        })?;
+        let note = if set.map_err(|e| e.to_string())? { "set" } else { "" };
+        Ok(Granted { index: 0, note: note.to_owned(), fds: Vec::new() })
     }
 
     /// Does something in the link's network namespace, which is looked up each time.

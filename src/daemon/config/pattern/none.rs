@@ -78,6 +78,7 @@ pub(super) fn read(
 }
 
 /// Where an entry has its name and its transport.
+#[allow(dead_code, reason = "patterns alone ask for it")]
 pub(super) struct Places {
     pub(super) name: Place,
     pub(super) transport: Place,

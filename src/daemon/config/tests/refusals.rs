@@ -3,7 +3,7 @@
 use super::{HEAD, complaint};
 
 /// Each row: lines of a link from line 4 on; the place and what is wrong; the remedy.
-fn assert_complaints(rows: &[(&str, &str, &str)]) {
+pub(super) fn assert_complaints(rows: &[(&str, &str, &str)]) {
     for (lines, what, remedy) in rows {
         let text = format!("{HEAD}{lines}\n");
         let said = complaint(&text);
@@ -219,6 +219,11 @@ fn a_key_of_a_netdev_is_refused_beside_a_port_that_makes_none() {
         ("mac", "\"02:00:00:00:00:01\""),
         ("mtu", "1500"),
         ("netns", "\"board0\""),
+        ("bridge", "\"br0\""),
+        ("vrf", "\"blue\""),
+        ("vlan", "[100]"),
+        ("forward", "true"),
+        ("reconcile", "false"),
         ("keep", "false"),
     ] {
         for port in ["discard", "echo"] {

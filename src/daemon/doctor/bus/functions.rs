@@ -1,6 +1,6 @@
 //! PCI functions of known kinds, and whether a link can have them.
 
-use super::{Finding, Machine, Wanted, is_locked_down};
+use super::{Finding, Machine, Wanted, lockdown_of};
 use crate::daemon::config::Transport;
 use crate::os::fabric::pci::{Address, Function, Mode, Tree, Wanted as Asked, Which, check, known};
 
@@ -150,4 +150,9 @@ fn vfio(machine: &Machine, wanted: &Wanted, known: &[Function]) -> Vec<Finding> 
         Finding::bad(asks || usual, "vfio", found, remedy)
     });
     all
+}
+
+/// Whether the kernel maps no BAR by sysfs.
+fn is_locked_down(machine: &Machine) -> bool {
+    lockdown_of(machine).is_some_and(|mode| mode != "none")
 }

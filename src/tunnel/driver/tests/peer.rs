@@ -284,3 +284,23 @@ proptest! {
         prop_assert!(ended);
     }
 }
+
+#[test]
+fn a_keepalive_tells_once_how_long_the_answer_to_its_last_attempt_took() {
+    let mut bench = running();
+    assert_eq!(bench.driver.take_round_trip(), None, "before it runs nothing is one");
+    bench.driver.ping(bench.now);
+    let lost = bench.poll().unwrap();
+    bench.now += Duration::from_secs(1);
+    bench.driver.handle_timeout(bench.now);
+    let ping = bench.poll().unwrap();
+    let late = bench.board.answer(&lost).unwrap();
+    bench.deliver(&late);
+    assert_eq!(bench.driver.take_round_trip(), None, "the answer to another attempt");
+    let pong = bench.board.answer(&ping).unwrap();
+    bench.now += Duration::from_millis(3);
+    bench.deliver(&pong);
+    assert_eq!(bench.driver.take_round_trip(), Some(Duration::from_millis(3)));
+    bench.settle();
+    assert_eq!(bench.driver.take_round_trip(), None, "the other requests of it are no keepalive");
+}

@@ -1,5 +1,5 @@
-//! `packaging/debian/copyright`, which every package has, names each crate that the program is built from,
-//! whose it is, and its licence.
+//! What packages say of the program is so: its version, and in `packaging/debian/copyright`, which every
+//! package has, each crate that it is built from, whose it is, and its licence.
 
 #![allow(clippy::unwrap_used, reason = "a test may end so, in its helpers too")]
 
@@ -122,7 +122,7 @@ fn the_copyright_file_names_every_crate_that_the_program_is_built_from() {
             assert!(texts.iter().any(there), "{name}: add the text of {one} to {FILE}");
         }
         let mut part = format!("Files: vendor/{name}/*\nCopyright:");
-        holders(&package).iter().for_each(|holder| write!(part, " {holder}\n").unwrap());
+        holders(&package).iter().for_each(|holder| writeln!(part, " {holder}").unwrap());
         parts.push(part + "License: " + &licence);
     }
     let expected = [parts, texts].concat().join("\n\n") + "\n";
@@ -130,5 +130,27 @@ fn the_copyright_file_names_every_crate_that_the_program_is_built_from() {
         std::fs::write(&path, &expected).unwrap();
         return;
     }
-    assert_eq!(file, expected, "run WRITE_COPYRIGHT=1 cargo test --test licences");
+    assert_eq!(file, expected, "run WRITE_COPYRIGHT=1 cargo test --test packages");
+}
+
+#[test]
+fn every_package_has_the_version_of_the_program() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, line) in [
+        ("packaging/debian/changelog", format!("boardlane ({version}-1) unstable; urgency=medium")),
+        ("packaging/boardlane.spec", format!("Version:        {version}")),
+        ("packaging/arch/PKGBUILD", format!("pkgver={version}")),
+        (
+            "packaging/man/boardlane.7",
+            format!(".TH BOARDLANE 7 2026-11-27 \"boardlane {version}\" boardlane"),
+        ),
+        (
+            "packaging/man/boardlane.toml.5",
+            format!(".TH BOARDLANE.TOML 5 2026-11-27 \"boardlane {version}\" boardlane"),
+        ),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.lines().any(|there| there == line), "{file} has no line {line}");
+    }
 }
