@@ -156,6 +156,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(
         heal::places::a_netdev_whose_name_is_taken_at_home_stays_where_it_was_moved_until_it_is_free
     ),
+    case!(heal::places::a_netdev_whose_name_is_taken_is_gone_when_its_link_begins_anew),
     case!(heal::places::a_namespace_that_vanishes_is_waited_for_and_no_other_link_notices),
     case!(reload::links_come_and_go_and_the_others_do_not_notice),
     case!(reload::addresses_routes_and_a_masters_mtu_change_while_the_link_runs),

@@ -195,9 +195,13 @@ impl LinkTask {
             };
             if stops {
                 self.release().await;
-                let keep = self.order().config.keep;
-                if let Some(Err(e)) = netdev.map(|netdev| netdev.tear_down(keep)) {
-                    self.log.warn(format_args!("removing the netdev: {e}"));
+                if let Some(netdev) = netdev {
+                    let keep = self.order().config.keep;
+                    // What is kept for the next start only is for nobody if that does not find it.
+                    let keep = keep && (self.config.keep || netdev.is_in_its_place().await);
+                    if let Err(e) = netdev.tear_down(keep) {
+                        self.log.warn(format_args!("removing the netdev: {e}"));
+                    }
                 }
                 return;
             }

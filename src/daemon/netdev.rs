@@ -153,7 +153,11 @@ impl Netdev {
         netdev.begin().await?;
         // Only now: a crash before this leaves nothing that the next start could not tell as ours.
         netdev.tap.set_persistent(true).map_err(|e| e.to_string())?;
-        if let Err(e) = netdev.change_vlans(&config.netdev).await {
+        let done = match netdev.change_vlans(&config.netdev).await {
+            Ok(()) => netdev.settle(true, |_| true).await.check(),
+            failed => failed,
+        };
+        if let Err(e) = done {
             tracing::warn!("{}: {e}", config.name);
         }
         // Whatever has come of it, and changed meanwhile.
@@ -188,7 +192,11 @@ impl Netdev {
         subject.owned.let_go(&subject.desired, observed.table);
         // From then on the operator's, unless the config says it: an interface that is set down stays down.
         subject.desired.up = Some(self.config_up.unwrap_or(true));
-        let done = self.apply(|_| true).await;
+        // There are no VLANs yet, so no address of theirs that a route could have as its source.
+        let own: Vec<_> = self.subject.desired.addresses.iter().map(Address::addr).collect();
+        let is_own = |source| own.contains(&source);
+        let now = |a: &Action| !matches!(a, Action::AddRoute(r) if !r.source.is_none_or(is_own));
+        let done = self.apply(now).await;
         self.subject.desired.up = self.config_up;
         self.subject.healed.clear();
         done.map_err(|look| look.to_string())
@@ -215,10 +223,14 @@ impl Netdev {
         }
         let subject = &mut self.subject;
         subject.owned.let_go(&subject.desired, observed.table);
-        match (look, self.change_vlans(&config.netdev).await) {
-            (Look::Good, Err(e)) => Look::Failed(e),
-            (look, _) => look,
+        if let Err(e) = self.change_vlans(&config.netdev).await {
+            return if look == Look::Good { Look::Failed(e) } else { look };
         }
+        if let Look::Failed(_) = look {
+            // A route's source may be an address of a VLAN that there was not yet.
+            look = self.settle(true, |_| true).await;
+        }
+        look
     }
 
     /// Features that a link by this netdev does without: Linux before 6.2 knows no USO.

@@ -9,19 +9,21 @@ use boardlane::os::netns::Namespace;
 use rustix::process::Signal;
 
 use super::Eye;
+use crate::cases::reload::reload;
 use crate::world::{World, check, wait};
 
 fn plain(_: &str, _: u8) -> String {
     String::new()
 }
 
+/// Renames the netdev and gives its name away, both at once, so that there is no moment in between.
+const TAKEN: &str =
+    "ip -batch - <<'END'\nlink set bl0 name x0\nlink add bl0 type veth peer name p0\nEND";
+
 pub(crate) fn a_name_that_is_taken_meanwhile_is_told_and_had_again_once_it_is_free() {
     let world = World::running(1, plain);
     let traffic = world.steady_ping("board0", "10.77.0.1");
-    // Both at once, so that there is no moment in between.
-    let script =
-        "ip -batch - <<'END'\nlink set bl0 name x0\nlink add bl0 type veth peer name p0\nEND";
-    world.run_well("master", &["sh", "-c", script]);
+    world.run_well("master", &["sh", "-c", TAKEN]);
     let told = "the netdev has been renamed to x0, and stays so";
     wait("status tells of it", || {
         let link = world.link_status("master", "bl0")?;
@@ -46,6 +48,17 @@ pub(crate) fn a_name_that_is_taken_meanwhile_is_told_and_had_again_once_it_is_fr
     });
     world.wait_up(0);
     traffic.finish_without_loss();
+}
+
+pub(crate) fn a_netdev_whose_name_is_taken_is_gone_when_its_link_begins_anew() {
+    let world = World::running(1, plain);
+    world.run_well("master", &["sh", "-c", TAKEN]);
+    let restarted = reload(&world, "master", &world.link("bl0", 0, 1, "queues = 2"));
+    assert!(restarted.starts_with("restarted bl0"), "{restarted}");
+    // No later start would know that it is of this link.
+    wait("it is gone", || check(world.netdev("master", "x0").is_none(), "x0 is there"));
+    world.ip("master", "link del bl0");
+    world.wait_up(0);
 }
 
 pub(crate) fn a_netdev_whose_name_is_taken_at_home_stays_where_it_was_moved_until_it_is_free() {

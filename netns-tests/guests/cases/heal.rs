@@ -33,7 +33,11 @@ struct Machines {
 
 fn config(vlans: &str, keep: bool) -> String {
     let head = "control = \"/run/boardlane/master\"\n";
-    let bl0 = link(0, "bl0", 1, &format!("up = true\nkeep = {keep}\nvlan = [{vlans}]"));
+    // Its source is a VLAN's address, which comes after the netdev.
+    let route = "route = [{ to = \"10.93.0.0/24\", via = \"10.77.0.2\", source = \"10.90.0.1\" }]";
+    let route = if vlans == VLANS { route } else { "" };
+    let keys = format!("up = true\nkeep = {keep}\nvlan = [{vlans}]\n{route}");
+    let bl0 = link(0, "bl0", 1, &keys);
     format!("{head}{bl0}{}", link(1, "bl1", 1, "vrf = \"red\""))
 }
 
@@ -144,6 +148,7 @@ pub(super) fn vlans_and_vrfs_are_made_healed_and_gone_again() {
     machines
         .guest
         .until("[ -z \"$(boardlane status --control /run/boardlane/master | grep taken)\" ]");
+    machines.guest.until("/bin/ip route show dev bl0 | grep '^10.93.0.0/24.*src 10.90.0.1'");
     machines.pings();
     eprintln!("{}", machines.ip("-d -br link"));
 

@@ -28,8 +28,11 @@ impl Netdev {
             indices.push(self.subject.index);
             indices.extend(self.vlans.iter().map(|vlan| vlan.subject.index));
         }
-        if let Err(e) = self.watch.keep_to(&indices) {
-            tracing::debug!("{name}: {e}");
+        match self.watch.keep_to(&indices) {
+            // What has changed since the look, and before this, nobody has told of.
+            Ok(true) => self.pace.changed(Instant::now()),
+            Ok(false) => {}
+            Err(e) => tracing::debug!("{name}: {e}"),
         }
         if self.pace.contended().is_none() && !was_contended && !healed.is_empty() {
             tracing::info!("{name}: set again: {}", healed.join(", "));

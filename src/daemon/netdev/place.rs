@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::subject::Subject;
 use super::{Look, Netdev};
 use crate::daemon::namespaces::Strays;
 use crate::os::tap::TapError;
@@ -68,6 +69,13 @@ impl Netdev {
         Ok(Ok(()))
     }
 
+    /// Whether another start would find it.
+    pub async fn is_in_its_place(&self) -> bool {
+        let Subject { netlink, index, desired, .. } = &self.subject;
+        let here = netlink.name_of(*index).await.ok().flatten();
+        here.as_ref() == Some(&desired.name) && self.tap.current_name().ok() == here
+    }
+
     /// The netdev's name, wherever it is.
     fn name_now(&self) -> Result<String, Look> {
         match self.tap.current_name() {
@@ -88,7 +96,8 @@ impl Netdev {
         }
         let renamed = self.subject.netlink.rename(self.subject.index, wanted).await;
         renamed.map_err(|e| format!("the netdev has been renamed to {name}, and stays so: {e}"))?;
-        self.subject.healed.push(format!("name {wanted}, which was {name}"));
+        // One name for it, whatever it was, by which it is known how often that was.
+        self.subject.healed.push(format!("name {wanted}"));
         Ok(())
     }
 

@@ -138,7 +138,7 @@ impl Vlan {
                 Some(there) if self.is(&there, parent) => {
                     if there.name != name && sets {
                         self.subject.netlink.rename(there.index, &name).await.map_err(text)?;
-                        self.subject.healed.push(format!("name {name}, which was {}", there.name));
+                        self.subject.healed.push(format!("name {name}"));
                     }
                     return Ok(true);
                 }

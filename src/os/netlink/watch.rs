@@ -65,18 +65,20 @@ impl Watch {
     }
 
     /// Hears from now on of what has to do with the netdevs of these indices, and of a route that may have
-    /// taken another's place; of everything, if there are none. What has come before stays.
+    /// taken another's place; of everything, if there are none. What has come before stays. Whether it hears
+    /// of something now that it did not before, and so may have missed.
     ///
     /// # Errors
     /// The kernel does not do so: then it is heard of everything.
-    pub fn keep_to(&mut self, indices: &[u32]) -> io::Result<()> {
+    pub fn keep_to(&mut self, indices: &[u32]) -> io::Result<bool> {
         if self.kept == indices {
-            return Ok(());
+            return Ok(false);
         }
-        self.kept.clear();
+        let before = std::mem::take(&mut self.kept);
         filter::set(self.socket.get_ref().as_raw_fd(), indices)?;
         self.kept.extend(indices);
-        Ok(())
+        let wider = |index| !before.contains(index);
+        Ok(!before.is_empty() && (indices.is_empty() || indices.iter().any(wider)))
     }
 
     /// Waits for a change since the last call; pends for ever if the socket has failed. Nothing is lost
