@@ -118,8 +118,8 @@ fn addresses(world: &World, machine: &str) -> Vec<String> {
 /// Where routes of a table lead to.
 fn routes(world: &World, machine: &str, table: &str) -> Vec<String> {
     let all = world.ip(machine, &format!("route show table {table}"));
-    let ours =
-        all.iter().filter(|route| route["protocol"] == "static" || route["protocol"] == "boot");
+    // `ip` leaves out that of its own routes.
+    let ours = all.iter().filter(|route| route["protocol"] != "kernel");
     ours.map(|route| route["dst"].as_str().unwrap().to_owned()).collect()
 }
 

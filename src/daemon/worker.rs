@@ -267,6 +267,7 @@ impl Turn {
             self.ring_what_is_due(now);
             if now >= next_tick {
                 next_tick = now + self.job.heartbeat;
+                self.tell_filled();
                 while let Some(reason) = self.job.path.tick() {
                     self.job.stats.tx.dropped(reason);
                     self.job.eye.reject(TX, &[], 0, reason);
@@ -279,7 +280,7 @@ impl Turn {
             let (received, no_room_back) = self.take_in(now)?;
             let copied = self.copies()?;
             let moved = sent + received + copied;
-            self.count_breath();
+            self.count_copied();
             if moved > 0 {
                 self.rings.paid_by(moved);
                 self.busy_poll.found(now);
@@ -293,6 +294,7 @@ impl Turn {
             if self.doze()? {
                 continue;
             }
+            self.tell_filled();
             let silent = !self.arm(no_room || no_room_back)? && self.sleep()?;
             self.job.path.disarm(&self.job.mem);
             // With an engine, work that a lost doorbell announced becomes a transfer first.

@@ -249,7 +249,7 @@ impl Path for DriverPath {
     }
 
     fn rejected(&self) -> (&[u8], usize) {
-        (&self.inward[..self.begun], self.total)
+        (&self.inward[..self.begun.min(PREFIX_LEN)], self.total)
     }
 
     fn received(&mut self, mem: &BusMemory) -> Result<(), PathError> {

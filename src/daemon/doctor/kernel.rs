@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use super::{Finding, Machine, Wanted};
+use crate::plan::MasterKind;
 
 /// The oldest Linux that this is written for.
 const FLOOR: (u32, u32) = (4, 19);
@@ -60,9 +61,9 @@ pub(super) fn netdevs(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
         all.push(Finding::warn("tun", found, "boot a later kernel to see links that are down"));
     }
     for (kind, needed, made, module, config) in [
-        ("bridge", false, &trial.bridge, "bridge", "CONFIG_BRIDGE"),
-        ("vlan", false, &trial.vlan, "8021q", "CONFIG_VLAN_8021Q"),
-        ("vrf", false, &trial.vrf, "vrf", "CONFIG_NET_VRF"),
+        ("bridge", wanted.masters(MasterKind::Bridge), &trial.bridge, "bridge", "CONFIG_BRIDGE"),
+        ("vlan", wanted.vlans(), &trial.vlan, "8021q", "CONFIG_VLAN_8021Q"),
+        ("vrf", wanted.masters(MasterKind::Vrf), &trial.vrf, "vrf", "CONFIG_NET_VRF"),
     ] {
         all.push(match made {
             Ok(()) => Finding::ok(kind, "can be made"),

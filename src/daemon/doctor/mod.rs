@@ -118,6 +118,7 @@ fn findings(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
         net::ipv6,
         net::forwarding,
         net::namespaces,
+        net::masters,
         net::managers,
         bus::lockdown,
         #[cfg(feature = "pci")]

@@ -2,7 +2,8 @@
 
 use super::{Finding, Machine, Wanted};
 use crate::daemon::Role;
-use crate::daemon::config::{Netns, Port};
+use crate::daemon::config::{LinkConfig, Netns, Port};
+use crate::plan::MasterKind;
 
 /// A drop-in of a package, or of an operator, has this in its name.
 const OURS: &str = "boardlane";
@@ -32,8 +33,11 @@ pub(super) fn ipv6(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
 /// A master of several boards is what is between them.
 pub(super) fn forwarding(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
     const CHECK: &str = "forwarding";
-    let links =
-        wanted.links().filter(|(role, link)| *role == Role::Master && link.port == Port::Tap);
+    // What the config routes, bridges or leaves to itself is as it says.
+    let routed = |link: &LinkConfig| link.netdev.forward.is_none() && link.netdev.master.is_none();
+    let links = wanted
+        .links()
+        .filter(|(role, link)| *role == Role::Master && link.port == Port::Tap && routed(link));
     let boards = links.count();
     let on = |name: &str| machine.sysctl(name).as_deref() == Some("1");
     let v4 = on("net.ipv4.ip_forward");
@@ -80,6 +84,31 @@ pub(super) fn namespaces(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
         };
         let found = || format!("{} waits for the network namespace {netns}", link.name);
         (!machine.has(&path)).then(|| Finding::bad(true, "netns", found(), remedy))
+    });
+    missing.collect()
+}
+
+/// Bridges and VRFs of this network namespace that links wait for: they are the operator's.
+pub(super) fn masters(machine: &Machine, wanted: &Wanted) -> Vec<Finding> {
+    let missing = wanted.links().filter_map(|(_, link)| {
+        let master = link.netdev.master.as_ref().filter(|_| link.netns.is_none())?;
+        let (name, kind) = (&master.name, master.kind.name());
+        let word = kind.to_ascii_lowercase();
+        let is = machine.read(&format!("sys/class/net/{name}/uevent"));
+        let is = is.map(|text| text.lines().any(|line| line == format!("DEVTYPE={word}")));
+        let (found, remedy) = match is {
+            Some(true) => return None,
+            Some(false) => (
+                format!("{name} is no {kind}, which {} waits for", link.name),
+                "correct the config".to_owned(),
+            ),
+            None => {
+                let table = if master.kind == MasterKind::Vrf { " table 100" } else { "" };
+                let remedy = format!("`ip link add {name} type {word}{table}` and set it up");
+                (format!("{} waits for the {kind} {name}", link.name), remedy)
+            }
+        };
+        Some(Finding::bad(true, "masters", found, remedy))
     });
     missing.collect()
 }

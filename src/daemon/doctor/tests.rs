@@ -230,6 +230,37 @@ fn two_configs_of_one_machine_do_not_share() {
 }
 
 #[test]
+fn bridges_and_vrfs_are_the_operators_to_make() {
+    let mut made = Made::new();
+    let names = ["slot0", "slot1", "slot2"];
+    names.iter().for_each(|name| made.file(&format!("run/slots/{name}.sock"), ""));
+    made.file("proc/sys/net/ipv4/ip_forward", "0");
+    // A bridge's port has no addresses.
+    let port = |name, slot, bridge| {
+        let link = link(name, slot);
+        let lines = link.lines().filter(|line| !line.starts_with("address"));
+        lines.fold(String::new(), |all, line| all + line + "\n")
+            + &format!("bridge = \"{bridge}\"\n")
+    };
+    let config = port("bl0", 0, "br0") + &link("bl1", 1) + "vrf = \"red\"\n";
+    let config = config + &port("bl2", 2, "br1") + "vlan = [7]\n";
+    made.file("sys/class/net/br0/uevent", "DEVTYPE=bridge\nINTERFACE=br0\n");
+    made.file("sys/class/net/br1/uevent", "INTERFACE=br1\n");
+    let Ok(trial) = &mut made.0.trial else { unreachable!() };
+    (trial.vlan, trial.bridge) = (Err(Errno::OPNOTSUPP), Ok(()));
+    let bad = made.bad(&[(Role::Master, &config)]);
+    assert_eq!(bad.len(), 3, "{bad:#?}");
+    assert!(bad[0].starts_with("FAIL  vlan        cannot be made here: "), "{bad:#?}");
+    assert_eq!(
+        bad[1..],
+        [
+            "FAIL  masters     bl1 waits for the VRF red: `ip link add red type vrf table 100` and set it up",
+            "FAIL  masters     br1 is no bridge, which bl2 waits for: correct the config",
+        ]
+    );
+}
+
+#[test]
 fn who_manages_netdevs_is_asked_to_leave_ours() {
     let mut made = Made::new();
     made.file("run/NetworkManager/devices/1", "");

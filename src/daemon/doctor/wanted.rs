@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::daemon::Role;
 use crate::daemon::config::{Config, ConfigError, LinkConfig, Port, Pump, Transport};
+use crate::plan::MasterKind;
 
 /// The configs, and what follows from them.
 #[derive(Debug, Default)]
@@ -49,9 +50,19 @@ impl Wanted {
         self.configs.iter().any(|(_, _, config)| config.has_functions())
     }
 
-    /// Whether there are IPv6 addresses to set.
+    /// Whether there are IPv6 addresses or routes to set.
     pub(super) fn ipv6(&self) -> bool {
-        self.any(|link| link.addresses.iter().any(|address| address.addr().is_ipv6()))
+        self.any(LinkConfig::has_ipv6)
+    }
+
+    /// Whether a netdev has VLANs.
+    pub(super) fn vlans(&self) -> bool {
+        self.any(|link| !link.netdev.vlans.is_empty())
+    }
+
+    /// Whether a netdev is to be in a bridge or VRF.
+    pub(super) fn masters(&self, kind: MasterKind) -> bool {
+        self.any(|link| link.netdev.master.as_ref().is_some_and(|master| master.kind == kind))
     }
 
     /// Whether a link is to be moved by the kernel.

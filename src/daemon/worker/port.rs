@@ -119,17 +119,20 @@ impl Turn {
         self.published(OUT, frames, ring);
     }
 
-    /// Counts what the path and an echo have copied, and says how full the queues are: once a breath.
-    pub(super) fn count_breath(&mut self) {
+    /// Says how full the queues are: before a sleep, and once a heartbeat, so that a breath costs nothing.
+    pub(super) fn tell_filled(&self) {
+        for (gauge, filled) in self.job.stats.filled.iter().zip(self.job.path.filled()) {
+            set(gauge, filled.out.into());
+        }
+    }
+
+    /// Counts what the path and an echo have copied.
+    pub(super) fn count_copied(&mut self) {
         let mut copied = self.job.path.take_copied();
         if let Port::Echo(echo) = &mut self.job.port {
             copied += echo.take_copied();
         }
-        let stats = &self.job.stats;
-        add(&stats.copied, copied);
-        for (gauge, filled) in stats.filled.iter().zip(self.job.path.filled()) {
-            set(gauge, filled.out.into());
-        }
+        add(&self.job.stats.copied, copied);
     }
 
     /// Asks to be notified of what there is to wait for. `true`: there is something already.

@@ -20,6 +20,8 @@ const TYPE: u32 = 4;
 const FLAGS: u32 = 6;
 /// The index in `struct ifinfomsg` and in `struct ifaddrmsg`, which follow it.
 const INDEX: u32 = 20;
+/// The index in the first attribute behind `struct netconfmsg` (linux/netconf.h), of a word with its padding.
+const NETCONF_INDEX: u32 = 24;
 /// Where the attributes behind `struct rtmsg` begin.
 const ROUTE_ATTRIBUTES: u32 = 28;
 /// An attribute's value is behind its length and kind.
@@ -39,6 +41,8 @@ const MOST: usize = 4096;
 const OF_INDEX: [u16; 4] =
     [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELADDR];
 const OF_ROUTES: [u16; 2] = [libc::RTM_NEWROUTE, libc::RTM_DELROUTE];
+/// `RTM_NEWNETCONF` and `RTM_DELNETCONF` (linux/rtnetlink.h).
+const OF_SETTINGS: [u16; 2] = [80, 81];
 
 /// Sets the filter of a socket, or takes it off if there are no indices, or too many.
 pub(super) fn set(socket: RawFd, indices: &[u32]) -> io::Result<()> {
@@ -69,14 +73,14 @@ fn option<T>(socket: RawFd, name: c_int, value: &T) -> io::Result<()> {
 /// The program that passes what has to do with these netdevs.
 fn program(indices: &[u32]) -> Vec<sock_filter> {
     let load = |size, offset| step(BPF_LD | size | BPF_ABS, offset);
-    let to_index = 9;
+    // Where each kind's part begins, behind the end that is for others.
+    let (to_route, to_settings, to_index) = (0, 10, 12);
     let mut program = vec![load(BPF_H, TYPE)];
-    let kinds = OF_INDEX.len() + OF_ROUTES.len();
-    // Each looks over the rest of the kinds, and over the end that is for others.
-    for (at, kind) in OF_INDEX.into_iter().chain(OF_ROUTES).enumerate() {
-        let rest = kinds - at;
-        let to = rest + if at < OF_INDEX.len() { to_index + 1 } else { 0 };
-        program.push(jump(BPF_JEQ, kind.to_be().into(), to, 0));
+    let kinds = OF_INDEX.map(|kind| (kind, to_index)).into_iter();
+    let kinds = kinds.chain(OF_ROUTES.map(|kind| (kind, to_route)));
+    let kinds: Vec<_> = kinds.chain(OF_SETTINGS.map(|kind| (kind, to_settings))).collect();
+    for (at, (kind, to)) in kinds.iter().enumerate() {
+        program.push(jump(BPF_JEQ, kind.to_be().into(), kinds.len() - at + to, 0));
     }
     program.push(step(BPF_RET | BPF_K, PASS));
     program.extend([
@@ -89,9 +93,11 @@ fn program(indices: &[u32]) -> Vec<sock_filter> {
         step(BPF_RET | BPF_K, PASS),
         step(BPF_MISC | BPF_TAX, 0),
         step(BPF_LD | BPF_W | BPF_IND, VALUE),
+        step(BPF_JMP | BPF_JA, 3),
+        load(BPF_W, NETCONF_INDEX),
         step(BPF_JMP | BPF_JA, 1),
+        load(BPF_W, INDEX),
     ]);
-    program.push(load(BPF_W, INDEX));
     for index in indices {
         program.push(jump(BPF_JEQ, index.to_be(), 0, 1));
         program.push(step(BPF_RET | BPF_K, PASS));
