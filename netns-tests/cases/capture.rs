@@ -360,6 +360,22 @@ pub(crate) fn a_capture_that_is_killed_is_over_and_only_a_few_are_taken_at_once(
     assert!(said.contains("there is no link bl7; there are: bl0"), "{said}");
 }
 
+pub(crate) fn a_capture_whose_fifo_nobody_reads_is_ended_by_a_signal() {
+    let mut world = World::running(1, |_, _| String::new());
+    let (fifo, control) = (file(&world, "fifo"), control(&world, "master"));
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let fifo = fifo.display().to_string();
+    world.start_words(NAME, "master", &words(&control, &["-w", &fifo]));
+    let opens = format!("/proc/{}/wchan", world.pid(NAME));
+    wait("it waits for a reader", || {
+        let place = fs::read_to_string(&opens).unwrap();
+        check(place == "wait_for_partner", place)
+    });
+    world.signal(NAME, Signal::TERM);
+    world.wait_end(NAME);
+}
+
 pub(crate) fn a_capture_outlives_restarts_of_its_link_and_ends_with_it_or_its_daemon() {
     let mut world = World::running(1, |_, _| String::new());
     let path = start(&mut world, "master", "restarts", &[]);

@@ -243,6 +243,7 @@ pub(crate) const ALL: &[Case] = &[
     case!(capture::a_tcp_stream_s_large_frames_say_what_they_are),
     case!(capture::a_reader_that_is_stopped_loses_frames_and_costs_the_link_nothing),
     case!(capture::a_capture_that_is_killed_is_over_and_only_a_few_are_taken_at_once),
+    case!(capture::a_capture_whose_fifo_nobody_reads_is_ended_by_a_signal),
     case!(capture::a_capture_outlives_restarts_of_its_link_and_ends_with_it_or_its_daemon),
     case!(demo::the_demo_is_ok_and_leaves_nothing),
     case!(hostile::a_window_of_garbage_is_named_and_heals_when_an_agent_comes),

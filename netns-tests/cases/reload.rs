@@ -248,7 +248,8 @@ pub(crate) fn a_hang_up_reads_the_config_again() {
 pub(crate) fn a_daemon_whose_terminal_is_gone_stops() {
     let mut world = World::running(1, plain);
     world.stop("board0");
-    let line = world.command("board0").join(" ");
+    // These cases may themselves run under nohup, whose ignored SIGHUP a daemon would go by.
+    let line = format!("env --default-signal=HUP {}", world.command("board0").join(" "));
     world.start_words("terminal", "board0", &["script", "-qec", &line, "/dev/null"]);
     world.wait_up(0);
     // With its terminal there it is asked to reload.

@@ -68,13 +68,14 @@ impl From<String> for Error {
 pub fn capture(options: &Options, tell: impl Fn(&str)) -> Result<(), Error> {
     let Wanted { link, snaplen, .. } = &options.wanted;
     let control = find(link, options.control.clone())?;
-    let stop = interrupt::watch().map_err(|e| format!("signals: {e}"))?;
     let begun = begin(&control, &options.wanted);
     let (connection, begun, rings) = begun.map_err(|e| format!("{}: {e}", control.display()))?;
     let out = match &options.file {
         Some(path) => open(path).map_err(|e| format!("{}: {e}", path.display()))?,
         None => File::from(io::stdout().as_fd().try_clone_to_owned().map_err(Error::Output)?),
     };
+    // Not before: a FIFO that nobody reads holds who opens it, until a signal ends the process.
+    let stop = interrupt::watch().map_err(|e| format!("signals: {e}"))?;
     let end = format!("the {}'s end of the boardlane link {link}", begun.role);
     tell(&format!("capturing {end}, of {}", control.display()));
     let start = describe(link, &end, *snaplen);

@@ -15,7 +15,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::daemon::config::{METRICS_END, RUN_DIR};
 use crate::daemon::probe::window::LinkProbe;
 use crate::daemon::reload::Report;
-use crate::daemon::status::Status;
+use crate::daemon::status::{Status, visible};
 
 /// A daemon has so long to answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,10 +62,12 @@ impl fmt::Display for ClientError {
                 write!(f, "the daemon did not answer within {} s", limit.as_secs())
             }
             Self::Cut => f.write_str("the daemon closed the connection"),
-            Self::Refused(error) => write!(f, "the daemon said: {}", error.escape_debug()),
-            Self::Config(text) => f.write_str(text),
+            Self::Refused(error) | Self::Config(error) => {
+                write!(f, "the daemon said: {}", error.escape_debug())
+            }
             Self::Garbled(error) => {
-                write!(f, "the answer is not understood, is the daemon of another version? {error}")
+                let why = visible(&error.to_string());
+                write!(f, "the answer is not understood, is the daemon of another version? {why}")
             }
             Self::TooLong => f.write_str("the answer does not end: is this a boardlane daemon?"),
             Self::Io(error) => error.fmt(f),

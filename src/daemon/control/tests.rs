@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::sync::Arc;
 
-use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, send};
+use super::client::{ClientError, ask, ask_probe, ask_reload, ask_status, send, understand};
 use super::report::{Reporter, StatusOptions, StatusReport};
 use super::*;
 use crate::daemon::Role;
@@ -153,6 +153,18 @@ fn a_reload_of_a_wrong_config_is_told_with_its_place() {
     // It was understood, so the connection goes on.
     let said = say(&path, b"{\"request\":\"reload\"}\n{\"request\":\"status\"}\nenough\n");
     assert_eq!(said.lines().count(), 3, "{said}");
+}
+
+#[test]
+fn no_answer_writes_to_a_terminal_that_shows_why_it_is_none() {
+    for answer in [
+        r#"{"error":"\u001b[2J\u009b31m","config":true}"#,
+        r#"{"error":"\u001b[2J\u009b31m"}"#,
+        r#"{"role":"master","pid":1,"version":"1","links":[{"state":"\u001b[2J\u009b31m"}]}"#,
+    ] {
+        let why = understand::<Status>(answer).unwrap_err().to_string();
+        assert!(!why.contains(char::is_control), "{why:?}");
+    }
 }
 
 #[test]

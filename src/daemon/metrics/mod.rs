@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -83,7 +83,8 @@ impl Metrics {
                 Ok(listener) => {
                     tracing::info!("metrics at {place}");
                     self.error.take();
-                    http::serve(&listener, || text::of(&status())).await;
+                    let page = Page::default();
+                    http::serve(&listener, || page.get(|| text::of(&status()))).await;
                 }
                 Err(why) => {
                     let told = self.error.replace(Some(why.clone()));
@@ -97,6 +98,24 @@ impl Metrics {
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+/// The page as it was made last. Links share this thread with whoever asks, and anybody may ask: so who asks
+/// within nine times what it took to make gets the same, and pages take a tenth of the thread at most.
+#[derive(Debug, Default)]
+struct Page(RefCell<Option<(Instant, String)>>);
+
+impl Page {
+    fn get(&self, make: impl FnOnce() -> String) -> String {
+        let mut last = self.0.borrow_mut();
+        let begun = Instant::now();
+        if let Some((_, page)) = last.as_ref().filter(|(until, _)| begun < *until) {
+            return page.clone();
+        }
+        let page = make();
+        *last = Some((Instant::now() + 9 * begun.elapsed(), page.clone()));
+        page
     }
 }
 
@@ -120,5 +139,27 @@ pub fn listen(place: &Place, access: &Access) -> Result<(Option<SocketFile>, Own
             Ok((file, listener)) => Ok((Some(file), listener.into())),
             Err(e) => Err(e.to_string()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_took_long_is_given_to_all_who_ask_meanwhile() {
+        let (page, made) = (Page::default(), RefCell::new(0));
+        let ask = || {
+            page.get(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                *made.borrow_mut() += 1;
+                made.borrow().to_string()
+            })
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(600) {
+            ask();
+        }
+        assert!((1..=4).contains(&*made.borrow()), "{made:?} in 0.6 s");
     }
 }
