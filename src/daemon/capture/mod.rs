@@ -55,7 +55,7 @@ pub struct Wanted {
 /// What a client is told when its capture has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
-    /// [`FORMAT`].
+    /// The format of the shared memory; a client that knows another one stops.
     pub format: u32,
     /// "master" or "agent".
     pub role: String,

@@ -1,7 +1,7 @@
 //! `boardlane doctor`: looks whether this machine has what links need, and says what to do.
 //!
-//! Nothing is changed. What the machine says is gathered once ([`Machine`]), with bounds on everything
-//! that could take time; each check is a function of that and of what the configs want ([`Wanted`]), so
+//! Nothing is changed. What the machine says is gathered once (`Machine`), with bounds on everything
+//! that could take time; each check is a function of that and of what the configs want (`Wanted`), so
 //! tests can feed it machines that are made up. What no config needs is at most a warning.
 
 mod bus;
