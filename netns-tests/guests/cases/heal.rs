@@ -173,7 +173,8 @@ pub(super) fn vlans_and_vrfs_are_made_healed_and_gone_again() {
     machines.pings();
     machines.ip("link set bl0 mtu 1400");
     machines.guest.until("/bin/ip link show bl0.200 | grep 'mtu 1400'");
-    // The other end has it, too, before it is taken back: else either may hold the other's down.
+    // Once the other end is told, the daemon has seen it. What goes down and up between two looks leaves the
+    // VLAN with the lower MTU, by the kernel's doing, and cannot be told from an operator's.
     machines.guest.until("/bin/ip netns exec board0 /bin/ip link show bl0 | grep 'mtu 1400'");
     machines.ip("link set bl0 mtu 1500");
     machines.guest.until("/bin/ip link show bl0.200 | grep 'mtu 1500'");

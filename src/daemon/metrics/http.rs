@@ -88,7 +88,7 @@ struct Client {
     _stay: oneshot::Sender<()>,
 }
 
-/// Answers clients until the future is dropped; `body` makes the page, once for each.
+/// Answers clients until the future is dropped; `body` gives the page.
 pub(super) async fn serve(listener: &Listener, body: impl Fn() -> String) {
     let (log, mut talks, mut numbers) = (Log::new("metrics"), FuturesUnordered::new(), 0..);
     // Those who came first are first.

@@ -2,7 +2,7 @@
 //!
 //! The socket is opened by the broker, as a confined daemon opens none. A place that is taken is no
 //! reason to be without links: the daemon says so once and in `status`, and tries again every few seconds.
-//! One who asks is answered from the same values as `status`, so the two agree.
+//! A page is made from the same values as `status`, so the two agree, but for the moment that a page is kept.
 
 mod http;
 mod text;

@@ -15,8 +15,7 @@ const TRIES: u32 = 4;
 
 impl Netdev {
     /// Waits until somebody may have changed the netdev, so that [`heal`](Self::heal) has something to do:
-    /// at once after a quiet time, else as `Pace` has it. Nothing is lost if it is
-    /// dropped early.
+    /// at once after a quiet time, else as `Pace` has it. Nothing is lost if it is dropped early.
     pub async fn changed(&mut self) {
         loop {
             let now = Instant::now();

@@ -2,7 +2,9 @@
 //!
 //! One of the right name is ours if it is that VLAN of our netdev, and bears our alias or stands in the note
 //! of what was made. Whatever else has the name stays, and is told of. The kernel takes a VLAN away with its
-//! netdev; admin state follows that, and so does the MTU unless somebody has set another.
+//! netdev; admin state follows that, and so does the MTU unless somebody has set another. The kernel lowers a
+//! VLAN's MTU with its netdev's and does not raise it: a netdev that is lower only between two looks leaves its
+//! VLANs with an MTU that counts as set by somebody.
 
 use std::fmt;
 use std::path::Path;
